@@ -1,0 +1,1 @@
+"""TenantGuard: each tenant's policy around any ASGI or WSGI application."""

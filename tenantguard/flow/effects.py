@@ -1,0 +1,113 @@
+"""Effects: questions that a suspended flow asks the outside world, each typed by its answer.
+
+A layer writes ``answer = yield from SomeEffect(...)``. The driver that runs the flow (ASGI, WSGI, a test's script)
+answers. An answer may be a value, an awaitable, or a :class:`Promise` that another thread keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from tenantguard.flow.http import Body, Response, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from tenantguard.flow.ports import Ports
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Flow: TypeAlias = "Generator[Effect[Any], Any, T]"
+
+
+class Promise(Generic[T]):
+    """An answer that another thread will give.
+
+    ``port`` and ``deadline_s`` say whose it is and how long a driver may wait; past that the driver raises
+    :class:`~tenantguard.errors.PortTimeout` into the flow, and the answer, when it comes, is dropped.
+    """
+
+    __slots__ = ()
+    port: str
+    deadline_s: float
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once the answer is there: at once if it is, else from the answering thread."""
+        raise NotImplementedError
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until the answer is there; False if ``timeout_s`` seconds passed first."""
+        raise NotImplementedError
+
+    def result(self) -> T:
+        """The answer, or the exception it failed with. Only once it is there."""
+        raise NotImplementedError
+
+
+class Effect(Generic[T_co]):
+    """A question to the outside world. ``answer = yield from effect``."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Generator[Effect[Any], Any, T_co]:
+        answer: T_co = yield self
+        return answer
+
+
+class PortEffect(Effect[T_co]):
+    """An effect that a port answers. Users add effects by subclassing this; no driver changes."""
+
+    __slots__ = ()
+
+    def perform(self, ports: Ports) -> T_co | Awaitable[T_co] | Promise[T_co]:
+        """Ask the port. An awaitable is answered by asynchronous drivers only."""
+        raise NotImplementedError
+
+
+class CallApp(Effect[Response]):
+    """Call the application; answered when it starts its response. Layers yield it through ``proceed``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "CallApp()"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody(Effect[Body | Unreadable]):
+    """Read the request's body, at most ``limit`` bytes, once for all layers.
+
+    Answered by the :class:`~tenantguard.flow.http.Body`, the same object every time, or by what is wrong with it.
+    """
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Effect[T_co]):
+    """Call user code: ``async def`` is awaited, ``def`` runs in a bounded worker, in place when ``inline``."""
+
+    call: Callable[[], Any]
+    inline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compute(Effect[T_co]):
+    """Do our own CPU work of about ``size`` bytes: in place when small, else in a worker."""
+
+    call: Callable[[], T_co]
+    size: int
+
+
+def ask(call: Callable[[], Awaitable[T]] | Callable[[], T], *, inline: bool = False) -> Flow[T]:
+    """Ask user code, written ``answer = yield from ask(partial(decide, request))``."""
+    answer: T = yield Ask(call, inline)
+    return answer
+
+
+def compute(call: Callable[[], T], size: int) -> Flow[T]:
+    """Compute, written ``text = yield from compute(partial(scrub, body), len(body))``."""
+    answer: T = yield Compute(call, size)
+    return answer

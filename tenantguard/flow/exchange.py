@@ -1,0 +1,118 @@
+"""The exchange: one request with its response, and everything that layers learn and promise about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from tenantguard.errors import LayerError
+from tenantguard.flow.http import Headers, Response
+from tenantguard.model.decision import Allow, Decision, Deny
+from tenantguard.model.route import DEFAULT_ROUTE, Dialect, OnDisconnect, Route
+from tenantguard.rules.refusals import render_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tenantguard.flow.effects import Flow
+    from tenantguard.flow.http import Outcome, Request
+    from tenantguard.flow.ports import System
+
+S = TypeVar("S")
+
+
+class Exchange:
+    """One request with its response. Layers read and leave typed facts, and register how things end.
+
+    Facts are keyed by their type. ``outer`` is the exchange of the guard further out, if guards nest; both have the
+    same ``id``.
+    """
+
+    __slots__ = (
+        "_facts", "_id", "decisions", "money_held", "observers", "on_disconnect", "outer", "request", "resolvers",
+        "route", "started_ns", "system",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: Request,
+        system: System,
+        *,
+        route: Route = DEFAULT_ROUTE,
+        outer: Exchange | None = None,
+        id: str | None = None,  # noqa: A002 - the exchange's own name for it
+    ) -> None:
+        self.request = request
+        self.system = system
+        self.route = route
+        self.outer = outer
+        self.decisions: list[Decision] = []
+        self.resolvers: list[tuple[Callable[[Outcome], Flow[None] | None], bool]] = []
+        self.observers: list[Callable[[Outcome], Flow[None] | None]] = []
+        self.on_disconnect = OnDisconnect.OBSERVED
+        self.money_held = False
+        self.started_ns = system.clock.monotonic_ns()
+        self._facts: dict[type, object] = {}
+        self._id = id
+
+    @property
+    def id(self) -> str:
+        """The exchange's id, time-ordered, minted on first use; shared by nested guards."""
+        if self._id is None:
+            self._id = self.outer.id if self.outer is not None else self.system.ids.new().hex()
+        return self._id
+
+    def new_id(self) -> bytes:
+        """A new time-ordered id of 16 bytes for something that this exchange takes."""
+        return self.system.ids.new()
+
+    def put(self, fact: object) -> None:
+        """Leave a fact for the layers further in and for the application; a later one of its type replaces it."""
+        self._facts[type(fact)] = fact
+
+    def get(self, kind: type[S]) -> S:
+        """The fact of this type. :class:`LayerError` says that nobody left one."""
+        try:
+            return cast("S", self._facts[kind])
+        except KeyError:
+            raise LayerError(
+                f"no layer further out left a {kind.__name__} on this exchange: put one that provides it before",
+            ) from None
+
+    def find(self, kind: type[S]) -> S | None:
+        """The fact of this type, or None."""
+        return cast("S | None", self._facts.get(kind))
+
+    def allow(self, layer: str, matched_by: str, **details: object) -> None:
+        """Record that a layer let the request on, and why."""
+        self.decisions.append(Allow(layer, matched_by, details))
+
+    def deny(self, denial: Deny) -> Response:
+        """Record the refusal and write it in the route's shape; return it from ``handle``."""
+        self.decisions.append(denial)
+        dialect = self.route.dialect
+        if dialect is None:
+            usage = self.route.usage or ""
+            dialect = (
+                Dialect.OPENAI
+                if usage.startswith("openai")
+                else Dialect.ANTHROPIC
+                if usage.startswith("anthropic")
+                else Dialect.PROBLEM
+            )
+        status, headers, body = render_refusal(denial, dialect, self.id)
+        return Response(status, Headers(headers), body)
+
+    def resolve(self, resolver: Callable[[Outcome], Flow[None] | None], *, strict: bool = False) -> None:
+        """Register how something taken ends, before taking it.
+
+        Resolvers run once, innermost first, each isolated, before the response's last chunk leaves. Where a
+        ``strict`` one fails, that chunk never leaves.
+        """
+        self.resolvers.append((resolver, strict))
+
+    def observe(self, observer: Callable[[Outcome], Flow[None] | None]) -> None:
+        """Register who hears the outcome after the hand-off; it can neither delay nor change it."""
+        self.observers.append(observer)
+
+    def __repr__(self) -> str:
+        return f"Exchange({self.request!r})"

@@ -1,0 +1,246 @@
+"""HTTP as layers see it: headers, request, response, transforms and the outcome. No protocol, no I/O."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tenantguard.errors import BadRequestError, LayerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tenantguard.model.decision import Reason
+
+    RawHeaders = list[tuple[bytes, bytes]]
+
+
+class Headers:
+    """Header lines in order, names compared without case; copied on the first change.
+
+    ``raw`` is what a driver hands on: the very object that came in as long as nobody changed it.
+    """
+
+    __slots__ = ("_owned", "raw")
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.raw: RawHeaders = raw if isinstance(raw, list) else list(raw)
+        self._owned = False
+
+    def get(self, name: str) -> str | None:
+        """The first value of ``name`` (latin-1), or None."""
+        wanted = name.lower().encode("latin-1")
+        for key, value in self.raw:
+            if key == wanted or key.lower() == wanted:
+                return value.decode("latin-1")
+        return None
+
+    def all(self, name: str) -> list[str]:
+        """Every value of ``name``, in order."""
+        wanted = name.lower().encode("latin-1")
+        return [value.decode("latin-1") for key, value in self.raw if key.lower() == wanted]
+
+    def set(self, name: str, value: str) -> None:
+        """Replace every line of ``name`` by one."""
+        self.remove(name)
+        self.add(name, value)
+
+    def add(self, name: str, value: str) -> None:
+        """Add one line."""
+        if "\r" in value or "\n" in value or "\0" in value:
+            raise LayerError(f"the value for header {name!r} has a line break")
+        self._own()
+        self.raw.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+
+    def remove(self, *names: str) -> None:
+        """Drop every line of these names."""
+        wanted = {name.lower().encode("latin-1") for name in names}
+        if any(key.lower() in wanted for key, _ in self.raw):
+            self.raw = [line for line in self.raw if line[0].lower() not in wanted]
+            self._owned = True
+
+    def _own(self) -> None:
+        if not self._owned:
+            self.raw = list(self.raw)
+            self._owned = True
+
+    def __repr__(self) -> str:
+        return f"Headers({len(self.raw)} lines)"  # values may be credentials or personal data
+
+
+class Body:
+    """A request body read whole, parsed at most once for all layers."""
+
+    __slots__ = ("_json", "data")
+    _UNPARSED: Any = object()
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._json: Any = Body._UNPARSED
+
+    def json(self) -> Any:
+        """The body as JSON, parsed once.
+
+        :class:`BadRequestError` if it is none, nests too deeply, or an object in it has one key twice (which two
+        readers may resolve differently).
+        """
+        if self._json is Body._UNPARSED:
+            try:
+                self._json = json.loads(self.data.decode("utf-8"), object_pairs_hook=_unambiguous)
+            except UnicodeDecodeError:
+                raise BadRequestError("the body is not UTF-8") from None
+            except RecursionError:
+                raise BadRequestError("the body nests too deeply") from None
+            except _AmbiguousKeyError:
+                raise BadRequestError("an object in the body has one key twice") from None
+            except ValueError:
+                raise BadRequestError("the body is not JSON") from None
+        return self._json
+
+    def __repr__(self) -> str:
+        return f"Body({len(self.data)} bytes)"
+
+
+class _AmbiguousKeyError(ValueError):
+    pass
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _AmbiguousKeyError
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a body could not be read whole: too large (413), or not as long as it said (400)."""
+
+    reason: Reason
+    status: int
+    message: str
+
+
+class Request:
+    """The head of a request. ``body`` may be assigned after ``ReadBody``: the application reads the new bytes."""
+
+    __slots__ = ("body_read", "client", "headers", "method", "path", "protocol", "query", "replaced")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Headers | None = None,
+        query: bytes = b"",
+        client: str | None = None,
+        protocol: Literal["http", "websocket"] = "http",
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers if headers is not None else Headers()
+        self.client = client
+        self.protocol = protocol
+        self.body_read: Body | Unreadable | None = None
+        self.replaced = False
+
+    @property
+    def body(self) -> bytes:
+        """The body as the application will read it; only after ``ReadBody`` was answered."""
+        if not isinstance(self.body_read, Body):
+            raise LayerError("the body was not read: yield from ReadBody(limit) first")
+        return self.body_read.data
+
+    @body.setter
+    def body(self, data: bytes) -> None:
+        if not isinstance(self.body_read, Body):
+            raise LayerError("the body was not read: yield from ReadBody(limit) first")
+        if data != self.body_read.data:
+            self.body_read = Body(data)
+            self.replaced = True
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.path})"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A transform's last word: stop here. ``tail`` still passes the transforms further out, then the stream ends.
+
+    An empty ``tail`` aborts the connection, so that the client sees that the response is not whole.
+    """
+
+    reason: str
+    tail: bytes = b""
+
+
+class Transform(Protocol):
+    """A pure, incremental rewriting of the response body. It cannot ask anything while it works.
+
+    ``rewrites`` is False for a tap that only reads: then headers that describe the bytes stay.
+    """
+
+    rewrites: bool
+
+    def feed(self, chunk: bytes) -> bytes | Cut:
+        """Take the next bytes; return what may leave."""
+        ...
+
+    def finish(self) -> bytes | Cut:
+        """The body has ended; return what was held back."""
+        ...
+
+
+class Marker(Protocol):
+    """Proof of completion in the protocol's own terms, kept by whoever decodes the response."""
+
+    ended: bool
+    failed: bool
+
+
+class Response:
+    """Status, headers, and a body: bytes, or None for "stream the application's body" through ``transforms``."""
+
+    __slots__ = ("body", "headers", "marker", "status", "transforms")
+
+    def __init__(self, status: int, headers: Headers | None = None, body: bytes | None = None) -> None:
+        self.status = status
+        self.headers = headers if headers is not None else Headers()
+        self.body = body
+        self.transforms: list[Transform] = []
+        self.marker: Marker | None = None
+
+    def __repr__(self) -> str:
+        return f"Response({self.status})"
+
+
+class Ending(StrEnum):
+    """The six ways in which an exchange ends; ``docs/charging.md`` says what each costs."""
+
+    REFUSED = "refused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CUT = "cut"
+    LEFT = "left"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an exchange ended, decided once. ``called``: the application was called. ``status`` is 0 without a head.
+
+    ``received`` counts the application's own body bytes, ``sent`` those handed to the server. ``ended`` says that
+    the response's own end was seen, also where the client had left before it.
+    """
+
+    ending: Ending
+    called: bool = True
+    status: int = 0
+    received: int = 0
+    sent: int = 0
+    ended: bool = False
+    reason: str | None = None
+    error: BaseException | None = None

@@ -1,0 +1,1 @@
+"""Immutable vocabulary: validation and no other behaviour."""

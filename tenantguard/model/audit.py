@@ -1,0 +1,34 @@
+"""The audit record: who, what, why, under which policy revision, and how it ended. Never a value from a body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tenantguard.model.decision import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One exchange, told once. Times are nanoseconds since 1970 (``at_ns``) and nanoseconds (``took_ns``)."""
+
+    exchange: str
+    at_ns: int
+    took_ns: int
+    tenant: str | None
+    identity: str | None
+    policy: str | None
+    revision: str | None
+    route: str
+    method: str
+    decisions: tuple[Decision, ...]
+    ending: str
+    status: int
+    received: int
+    sent: int
+    reason: str | None = None
+    error: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,67 @@
+"""Rates: how many units refill in which time, and how many may be taken at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from tenantguard.errors import ConfigurationError
+
+NANOS_PER_SECOND: Final = 1_000_000_000
+_BURST: Final = re.compile(r"\A(?P<rate>.*?)\s+burst\s+(?P<burst>[0-9]+)\s*\Z", re.IGNORECASE | re.DOTALL)
+_EMISSION_MAX_NS: Final = 366 * 86_400 * NANOS_PER_SECOND
+_COUNT_MAX: Final = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``amount`` units every ``period_ns`` nanoseconds, at most ``burst`` at once (default: ``amount``).
+
+    Impossible numbers raise :class:`ConfigurationError`: amounts and bursts are 1 to 10**12, and one unit takes at
+    most 366 days to come back.
+    """
+
+    amount: int
+    period_ns: int
+    burst: int = 0
+
+    def __post_init__(self) -> None:
+        if self.burst == 0:
+            object.__setattr__(self, "burst", self.amount)
+        for name in ("amount", "period_ns", "burst"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"a rate's {name} must be a whole number of at least 1")
+        if self.amount > _COUNT_MAX or self.burst > _COUNT_MAX:
+            raise ConfigurationError("a rate's amount and burst are at most 10**12")
+        if self.period_ns > self.amount * _EMISSION_MAX_NS:
+            raise ConfigurationError("a rate must give at least one unit in 366 days")
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Read ``"10/second"``, ``"500 per 5 minutes burst 100"``: the notation of ``limits`` and a burst.
+
+        Raises :class:`ConfigurationError` for anything else. A month is 30 days and a year 360, as in ``limits``;
+        limits that must reset on a calendar boundary are budgets or quotas, not rates.
+        """
+        import limits  # noqa: PLC0415 - 60 ms that only those who write a rate as text pay
+
+        matched = _BURST.match(text)
+        notation = matched["rate"] if matched else text
+        try:
+            item = limits.parse(notation)
+        except ValueError:
+            raise ConfigurationError(
+                f"cannot read the rate {text!r}: write for example '10/second', '500 per 5 minutes' "
+                "or '100/minute burst 200'",
+            ) from None
+        return cls(
+            amount=item.amount,
+            period_ns=item.get_expiry() * NANOS_PER_SECOND,
+            burst=int(matched["burst"]) if matched else 0,
+        )
+
+    def __str__(self) -> str:
+        seconds = self.period_ns / NANOS_PER_SECOND
+        return f"{self.amount} per {seconds:g} s, burst {self.burst}"

@@ -1,0 +1,140 @@
+"""Routes: which requests share settings, and in which shape a refusal is written for them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from tenantguard.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MATCH: Final = re.compile(r"\A(?:(?P<method>[A-Z]+|\*)\s+)?(?P<path>/\S*)\Z")
+
+
+class Dialect(StrEnum):
+    """The shape of a refusal: RFC 9457 problem details, or the provider's own error object."""
+
+    PROBLEM = "problem"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+class Success(StrEnum):
+    """When a response counts as ended: at its own end, or only once the application has returned."""
+
+    ENDED = "ended"
+    RETURNED = "returned"
+
+
+class OnMissingUsage(StrEnum):
+    """What a completed response without decoded usage costs."""
+
+    VOID = "void"
+    CHARGE_HOLD = "charge_hold"
+
+
+class OnDisconnect(StrEnum):
+    """What happens when the client leaves before the end: see ``docs/charging.md``."""
+
+    DRAIN = "drain"
+    VOID = "void"
+    OBSERVED = "observed"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Settings of the requests that ``match`` (``"POST /v1/chat/completions"``, ``"/jobs/*"``, ``"/**"``).
+
+    ``usage`` names a usage decoder; ``max_output`` is the output cap in tokens that is injected where the request
+    has none. ``None`` for ``dialect``, ``on_missing_usage`` and ``on_disconnect`` means the default that follows
+    from ``usage``: the provider's shape, ``charge_hold`` and ``drain`` for a decoded route, else problem details,
+    ``void`` and ``void``.
+    """
+
+    match: str = "/**"
+    name: str = ""
+    usage: str | None = None
+    max_output: int | None = None
+    dialect: Dialect | None = None
+    success: Success = Success.ENDED
+    on_missing_usage: OnMissingUsage | None = None
+    on_disconnect: OnDisconnect | None = None
+
+    def __post_init__(self) -> None:
+        matched = _MATCH.match(self.match)
+        if matched is None:
+            raise ConfigurationError(
+                f"cannot read the route {self.match!r}: write for example 'POST /v1/chat/completions' or '/jobs/*'",
+            )
+        if not self.name:
+            object.__setattr__(self, "name", self.match)
+        if self.max_output is not None and self.max_output < 1:
+            raise ConfigurationError(f"route {self.name!r}: max_output must be at least 1")
+
+    @property
+    def method(self) -> str:
+        """The HTTP method, ``*`` for any."""
+        method, _, path = self.match.rpartition(" ")
+        return method.strip() if path and method else "*"
+
+    @property
+    def path(self) -> str:
+        """The path pattern: ``*`` is one segment, a closing ``**`` is the rest."""
+        return self.match.rpartition(" ")[2]
+
+
+DEFAULT_ROUTE: Final = Route()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Finds the first route that matches; exact paths in one look-up, whatever their number."""
+
+    routes: tuple[Route, ...] = ()
+    _exact: dict[tuple[str, str], tuple[int, Route]] = field(init=False, repr=False, compare=False)
+    _patterns: tuple[tuple[int, str, re.Pattern[str], Route], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        exact: dict[tuple[str, str], tuple[int, Route]] = {}
+        patterns = []
+        for index, route in enumerate(self.routes):
+            if "*" in route.path:
+                patterns.append((index, route.method, _compile(route.path), route))
+            else:
+                exact.setdefault((route.method, route.path), (index, route))
+        object.__setattr__(self, "_exact", exact)
+        object.__setattr__(self, "_patterns", tuple(patterns))
+
+    @classmethod
+    def of(cls, routes: Iterable[Route]) -> RouteTable:
+        """Build from routes, in order of precedence; two equal matches raise :class:`ConfigurationError`."""
+        listed = tuple(routes)
+        seen: set[tuple[str, str]] = set()
+        for route in listed:
+            if (route.method, route.path) in seen:
+                raise ConfigurationError(f"two routes match {route.match!r}")
+            seen.add((route.method, route.path))
+        return cls(listed)
+
+    def find(self, method: str, path: str) -> Route:
+        """The first matching route in the order given, else a default one that matches everything."""
+        found = self._exact.get((method, path))
+        anyhow = self._exact.get(("*", path))
+        if anyhow is not None and (found is None or anyhow[0] < found[0]):
+            found = anyhow
+        for index, wanted, pattern, route in self._patterns:
+            if found is not None and found[0] < index:
+                break
+            if wanted in {"*", method} and pattern.match(path):
+                return route
+        return found[1] if found is not None else DEFAULT_ROUTE
+
+
+def _compile(path: str) -> re.Pattern[str]:
+    wild = {"**": ".*", "*": "[^/]+"}
+    pieces = re.split(r"(\*\*|\*)", path)
+    return re.compile(r"\A" + "".join(wild.get(piece) or re.escape(piece) for piece in pieces) + r"\Z", re.DOTALL)
