@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tenantguard.errors import LayerError
 from tenantguard.flow.http import Headers, Response
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
+CURRENT: Final[ContextVar[Exchange | None]] = ContextVar("tenantguard.current", default=None)
+"""The innermost exchange of the running request; drivers set it around the application."""
+
+
+def current() -> Exchange:
+    """The exchange of the request that is being served: its tenant, policy and decisions so far.
+
+    Raises :class:`LookupError` outside a guarded request.
+    """
+    exchange = CURRENT.get()
+    if exchange is None:
+        raise LookupError("no guarded request is being served here")
+    return exchange
+
 
 class Exchange:
     """One request with its response. Layers read and leave typed facts, and register how things end.
@@ -28,7 +43,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_facts", "_id", "decisions", "money_held", "observers", "on_disconnect", "outer", "request", "resolvers",
+        "_facts", "_id", "decisions", "observers", "on_disconnect", "outer", "request", "resolvers",
         "route", "started_ns", "system",
     )  # fmt: skip
 
@@ -49,7 +64,6 @@ class Exchange:
         self.resolvers: list[tuple[Callable[[Outcome], Flow[None] | None], bool]] = []
         self.observers: list[Callable[[Outcome], Flow[None] | None]] = []
         self.on_disconnect = OnDisconnect.OBSERVED
-        self.money_held = False
         self.started_ns = system.clock.monotonic_ns()
         self._facts: dict[type, object] = {}
         self._id = id

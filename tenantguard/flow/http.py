@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tenantguard.errors import BadRequestError, LayerError
+from tenantguard.model.decision import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tenantguard.model.decision import Reason
-
     RawHeaders = list[tuple[bytes, bytes]]
+
+
+@lru_cache(maxsize=1024)
+def _encoded(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
+def _checked(value: str) -> bytes:
+    if "\r" in value or "\n" in value or "\0" in value:
+        raise LayerError("a header's value has a line break")
+    return value.encode("latin-1")
 
 
 class Headers:
@@ -31,39 +42,52 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """The first value of ``name`` (latin-1), or None."""
-        wanted = name.lower().encode("latin-1")
+        wanted = _encoded(name)
+        length = len(wanted)
         for key, value in self.raw:
-            if key == wanted or key.lower() == wanted:
+            if len(key) == length and (key == wanted or key.lower() == wanted):
                 return value.decode("latin-1")
         return None
 
     def all(self, name: str) -> list[str]:
         """Every value of ``name``, in order."""
-        wanted = name.lower().encode("latin-1")
+        wanted = _encoded(name)
         return [value.decode("latin-1") for key, value in self.raw if key.lower() == wanted]
 
     def set(self, name: str, value: str) -> None:
-        """Replace every line of ``name`` by one."""
-        self.remove(name)
-        self.add(name, value)
+        """Replace every line of ``name`` by one, which stands where the first stood."""
+        wanted = _encoded(name)
+        length = len(wanted)
+        line = (wanted, _checked(value))
+        if not self._owned:
+            self.raw = list(self.raw)
+            self._owned = True
+        raw = self.raw
+        placed = False
+        for position, (key, _) in enumerate(raw):
+            if len(key) == length and (key == wanted or key.lower() == wanted):
+                if placed:
+                    self.raw = [
+                        other for at, other in enumerate(raw) if at < position or other[0].lower() != wanted
+                    ]
+                    return
+                raw[position] = line
+                placed = True
+        if not placed:
+            raw.append(line)
 
     def add(self, name: str, value: str) -> None:
         """Add one line."""
-        if "\r" in value or "\n" in value or "\0" in value:
-            raise LayerError(f"the value for header {name!r} has a line break")
-        self._own()
-        self.raw.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+        if not self._owned:
+            self.raw = list(self.raw)
+            self._owned = True
+        self.raw.append((_encoded(name), _checked(value)))
 
     def remove(self, *names: str) -> None:
         """Drop every line of these names."""
-        wanted = {name.lower().encode("latin-1") for name in names}
-        if any(key.lower() in wanted for key, _ in self.raw):
+        wanted = {_encoded(name) for name in names}
+        if any(key in wanted or key.lower() in wanted for key, _ in self.raw):
             self.raw = [line for line in self.raw if line[0].lower() not in wanted]
-            self._owned = True
-
-    def _own(self) -> None:
-        if not self._owned:
-            self.raw = list(self.raw)
             self._owned = True
 
     def __repr__(self) -> str:
@@ -121,6 +145,33 @@ class Unreadable:
     reason: Reason
     status: int
     message: str
+
+
+def too_large(limit: int) -> Unreadable:
+    """The body has more than ``limit`` bytes."""
+    return Unreadable(Reason.BODY_TOO_LARGE, 413, f"The request body is larger than the {limit} bytes accepted here.")
+
+
+def length_mismatch() -> Unreadable:
+    """The body is not as long as its ``content-length`` said."""
+    return Unreadable(Reason.BODY_LENGTH_MISMATCH, 400, "The request body is not as long as its content-length says.")
+
+
+def declared_length(headers: Headers) -> int | Unreadable | None:
+    """The ``content-length`` of a request: None if it has none, :class:`Unreadable` if it is no plain number."""
+    lengths = set(headers.all("content-length"))
+    if not lengths:
+        return None
+    value = lengths.pop()
+    if lengths or not (value.isascii() and value.isdigit()) or len(value) > 18:
+        return length_mismatch()
+    return int(value)
+
+
+def describe_body(headers: Headers, length: int) -> None:
+    """Mend the headers of a request whose body was replaced by ``length`` plain bytes."""
+    headers.remove("transfer-encoding", "content-encoding", "content-md5", "digest", "content-digest")
+    headers.set("content-length", str(length))
 
 
 class Request:

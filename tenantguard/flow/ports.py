@@ -4,13 +4,22 @@ Every command is idempotent by its id: repeating one gives the first answer, and
 know does nothing but bar a later taking under that id. Commands carry no time: the store is the clock.
 """
 
+# ruff: noqa: PLC0414 - the ledger's words are offered here beside its commands
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenantguard.flow.effects import PortEffect, Promise
+from tenantguard.model.ledger import Balance as Balance
+from tenantguard.model.ledger import Barred as Barred
+from tenantguard.model.ledger import Entry as Entry
+from tenantguard.model.ledger import Exhausted as Exhausted
+from tenantguard.model.ledger import Held as Held
+from tenantguard.model.ledger import HoldState as HoldState
+from tenantguard.model.ledger import Leg as Leg
+from tenantguard.model.ledger import OnOrphan as OnOrphan
+from tenantguard.model.ledger import Resolved as Resolved
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -19,7 +28,6 @@ if TYPE_CHECKING:
     from tenantguard.model.pii import Match
     from tenantguard.model.policy import Policy
     from tenantguard.model.rate import Rate
-    from tenantguard.model.sections import Period
     from tenantguard.model.tenant import Identity, TenantId
 
 
@@ -140,81 +148,20 @@ class LimitStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
-    """One account that a hold touches: ``most`` is asked for, ``least`` accepted.
+class PlaceHold(PortEffect["Held | Exhausted | Barred"]):
+    """Hold an amount on every leg, all or none, under a new time-ordered ``id``.
 
-    ``budget`` names the account line (``("tenant", "acme", "month")``), ``unit`` is a currency code or a unit's name,
-    amounts are billionths of a currency's unit or whole units. ``limit`` None records without a limit.
+    Where it is refused nothing is kept, not even the id: asking again decides again, and there is nothing to end.
     """
-
-    budget: tuple[str, ...]
-    period: Period
-    unit: str
-    limit: int | None
-    most: int
-    least: int
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Placed: the amount held on each leg, in the order of the legs."""
-
-    amounts: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Exhausted:
-    """Refused; nothing was held. ``leg`` is the index of the first that failed, ``window_ends_ns`` None for ever.
-
-    ``available`` is what the leg had left (never below 0), ``spent`` and ``held`` are its account's.
-    """
-
-    leg: int
-    needed: int
-    available: int
-    spent: int
-    held: int
-    window_ends_ns: int | None
-
-
-class HoldState(StrEnum):
-    """The states of a hold. Every one but ``pending`` is final, and is entered once."""
-
-    PENDING = "pending"
-    SETTLED = "settled"
-    VOIDED = "voided"
-    EXPIRED = "expired"
-    REVIEW = "review"
-
-
-class OnOrphan(StrEnum):
-    """What becomes of a hold whose process was lost."""
-
-    VOID = "void"
-    CHARGE_HOLD = "charge_hold"
-    REVIEW = "review"
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceHold(PortEffect["Held | Exhausted"]):
-    """Hold an amount on every leg, all or none, under a new time-ordered ``id``."""
 
     id: bytes
     tenant: TenantId
     legs: tuple[Leg, ...]
     on_orphan: OnOrphan = OnOrphan.VOID
 
-    def perform(self, ports: Ports) -> Promise[Held | Exhausted]:
+    def perform(self, ports: Ports) -> Promise[Held | Exhausted | Barred]:
         """Ask the ledger."""
         return ports.ledger.submit(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """How a hold ended: the state it is in, and what was charged on each leg (0 where it was voided)."""
-
-    state: HoldState
-    amounts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,28 +185,26 @@ class ResolveHold(PortEffect["Resolved"]):
         return ports.ledger.submit(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """An account in one window: amounts as in :class:`Leg`."""
-
-    budget: tuple[str, ...]
-    unit: str
-    limit: int | None
-    spent: int
-    held: int
-    window_starts_ns: int | None
-    window_ends_ns: int | None
-
-
 class Ledger(Protocol):
-    """Holds and charges money and units. ``submit`` never blocks; the promise is kept once the change is durable."""
+    """Holds and charges money and units. ``submit`` never blocks; the promise is kept once the change is durable.
+
+    A promise broken with :class:`~tenantguard.errors.PortError` says that the change is not durable yet: unless the
+    queue was full the command stays queued and is tried again, as it does when its waiter gave up.
+    """
 
     def submit(self, command: PlaceHold | ResolveHold, /) -> Promise[Any]:
         """Queue a command; a full queue breaks the promise with :class:`~tenantguard.errors.PortError`."""
         ...
 
     def balances(self, tenant: TenantId | None = None) -> list[Balance]:
-        """Every account (of one tenant) in every window that was touched, oldest first. Blocks."""
+        """Every account (of one tenant) in every window that was touched, oldest first. Blocks.
+
+        An account that several tenants share belongs to none of them: only ``tenant=None`` lists it.
+        """
+        ...
+
+    def entries(self, tenant: TenantId | None = None, limit: int = 100) -> list[Entry]:
+        """The latest ``limit`` entries (of one tenant), newest first. Blocks."""
         ...
 
     def close(self) -> None:
@@ -273,9 +218,23 @@ class Ledger(Protocol):
 class IdentitySource(Protocol):
     """Knows credentials. Comparison takes constant time."""
 
-    def identify(self, credential: str) -> Identity | None:
+    def identify(self, credential: str) -> Identity | Awaitable[Identity | None] | None:
         """Who this credential belongs to, or None."""
         ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Identify(PortEffect["Identity | None"]):
+    """Who presents this credential, None for a credential that nobody knows. It is never shown."""
+
+    credential: str
+
+    def perform(self, ports: Ports) -> Identity | Awaitable[Identity | None] | None:
+        """Ask the identity source."""
+        return ports.identities.identify(self.credential)
+
+    def __repr__(self) -> str:
+        return "Identify()"
 
 
 @dataclass(frozen=True, slots=True)

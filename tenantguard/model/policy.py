@@ -43,5 +43,11 @@ class Policy:
         """The section of this type, or None where the policy has none."""
         return cast("S | None", self.sections.get(kind))
 
+    def having(self, *sections: object, name: str | None = None) -> Policy:
+        """This policy with these sections instead of its own of the same types, perhaps under another name."""
+        new = {type(section) for section in sections}
+        kept = [section for kind, section in self.sections.items() if kind not in new]
+        return Policy.of(name or self.name, [*kept, *sections])
+
 
 EMPTY_POLICY = Policy.of("empty")

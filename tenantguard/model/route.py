@@ -12,6 +12,8 @@ from tenantguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tenantguard.model.money import Amount
+
 _MATCH: Final = re.compile(r"\A(?:(?P<method>[A-Z]+|\*)\s+)?(?P<path>/\S*)\Z")
 
 
@@ -53,6 +55,12 @@ class Route:
     has none. ``None`` for ``dialect``, ``on_missing_usage`` and ``on_disconnect`` means the default that follows
     from ``usage``: the provider's shape, ``charge_hold`` and ``drain`` for a decoded route, else problem details,
     ``void`` and ``void``.
+
+    What a successful request costs adds up: ``price`` for the request itself, ``unit_price`` for each unit (named
+    ``unit``) that the application reports, and the tokens that ``usage`` decodes at their model's price. At most
+    ``max_units`` may be reported: the hold is placed for that many.
+
+    A ``public`` route (a health check, a login page) is served to anybody, as tenant ``default`` under no policy.
     """
 
     match: str = "/**"
@@ -63,6 +71,11 @@ class Route:
     success: Success = Success.ENDED
     on_missing_usage: OnMissingUsage | None = None
     on_disconnect: OnDisconnect | None = None
+    price: Amount | None = None
+    unit: str | None = None
+    unit_price: Amount | None = None
+    max_units: int | None = None
+    public: bool = False
 
     def __post_init__(self) -> None:
         matched = _MATCH.match(self.match)
@@ -74,17 +87,27 @@ class Route:
             object.__setattr__(self, "name", self.match)
         if self.max_output is not None and self.max_output < 1:
             raise ConfigurationError(f"route {self.name!r}: max_output must be at least 1")
+        if len({self.unit is None, self.unit_price is None, self.max_units is None}) > 1:
+            raise ConfigurationError(f"route {self.name!r}: unit, unit_price and max_units come together")
+        if self.max_units is not None and self.max_units < 1:
+            raise ConfigurationError(f"route {self.name!r}: max_units must be at least 1")
+        amounts = [amount for amount in (self.price, self.unit_price) if amount is not None]
+        if any(amount.nanos < 0 for amount in amounts):
+            raise ConfigurationError(f"route {self.name!r}: a price is never negative")
+        if len({amount.currency for amount in amounts}) > 1:
+            raise ConfigurationError(f"route {self.name!r}: price and unit_price must be in one currency")
+        if self.public and (amounts or self.usage):
+            raise ConfigurationError(f"route {self.name!r}: a public route has no tenant that could be charged")
 
     @property
     def method(self) -> str:
         """The HTTP method, ``*`` for any."""
-        method, _, path = self.match.rpartition(" ")
-        return method.strip() if path and method else "*"
+        return self.match.split()[0] if not self.match.startswith("/") else "*"
 
     @property
     def path(self) -> str:
         """The path pattern: ``*`` is one segment, a closing ``**`` is the rest."""
-        return self.match.rpartition(" ")[2]
+        return self.match.split()[-1]
 
 
 DEFAULT_ROUTE: Final = Route()

@@ -1,0 +1,128 @@
+"""Audit records as structlog events, one an exchange, written by a thread of their own.
+
+An event costs about 12 us; the thread takes that off the request. The queue is bounded: beyond it records are dropped
+and counted, and the count is part of the next event.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantguard.flow.exchange import CURRENT
+from tenantguard.model.tenant import Tenant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+    from tenantguard.model.audit import AuditRecord
+    from tenantguard.model.decision import Decision
+
+QUEUE_MAX: Final = 10_000
+
+
+class StructlogSink:
+    """Writes every record as the event ``exchange`` of the logger ``tenantguard``, at level info.
+
+    The thread starts with the first record in a process, also after a fork, and ends at ``close`` or at exit, when
+    everything queued has been written. ``dropped`` counts the records lost to a full queue.
+    """
+
+    def __init__(self, queue_max: int = QUEUE_MAX) -> None:
+        self._queue_max = queue_max
+        self._queue: SimpleQueue[AuditRecord | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+        self.dropped = 0
+
+    def record(self, record: AuditRecord) -> None:
+        """Queue one record."""
+        if self._thread is None or self._pid != os.getpid():
+            self._start()
+        if self._queue.qsize() >= self._queue_max:
+            self.dropped += 1
+            return
+        self._queue.put(record)
+
+    def close(self) -> None:
+        """Write what is queued and end the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None and self._pid == os.getpid():
+            self._queue.put(None)
+            thread.join()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None and self._pid == os.getpid():
+                return
+            if self._pid != os.getpid():  # records queued before a fork belong to the parent
+                self._queue = SimpleQueue()
+                atexit.register(self.close)
+            self._pid = os.getpid()
+            self._thread = threading.Thread(
+                target=self._write, args=(self._queue,), name="tenantguard-audit", daemon=True
+            )
+            self._thread.start()
+
+    def _write(self, queue: SimpleQueue[AuditRecord | None]) -> None:
+        import structlog  # noqa: PLC0415 - 40 ms that only a guard in use pays
+
+        log = structlog.get_logger("tenantguard")
+        told = 0
+        while (record := queue.get()) is not None:
+            event = event_of(record)
+            if self.dropped != told:
+                told = event["records_dropped"] = self.dropped
+            log.info("exchange", **event)
+
+
+def event_of(record: AuditRecord) -> dict[str, Any]:
+    """The fields of one event: what a record holds, without what is absent."""
+    event = {
+        "exchange": record.exchange,
+        "at_ns": record.at_ns,
+        "took_ms": round(record.took_ns / 1e6, 3),
+        "tenant": record.tenant,
+        "identity": record.identity,
+        "policy": record.policy,
+        "revision": record.revision,
+        "route": record.route,
+        "method": record.method,
+        "ending": record.ending,
+        "status": record.status,
+        "received": record.received,
+        "sent": record.sent,
+        "reason": record.reason,
+        "error": record.error,
+        "decisions": [_decision(decision) for decision in record.decisions],
+        **record.facts,
+    }
+    return {name: value for name, value in event.items() if value is not None}
+
+
+def _decision(decision: Decision) -> Mapping[str, Any]:
+    if decision.kind == "allow":
+        return {"kind": "allow", "layer": decision.layer, "matched_by": decision.matched_by, **decision.details}
+    return {
+        "kind": "deny",
+        "layer": decision.layer,
+        "reason": str(decision.reason),
+        "status": decision.status,
+        **decision.details,
+    }
+
+
+def add_exchange(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: the application's own events carry the tenant and the exchange that they belong to."""
+    exchange = CURRENT.get()
+    if exchange is not None:
+        event.setdefault("exchange", exchange.id)
+        tenant = exchange.find(Tenant)
+        if tenant is not None:
+            event.setdefault("tenant", str(tenant.id))
+    return event

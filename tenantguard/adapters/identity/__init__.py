@@ -1,0 +1,1 @@
+"""Identity sources: who a credential belongs to."""

@@ -1,0 +1,186 @@
+"""The group-commit writer: one thread per process that commits many operations in one transaction.
+
+It takes whatever is queued when it is free, up to ``BATCH_MAX`` operations: alone, an operation is committed at once;
+under load, the time of one commit is shared by all that came meanwhile. No timer, no tuning.
+
+Rules of this file
+1. The thread begins with the first operation in a process, is bound to no event loop, is dropped in a forked child
+   and closed at exit.
+2. An operation that was queued stays queued until it is committed, whether anybody still waits or not. Where the
+   database fails, who waits hears :class:`PortError` at once, and the operation is tried again.
+3. Takings are refused at ``queue_max``, endings only at twice that: what was taken must be able to end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import weakref
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantguard.adapters.ledger.promise import LedgerPromise
+from tenantguard.errors import PortError
+from tenantguard.flow.ports import PlaceHold
+
+if TYPE_CHECKING:
+    from tenantguard.adapters.ledger.backend import Backend, Command
+
+BATCH_MAX: Final = 512
+BEAT_S: Final = 5.0
+_PAUSE_FIRST_S: Final = 0.05
+_PAUSE_LONGEST_S: Final = 1.0
+
+_log: Final = logging.getLogger("tenantguard.ledger")
+
+
+class Writer:
+    """Queues operations for ``backend`` and keeps their promises once they are durable."""
+
+    def __init__(self, backend: Backend, *, deadline_s: float, queue_max: int) -> None:
+        self._backend = backend
+        self._deadline_s = deadline_s
+        self._queue_max = queue_max
+        self._begin()
+        _writers.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._inbox: queue.SimpleQueue[tuple[Command, LedgerPromise] | None] = queue.SimpleQueue()
+        self._backlog: deque[tuple[Command, LedgerPromise]] = deque()
+        self._thread: threading.Thread | None = None
+        self._leaving = threading.Event()
+        self._last_seen = False
+        self._suspects = 0
+        self._pause_s = _PAUSE_FIRST_S
+
+    def submit(self, command: Command) -> LedgerPromise:
+        """Queue ``command``; a full queue breaks the promise at once. Never blocks."""
+        promise = LedgerPromise(self._deadline_s)
+        room = self._queue_max if isinstance(command, PlaceHold) else 2 * self._queue_max
+        with self._lock:
+            if self._inbox.qsize() + len(self._backlog) < room:
+                self._inbox.put((command, promise))
+                if self._thread is None:
+                    self._start()
+                return promise
+        promise.fail(PortError("ledger", f"more than {room} operations are waiting to be written; retry later"))
+        return promise
+
+    def close(self) -> None:
+        """Finish what is queued and end the thread. Where the database fails now, what is queued is given up."""
+        with self._lock:
+            thread = self._thread
+            if thread is None:
+                return
+            self._leaving.set()
+            self._inbox.put(None)
+        thread.join()
+
+    def forget(self) -> None:
+        """In a forked child: start over; thread, queue and connection are the parent's."""
+        self._backend.forget()
+        self._begin()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="tenantguard-ledger", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._receive()
+            if self._backlog:
+                self._write()
+            elif self._last_seen:
+                self._leave()
+                return
+            else:
+                self._beat()
+
+    def _receive(self) -> None:
+        """Move what is queued to the backlog; wait for the first operation if there is none."""
+        if self._last_seen:
+            return
+        try:
+            item = self._inbox.get(block=not self._backlog, timeout=BEAT_S)
+            while item is not None:
+                self._backlog.append(item)
+                item = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+        self._last_seen = True
+
+    def _write(self) -> None:
+        batch = list(islice(self._backlog, 1 if self._suspects else BATCH_MAX))
+        answers: list[Any]
+        try:
+            answers = self._backend.apply([command for command, _ in batch])
+        except PortError as error:
+            self._retry_later(error)
+            return
+        except Exception as error:
+            if len(batch) > 1:
+                self._suspects = len(batch)
+                return
+            _log.exception("an operation cannot be stored")
+            answers = [PortError("ledger", f"the operation cannot be stored ({type(error).__name__})")]
+        self._suspects = max(0, self._suspects - len(batch))
+        self._pause_s = _PAUSE_FIRST_S
+        for _, promise in batch:
+            self._backlog.popleft()
+        for (_, promise), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                promise.fail(answer)
+            else:
+                promise.keep(answer)
+
+    def _retry_later(self, error: PortError) -> None:
+        self._receive()
+        for _, promise in self._backlog:
+            promise.fail(PortError(error.port, error.problem))
+        if self._leaving.is_set():
+            while not self._last_seen:
+                self._receive()
+            _log.error("closed while the database failed (%s): %d operations lost", error, len(self._backlog))
+            self._backlog.clear()
+            return
+        _log.warning("%s; %d operations wait and are tried again", error, len(self._backlog))
+        self._leaving.wait(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, _PAUSE_LONGEST_S)
+
+    def _beat(self) -> None:
+        try:
+            self._backend.apply(())
+        except PortError as error:
+            _log.warning("%s; nothing is waiting", error)
+
+    def _leave(self) -> None:
+        self._backend.close()
+        with self._lock:
+            self._last_seen = False
+            self._leaving.clear()
+            self._thread = None
+            if not self._inbox.empty():
+                self._start()
+
+
+_writers: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for writer in list(_writers):
+        writer.forget()
+
+
+def _close_all() -> None:
+    for writer in list(_writers):
+        writer.close()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,1 @@
+"""Policy sources: which policy a tenant has."""

@@ -1,0 +1,904 @@
+"""The event-loop driver: runs flows around an ASGI application on asyncio and trio.
+
+A flow is resumed from inside the application's own ``send``, so a layer costs no task, queue or thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from tenantguard.errors import ClientLeftError, LayerError, PortError, PortTimeout, ResponseCut
+from tenantguard.flow.effects import Ask, CallApp, Compute, PortEffect, Promise, ReadBody
+from tenantguard.flow.exchange import CURRENT, Exchange
+from tenantguard.flow.http import (
+    Body,
+    Cut,
+    Ending,
+    Headers,
+    Request,
+    Response,
+    Unreadable,
+    declared_length,
+    describe_body,
+    length_mismatch,
+    too_large,
+)
+from tenantguard.flow.session import Session
+from tenantguard.guard import (
+    COMPUTE_IN_PLACE_BYTES,
+    Guard,
+    cut_refusal,
+    describe_failure,
+    log,
+    resolve_guard,
+    settle_refusal,
+    store_refusal,
+)
+from tenantguard.model.decision import Deny, Reason
+from tenantguard.model.route import OnDisconnect, Success
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+
+    from tenantguard.flow.effects import Effect, Flow
+    from tenantguard.flow.http import Outcome
+    from tenantguard.flow.layer import Layer
+
+    Scope: TypeAlias = MutableMapping[str, Any]
+    Message: TypeAlias = MutableMapping[str, Any]
+    Receive: TypeAlias = Callable[[], Awaitable[Message]]
+    Send: TypeAlias = Callable[[Message], Awaitable[None]]
+    App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+STATE_KEY: Final = "tenantguard"
+"""Where the exchange travels in ``scope["state"]`` (``request.state.tenantguard`` in Starlette)."""
+
+_BYPASSES: Final = ("http.response.pathsend", "http.response.zerocopysend")
+_DISCONNECT: Final = "http.disconnect"
+
+
+class ASGIGuard:
+    """A guard as ASGI middleware: ``Middleware(ASGIGuard, guard=guard)`` or ``Middleware(ASGIGuard, layers=[...])``.
+
+    ``lifespan`` passes through; the guard's ports are closed when it ends, and nothing depends on it.
+    """
+
+    def __init__(self, app: App, *, guard: Guard | None = None, layers: Iterable[Layer] | None = None) -> None:
+        self.app = app
+        self.guard = resolve_guard(guard, layers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
+        kind = scope["type"]
+        if kind == "http":
+            await _HTTPRun(self, scope, receive, send).run()
+        elif kind == "websocket":
+            await _WebSocketRun(self, scope, receive, send).run()
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+                await anyio.to_thread.run_sync(self.guard.close)
+            await send(message)
+
+        await self.app(scope, receive, closing)
+
+
+# --- waiting for other threads ---
+
+
+class _Mailbox:
+    """Wakes one event loop once for many promises kept at a time."""
+
+    _of_loop: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox]] = weakref.WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._kept: deque[asyncio.Future[bool]] = deque()
+        self._awake = False
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Mailbox:
+        mailbox = cls._of_loop.get(loop)
+        if mailbox is None:
+            mailbox = cls._of_loop[loop] = cls()
+        return mailbox
+
+    def post(self, future: asyncio.Future[bool]) -> None:
+        self._kept.append(future)
+        if self._awake:
+            return
+        self._awake = True
+        try:
+            future.get_loop().call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # that loop has closed; nobody waits there any more
+            self._kept.clear()
+
+    def _deliver(self) -> None:
+        self._awake = False
+        while self._kept:
+            _wake(self._kept.popleft(), kept=True)
+
+
+def _wake(future: asyncio.Future[bool], *, kept: bool) -> None:
+    if not future.done():
+        future.set_result(kept)
+
+
+async def _kept(promise: Promise[Any]) -> bool:
+    """Wait until ``promise`` is kept; False at its deadline."""
+    if promise.wait(0):
+        return True
+    if _library() == "trio":
+        return await _kept_trio(promise)
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[bool] = loop.create_future()
+    promise.then(partial(_Mailbox.of(loop).post, future))
+    deadline = loop.call_later(promise.deadline_s, partial(_wake, future, kept=False))
+    try:
+        return await future
+    finally:
+        deadline.cancel()
+
+
+async def _kept_trio(promise: Promise[Any]) -> bool:
+    import trio  # noqa: PLC0415 - only where trio already runs the application
+
+    event = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def keep() -> None:
+        try:
+            token.run_sync_soon(event.set)
+        except trio.RunFinishedError:
+            return
+
+    promise.then(keep)
+    with trio.move_on_after(promise.deadline_s) as scope:
+        await event.wait()
+    return not scope.cancelled_caught
+
+
+def _library() -> str:
+    """``asyncio`` or ``trio``; asking asyncio itself is ten times cheaper than sniffing."""
+    return "asyncio" if asyncio._get_running_loop() is not None else "trio"  # noqa: SLF001 - its cheap public twin raises
+
+
+# --- one exchange ---
+
+
+class _Run:
+    """What HTTP and WebSocket runs share: advancing the flow, and ending it exactly once."""
+
+    # Defaults stand on the class: an exchange pays for the fields that it changes.
+    _cancelled: BaseException | None = None
+    _settled_event: anyio.Event | None = None
+    _observed = False
+
+    def __init__(self, owner: ASGIGuard, scope: Scope, receive: Receive, send: Send) -> None:
+        guard = owner.guard
+        self.app = owner.app
+        self.guard = guard
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        state = scope.get("state")
+        client = scope.get("client")
+        method = scope.get("method", "GET")
+        self.exchange = Exchange(
+            Request(
+                method,
+                scope["path"],
+                headers=Headers(scope["headers"]),
+                query=scope.get("query_string", b""),
+                client=client[0] if client else None,
+                protocol=scope["type"],
+            ),
+            guard.ports.system,
+            route=guard.routes.find(method, scope["path"]),
+            outer=state.get(STATE_KEY) if state is not None else None,
+        )
+        self.session = Session(self.exchange)
+        self._flow: Flow[Response] = guard.handler(self.exchange)
+
+    def inner_scope(self) -> Scope:
+        """The application's scope: its own copy, with the exchange in its state and no way around the guard."""
+        scope = dict(self.scope)
+        state = scope.get("state")
+        if state is None:
+            state = scope["state"] = {}
+        state[STATE_KEY] = self.exchange
+        extensions = scope.get("extensions")
+        if extensions and self.guard.layers and any(name in extensions for name in _BYPASSES):
+            scope["extensions"] = {name: value for name, value in extensions.items() if name not in _BYPASSES}
+        headers = self.exchange.request.headers.raw
+        if headers is not scope["headers"]:
+            scope["headers"] = headers
+        return scope
+
+    async def advance(self, answer: Response | BaseException | None) -> CallApp | Response:
+        """Run the flow until it calls the application or returns its response."""
+        flow = self._flow
+        try:
+            effect = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
+            while not isinstance(effect, CallApp):
+                try:
+                    value = await self.answer(effect)
+                except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(value)
+        except StopIteration as stop:
+            if not isinstance(stop.value, Response):
+                raise LayerError("a layer's handle must return a Response") from None
+            return stop.value
+        self.session.call()
+        return effect
+
+    async def answer(self, effect: Effect[Any]) -> Any:
+        """Answer one effect."""
+        if isinstance(effect, PortEffect):
+            answer = effect.perform(self.guard.ports)
+            if isinstance(answer, Promise):
+                if not await _kept(answer):
+                    raise PortTimeout(answer.port, answer.deadline_s)
+                return answer.result()
+            return await answer if isawaitable(answer) else answer
+        if isinstance(effect, ReadBody):
+            return await self.read_body(effect.limit)
+        if isinstance(effect, Compute):
+            if effect.size <= COMPUTE_IN_PLACE_BYTES:
+                return effect.call()
+            return await anyio.to_thread.run_sync(effect.call)
+        if isinstance(effect, Ask):
+            if effect.inline or iscoroutinefunction(effect.call):
+                answer = effect.call()
+            else:
+                answer = await anyio.to_thread.run_sync(effect.call)
+            return await answer if isawaitable(answer) else answer
+        raise LayerError(f"a layer yielded {type(effect).__name__}, which is no effect")
+
+    async def read_body(self, limit: int) -> Body | Unreadable:
+        """Read the request's body; only HTTP requests have one."""
+        del limit
+        return Body(b"")
+
+    async def settle(self, outcome: Outcome) -> bool:
+        """End everything taken, innermost first. False where money could not be ended and ``strict`` said so."""
+        session = self.session
+        if session.settled:
+            if self._settled_event is not None:
+                await self._settled_event.wait()
+            return True
+        session.settle(outcome)
+        resolvers, self.exchange.resolvers = self.exchange.resolvers, []
+        if not resolvers and self._settled_event is None:
+            session.finish()
+            return True
+        if self._settled_event is None:
+            self._settled_event = anyio.Event()
+        sound = True
+        try:
+            if _library() == "trio":
+                with anyio.CancelScope(shield=True):
+                    sound = await self._resolve(resolvers, outcome)
+            else:
+                sound = await self._resolve(resolvers, outcome)
+        finally:
+            session.finish()
+            self._settled_event.set()
+        if self._cancelled is not None:
+            raise self._cancelled
+        return sound
+
+    async def _resolve(
+        self,
+        resolvers: list[tuple[Callable[[Outcome], Flow[None] | None], bool]],
+        outcome: Outcome,
+    ) -> bool:
+        sound = True
+        for resolver, strict in reversed(resolvers):
+            try:
+                flow = resolver(outcome)
+                if flow is not None:
+                    await self._drive(flow)
+            except Exception as failure:  # noqa: BLE001 - each resolver is isolated from the others
+                log.error("a resolver failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
+                sound = sound and not strict
+        return sound
+
+    async def _drive(self, flow: Flow[None]) -> None:
+        """Run a resolver's flow to its end, whatever cancels us meanwhile."""
+        try:
+            effect = flow.send(None)
+            while True:
+                try:
+                    value = await self._answer_shielded(effect)
+                except Exception as failure:  # noqa: BLE001 - the resolver decides what a failure means
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(value)
+        except StopIteration:
+            return
+
+    async def _answer_shielded(self, effect: Effect[Any]) -> Any:
+        """Answer an effect of a resolver; a cancellation cannot come between a store and its answer."""
+        answer: Any = None
+        if isinstance(effect, PortEffect):
+            answer = effect.perform(self.guard.ports)
+            if isinstance(answer, Promise):
+                if not await self._kept_shielded(answer):
+                    raise PortTimeout(answer.port, answer.deadline_s)
+                return answer.result()
+            if not isawaitable(answer):
+                return answer
+        with anyio.CancelScope(shield=True):
+            answer = await answer if answer is not None else await self.answer(effect)
+        return answer  # noqa: RET504 - mypy holds that a scope may swallow a return
+
+    async def _kept_shielded(self, promise: Promise[Any]) -> bool:
+        """Wait as usual and pay for a shield only once a cancellation has come."""
+        try:
+            return await _kept(promise)
+        except asyncio.CancelledError as cancelled:
+            self._cancelled = cancelled
+        kept: bool | None = None
+        with anyio.CancelScope(shield=True):
+            while kept is None:
+                with suppress(asyncio.CancelledError):
+                    kept = await _kept(promise)
+        return bool(kept)
+
+    async def observe(self) -> None:
+        """Tell the outcome to whoever wants to hear it; once, after the hand-off."""
+        outcome = self.session.outcome
+        if self._observed or outcome is None:
+            return
+        self._observed = True
+        for observer in self.exchange.observers:
+            try:
+                flow = observer(outcome)
+                if flow is not None:
+                    await self._drive(flow)
+            except Exception as failure:  # noqa: BLE001 - an observer can neither delay nor change the outcome
+                log.error("an observer failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
+
+
+class _HTTPRun(_Run):
+    """One HTTP exchange."""
+
+    _bare = False  # the head is out and nothing but counting is left to do
+    _busy = False  # a message of the application is being handled
+    _turn: anyio.Lock | None = None
+    _idle: anyio.Event | None = None
+    _head: Message | None = None  # held until the first bytes leave
+    _closed = False  # what the application still sends goes nowhere
+    _stop: ResponseCut | None = None  # raised into the application, so that it stops
+    _abort: ResponseCut | None = None  # raised to the server, so that the connection breaks off
+    _receiving = 0
+    _peeked: asyncio.Task[Message] | None = None
+    _gone = False  # the client has left
+    _draining = False
+    _drain_ends_ns = 0
+    _parked: tuple[bytes, Message] | None = None  # the end of a "returned" response
+    _parked_event: anyio.Event | None = None
+
+    def __init__(self, owner: ASGIGuard, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(owner, scope, receive, send)
+        self._replay: deque[Message] = deque()
+
+    async def run(self) -> None:
+        """Serve the exchange from its head to its end."""
+        token = CURRENT.set(self.exchange)
+        try:
+            try:
+                step = await self.advance(None)
+            except PortError as failure:
+                step = self.exchange.deny(store_refusal(failure))
+            if isinstance(step, Response):
+                await self._reply(step)
+            else:
+                await self._call_app()
+        except ClientLeftError:
+            await self._fail(None)
+        except BaseException as failure:
+            await self._fail(failure)
+            raise
+        finally:
+            CURRENT.reset(token)
+            if self._draining:
+                self.guard.end_drain()
+            if self._peeked is not None:
+                self._peeked.cancel()
+        await self.observe()
+
+    async def read_body(self, limit: int) -> Body | Unreadable:
+        """Buffer the request's body once; what was read is replayed to the application either way."""
+        request = self.exchange.request
+        known = request.body_read
+        if isinstance(known, Unreadable):
+            return known
+        if known is None:
+            known = request.body_read = await self._buffer_body(limit)
+        if isinstance(known, Body) and len(known.data) > limit:
+            return too_large(limit)
+        return known
+
+    async def _buffer_body(self, limit: int) -> Body | Unreadable:
+        declared = declared_length(self.exchange.request.headers)
+        if isinstance(declared, Unreadable):
+            return declared
+        if declared is not None and declared > limit:
+            return too_large(limit)
+        chunks: list[bytes] = []
+        read = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == _DISCONNECT:
+                self._gone = True
+                raise ClientLeftError("the client left while its body was being read")
+            self._replay.append(message)
+            chunk = message.get("body", b"")
+            chunks.append(chunk)
+            read += len(chunk)
+            if read > limit:
+                return too_large(limit)
+            if not message.get("more_body", False):
+                break
+        if declared is not None and declared != read:
+            return length_mismatch()
+        return Body(b"".join(chunks) if len(chunks) > 1 else chunks[0])
+
+    # the application
+
+    async def _call_app(self) -> None:
+        request = self.exchange.request
+        if isinstance(request.body_read, Body):
+            self._replay.clear()
+            self._replay.append({"type": "http.request", "body": request.body_read.data, "more_body": False})
+            if request.replaced:
+                describe_body(request.headers, len(request.body_read.data))
+        scope = self.inner_scope()
+        try:
+            if self.exchange.route.success is Success.RETURNED:
+                await self._call_until_returned(scope)
+            else:
+                await self.app(scope, self._receive, self._send)
+        except ResponseCut as cut:
+            if cut is not self._stop:
+                raise
+        except Exception as failure:
+            if self.session.response is not None or self.session.settled:
+                raise
+            step = await self.advance(failure)
+            assert isinstance(step, Response)
+            await self._replace(step, error=failure)
+            return
+        await self._app_returned()
+
+    async def _app_returned(self) -> None:
+        if self._parked is not None:
+            await self._release()
+        if not self.session.settled:
+            self._close_flow()
+            await self.settle(self.session.conclude(left=await self._client_gone()))
+        if self._abort is not None:
+            raise self._abort
+
+    async def _call_until_returned(self, scope: Scope) -> None:
+        """Hold the end of the response until the application has returned, at most the guard's bound."""
+        failed: Exception | None = None
+        self._parked_event = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._release_late)
+            try:
+                await self.app(scope, self._receive, self._send)
+            except Exception as failure:  # noqa: BLE001 - raised below, outside of the group
+                failed = failure
+            tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    async def _release_late(self) -> None:
+        assert self._parked_event is not None
+        await self._parked_event.wait()
+        await anyio.sleep(self.guard.return_wait_s)
+        with anyio.CancelScope(shield=True):
+            await self._release()
+
+    async def _release(self) -> None:
+        if self._parked is None:
+            return
+        (out, message), self._parked = self._parked, None
+        if await self._settle_held():
+            await self._emit(out, message, more=False)
+
+    async def _fail(self, failure: BaseException | None) -> None:
+        self._close_flow()
+        session = self.session
+        if not session.settled or self._settled_event is not None:
+            await self.settle(session.conclude(error=failure, left=self._gone))
+        await self.observe()
+
+    def _close_flow(self) -> None:
+        try:
+            self._flow.close()
+        except RuntimeError:
+            log.error("a layer yields while it is being closed: register ends with exchange.resolve instead")
+
+    # messages towards the client
+
+    async def _send(self, message: Message) -> None:
+        if self._bare:
+            await self._pass(message)
+            return
+        if not self._busy:
+            await self._take(message)
+            return
+        if self._turn is None:
+            self._turn = anyio.Lock()
+        async with self._turn:  # frameworks that send from several tasks: one message after the other
+            while self._is_busy():
+                self._idle = anyio.Event()
+                await self._idle.wait()
+            await self._take(message)
+
+    async def _pass(self, message: Message) -> None:
+        """Nothing rewrites and nothing ends with this response: forward what comes, as it comes."""
+        session = self.session
+        ending = session.count(message.get("body", b""), more=message.get("more_body", False))
+        try:
+            await self.send(message)
+        except OSError:
+            self._gone = True
+            raise
+        if ending and not session.settled:
+            session.settle_bare(left=self._gone)
+            await self.observe()
+
+    def _is_busy(self) -> bool:
+        return self._busy
+
+    async def _take(self, message: Message) -> None:
+        self._busy = True
+        try:
+            if self._stop is not None:
+                raise self._stop
+            if self._closed:
+                return
+            kind = message["type"]
+            if kind == "http.response.body":
+                await self._body(message)
+            elif kind == "http.response.start":
+                await self._start(message)
+            elif kind in _BYPASSES and self.session.transforms:
+                raise LayerError(f"the application sent {kind}, which was not offered to it")
+            else:
+                await self._hand_over(message)
+        finally:
+            self._busy = False
+            if self._idle is not None:
+                self._idle.set()
+                self._idle = None
+
+    async def _start(self, message: Message) -> None:
+        session = self.session
+        if session.response is not None:
+            raise LayerError("the application started its response twice")
+        raw = message.get("headers", ())
+        response = Response(message["status"], Headers(raw))
+        try:
+            step = await self.advance(response)
+        except PortError as failure:
+            step = self.exchange.deny(store_refusal(failure))
+        assert isinstance(step, Response)
+        if step.body is not None:
+            await self._replace(step)
+            return
+        session.respond(step)
+        if step.headers.raw is not raw or step.status != message["status"]:
+            message = {**message, "status": step.status, "headers": step.headers.raw}
+        if session.holds_head:
+            self._head = message
+            return
+        self._bare = session.bare and self.exchange.route.success is not Success.RETURNED
+        await self._hand_over(message)
+
+    async def _body(self, message: Message) -> None:
+        session = self.session
+        chunk: bytes = message.get("body", b"")
+        more: bool = message.get("more_body", False)
+        if session.rewrites and len(chunk) > COMPUTE_IN_PLACE_BYTES:
+            out = await anyio.to_thread.run_sync(partial(session.feed, chunk, more=more))
+        else:
+            out = session.feed(chunk, more=more)
+        if session.due:
+            if not more and session.cut is None and self.exchange.route.success is Success.RETURNED:
+                self._parked = (out, message)
+                assert self._parked_event is not None
+                self._parked_event.set()
+                return
+            if not await self._settle_held():
+                return
+        if session.cut is not None:
+            await self._cut(out)
+        elif out or not more or not session.transforms:
+            await self._emit(out, message, more=more)
+        if self._draining and self._drain_over():
+            raise ResponseCut("the client left")
+
+    async def _settle_held(self) -> bool:
+        """Settle at the settling point; where money could not be ended, what is held never leaves."""
+        session = self.session
+        if await self.settle(session.conclude(left=await self._client_gone())):
+            return True
+        session.cut = Cut(Reason.SETTLE_FAILED)
+        await self._break_off(settle_refusal())
+        return False
+
+    async def _cut(self, tail: bytes) -> None:
+        """End the response here: cleanly where its protocol can say so, else by breaking the connection off."""
+        session = self.session
+        assert session.cut is not None
+        if session.cut.tail and self._head is None:
+            self._closed = True
+            self._stop = ResponseCut(session.cut.reason)
+            session.sent += len(tail)
+            await self._hand_over({"type": "http.response.body", "body": tail, "more_body": False})
+            await self.observe()
+            raise self._stop
+        await self._break_off(cut_refusal(session.cut.reason))
+
+    async def _break_off(self, denial: Deny) -> None:
+        self._closed = True
+        self._stop = ResponseCut(denial.reason)
+        refusal = self.exchange.deny(denial)
+        if self._head is not None:
+            self._head = None
+            await self._send_whole(refusal)
+        else:
+            self._abort = self._stop
+        await self.observe()
+        raise self._stop
+
+    async def _emit(self, out: bytes, message: Message, *, more: bool) -> None:
+        head = self._head
+        if head is not None:
+            self._head = None
+            session = self.session
+            if session.rewrites and session.end_seen:
+                assert session.response is not None
+                session.response.headers.set("content-length", str(len(out)))
+                head["headers"] = session.response.headers.raw
+            await self._hand_over(head)
+        self.session.sent += len(out)
+        if out is not message.get("body", b""):
+            message = {**message, "body": out}
+        await self._hand_over(message)
+        if not more:
+            await self.observe()
+
+    async def _hand_over(self, message: Message) -> None:
+        """Give the server a message; a client that has left is no reason to stop where it is being drained."""
+        if self._draining:
+            return
+        try:
+            await self.send(message)
+        except OSError:
+            if not self._client_left():
+                raise
+
+    async def _reply(self, response: Response) -> None:
+        """A layer answered by itself; what was taken is ended before the answer leaves."""
+        self.session.refuse(response)
+        await self.settle(self.session.conclude())
+        await self._send_whole(response)
+
+    async def _replace(self, response: Response, *, error: Exception | None = None) -> None:
+        """A layer answers instead of the application, which goes on unheard."""
+        session = self.session
+        self._closed = True
+        if error is None:
+            last = self.exchange.decisions[-1] if self.exchange.decisions else None
+            session.cut = Cut(last.reason if isinstance(last, Deny) else "response.replaced")
+        session.refuse(response)
+        await self.settle(session.conclude(error=error, left=self._gone))
+        await self._send_whole(response)
+        await self.observe()
+
+    async def _send_whole(self, response: Response) -> None:
+        body = b"" if self.exchange.request.method == "HEAD" else response.body or b""
+        if response.headers.get("content-length") is None:
+            response.headers.set("content-length", str(len(response.body or b"")))
+        self.session.sent += len(body)
+        await self._hand_over(
+            {"type": "http.response.start", "status": response.status, "headers": response.headers.raw},
+        )
+        await self._hand_over({"type": "http.response.body", "body": body, "more_body": False})
+
+    # messages from the client
+
+    async def _receive(self) -> Message:
+        if self._replay:
+            return self._replay.popleft()
+        if self._draining:
+            return await self._parked_disconnect()
+        self._receiving += 1
+        try:
+            if self._peeked is not None:
+                peeked, self._peeked = self._peeked, None
+                message = await peeked
+            else:
+                message = await self.receive()
+        finally:
+            self._receiving -= 1
+        if message["type"] == _DISCONNECT and not self.session.settled:
+            if self._client_left():
+                return await self._parked_disconnect()
+        return message
+
+    def _client_left(self) -> bool:
+        """The client has gone. True where the application is to finish unheard, so that real usage is charged."""
+        self._gone = True
+        if self.session.settled or self.exchange.on_disconnect is not OnDisconnect.DRAIN:
+            return False
+        if not self._draining and self.guard.start_drain():
+            self._draining = True
+            clock = self.guard.ports.system.clock
+            self._drain_ends_ns = clock.monotonic_ns() + int(self.guard.drain_s * 1e9)
+        return self._draining
+
+    def _drain_over(self) -> bool:
+        return self.guard.ports.system.clock.monotonic_ns() >= self._drain_ends_ns
+
+    async def _parked_disconnect(self) -> Message:
+        """While draining, the application hears that the client left only once settled, or at the bound."""
+        left_ns = self._drain_ends_ns - self.guard.ports.system.clock.monotonic_ns()
+        if not self.session.settled:
+            if self._settled_event is None:
+                self._settled_event = anyio.Event()
+            with anyio.move_on_after(max(0, left_ns) / 1e9):
+                await self._settled_event.wait()
+        return {"type": _DISCONNECT}
+
+    async def _client_gone(self) -> bool:
+        """Look for the client once, at the settling point; what was read is replayed."""
+        if self._gone or self._receiving or not self.exchange.resolvers:
+            return self._gone
+        message = await self._peek()
+        if message is not None:
+            if message["type"] == _DISCONNECT:
+                self._gone = True
+            self._replay.append(message)
+        return self._gone
+
+    async def _peek(self) -> Message | None:
+        if _library() == "trio":
+            found: list[Message] = []
+
+            async def read() -> None:
+                found.append(await self.receive())
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read)
+                for _ in range(2):  # trio runs a batch of tasks in random order
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            return found[0] if found else None
+        if self._peeked is None:
+            self._peeked = asyncio.ensure_future(self.receive())
+        await asyncio.sleep(0)
+        if not self._peeked.done():
+            return None
+        peeked, self._peeked = self._peeked, None
+        return peeked.result()
+
+
+class _WebSocketRun(_Run):
+    """One WebSocket: the flow runs at connect; completed means closed with 1000 or 1001 and no exception."""
+
+    _closed = False
+    _code: int | None = None
+
+    async def run(self) -> None:
+        """Serve the socket from connect to close."""
+        token = CURRENT.set(self.exchange)
+        try:
+            try:
+                step = await self.advance(None)
+            except PortError as failure:
+                step = self.exchange.deny(store_refusal(failure))
+            if isinstance(step, Response):
+                self.session.refuse(step)
+                await self.settle(self.session.conclude())
+                await self._deny(step)
+            else:
+                await self.app(self.inner_scope(), self._receive, self._send)
+                await self._end(None)
+        except BaseException as failure:
+            await self._end(failure)
+            raise
+        finally:
+            CURRENT.reset(token)
+        await self.observe()
+
+    async def _deny(self, response: Response) -> None:
+        """Refuse before accepting: by the denial-response extension, else close code 1008 (policy violation)."""
+        if "websocket.http.response" in (self.scope.get("extensions") or {}):
+            await self.send(
+                {
+                    "type": "websocket.http.response.start",
+                    "status": response.status,
+                    "headers": response.headers.raw,
+                },
+            )
+            await self.send({"type": "websocket.http.response.body", "body": response.body or b""})
+        else:
+            await self.send({"type": "websocket.close", "code": 1008, "reason": ""})
+
+    async def _send(self, message: Message) -> None:
+        if self._closed:
+            return
+        kind = message["type"]
+        if kind == "websocket.accept":
+            await self._accept(message)
+            return
+        if kind == "websocket.close":
+            self._code = message.get("code", 1000)
+            await self._end(None)
+        elif kind == "websocket.http.response.start":
+            self._respond(Response(message["status"]))
+        await self.send(message)
+
+    async def _accept(self, message: Message) -> None:
+        response = Response(101, Headers(message.get("headers", ())))
+        try:
+            step = await self.advance(response)
+        except PortError as failure:
+            step = self.exchange.deny(store_refusal(failure))
+        assert isinstance(step, Response)
+        if step.body is not None:
+            self._closed = True
+            self.session.cut = Cut("response.replaced")
+            await self._end(None)
+            await self._deny(step)
+            return
+        self._respond(step)
+        await self.send({**message, "headers": step.headers.raw})
+
+    def _respond(self, response: Response) -> None:
+        if self.session.response is None:
+            self.session.respond(response)
+
+    async def _receive(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "websocket.disconnect":
+            self._code = message.get("code", 1005)
+            await self._end(None)
+        return message
+
+    async def _end(self, failure: BaseException | None) -> None:
+        session = self.session
+        if session.settled:
+            return
+        self._flow.close()
+        clean = self._code in {1000, 1001} and failure is None
+        outcome = session.conclude(error=failure)
+        if outcome.ending is not Ending.CUT and session.response is not None and session.response.status == 101:
+            ending = Ending.COMPLETED if clean else Ending.FAILED if failure is not None else Ending.LEFT
+            outcome = replace(outcome, ending=ending, reason=None if clean else f"websocket.{self._code}")
+        await self.settle(outcome)

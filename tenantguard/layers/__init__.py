@@ -1,0 +1,1 @@
+"""The product: one file per layer, none importing another."""
