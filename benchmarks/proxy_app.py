@@ -4,8 +4,8 @@
 
 Each target runs in a uvicorn process of its own. The load (16 connections, closed loop) and the model upstream are
 two more processes, so that the CPU read from ``/proc`` (Linux) is the proxy's alone, all its threads included. Rounds
-are interleaved, and the best of each target counts. A factory takes the upstream's URL and returns an ASGI application;
-another one is compared by naming it on the command line, or by passing it to :func:`measure`.
+are interleaved, and the best of each target counts. A factory takes the upstream's URL and returns an ASGI
+application; another one is compared by naming it on the command line, or by passing it to :func:`measure`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TARGETS: Final = {
 
 def pass_through(upstream: str) -> Any:
     """The floor: a bare ASGI function on aiohttp's client, no more than the job needs, and no safety at all."""
-    import aiohttp
+    import aiohttp  # noqa: PLC0415 - only in the process that is measured
 
     session: aiohttp.ClientSession | None = None
 
@@ -65,7 +65,9 @@ def pass_through(upstream: str) -> Any:
             more = message.get("more_body", False)
         headers = [(name.decode(), value.decode()) for name, value in scope["headers"] if name != b"host"]
         url = upstream + scope["path"]
-        async with session.request(scope["method"], url, headers=headers, data=body, allow_redirects=False) as response:
+        async with session.request(
+            scope["method"], url, headers=headers, data=body, allow_redirects=False
+        ) as response:
             kept = [(name, value) for name, value in response.raw_headers if name.lower() != b"transfer-encoding"]
             await send({"type": "http.response.start", "status": response.status, "headers": kept})
             async for chunk in response.content.iter_any():
@@ -77,7 +79,7 @@ def pass_through(upstream: str) -> Any:
 
 def upstream_app(upstream: str) -> Any:
     """TenantGuard's reverse proxy, without a guard."""
-    from tenantguard.proxy import upstream_app as proxy
+    from tenantguard.proxy import upstream_app as proxy  # noqa: PLC0415 - as above
 
     return proxy(upstream)
 
@@ -225,6 +227,7 @@ class _Caller(_Messages):
         self.transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         self._tally["lost"] += 1
 
 
@@ -233,7 +236,7 @@ class _Caller(_Messages):
 
 def _run(main: Callable[[], Any]) -> None:
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415 - where it exists
     except ImportError:
         asyncio.run(main())
     else:
@@ -251,11 +254,12 @@ def _serve_model(fd: int) -> None:
 
 
 def _serve_target(target: str, upstream: str, fd: int) -> None:
-    import uvicorn
+    import uvicorn  # noqa: PLC0415 - only in the process that is measured
 
     module, _, name = target.partition(":")
     app = getattr(importlib.import_module(module), name)(upstream)
-    config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, date_header=False)
+    quiet = {"log_level": "error", "access_log": False, "server_header": False, "date_header": False}
+    config = uvicorn.Config(app, proxy_headers=False, **quiet)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 
 
@@ -329,7 +333,9 @@ def start(*arguments: str) -> Iterator[Server]:
 def load(port: int, seconds: float, *, stream: bool) -> int:
     """Drive a proxy from a process of its own; the number of right answers. Any other answer ends the benchmark."""
     command = [sys.executable, "-m", "benchmarks.proxy_app", "load", str(port), str(seconds), str(int(stream))]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=seconds + 2 * START_UP_S).stdout)
+    found = json.loads(
+        subprocess.run(command, check=True, capture_output=True, timeout=seconds + 2 * START_UP_S).stdout
+    )
     if found["wrong"] or found["lost"] or not found["right"]:
         raise SystemExit(f"the proxy did not answer as it should: {found}")
     return int(found["right"])

@@ -75,11 +75,14 @@ _HEADER_BYTES_MAX: Final = 64 * 1024
 _LOOK_AFTER_S: Final = 0.05
 """A client that leaves is noticed after this long at the earliest. Quick answers are spared the task that looks."""
 
+_CHECK_EVERY_S: Final = 0.5
+"""aiohttp 3.14 closes a connection whose chunks it cannot parse, but does not wake who reads the body: we look."""
+
 _PROBLEMS: Final = {
     "request.invalid": (400, "Bad Request", "The request's target or a header cannot be passed on."),
     "request.unsupported": (501, "Not Implemented", "This method is not passed on."),
     "upstream.invalid": (502, "Bad Gateway", "The upstream's answer was not valid HTTP."),
-    "upstream.unreachable": (502, "Bad Gateway", "The upstream could not be reached."),
+    "upstream.unreachable": (502, "Bad Gateway", "The upstream could not be reached, or hung up."),
     "upstream.timeout": (504, "Gateway Timeout", "The upstream did not answer in time."),
 }
 
@@ -113,14 +116,14 @@ def upstream_app(
         import aiohttp  # noqa: F401, PLC0415 - told here, not at the first request
     except ImportError:
         raise ConfigurationError("the reverse proxy needs aiohttp: pip install 'tenantguard[proxy]'") from None
-    for name, value in (
+    for option, number in (
         ("connect_timeout_s", connect_timeout_s),
         ("read_timeout_s", read_timeout_s),
         ("pool", pool),
         ("keepalive_s", keepalive_s),
     ):
-        if not value > 0:
-            raise ConfigurationError(f"{name} must be greater than 0, not {value!r}")
+        if not number > 0:
+            raise ConfigurationError(f"{option} must be greater than 0, not {number!r}")
     added = {name.lower(): value for name, value in (headers or {}).items()}
     for name, value in added.items():
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
@@ -144,7 +147,7 @@ def _base(url: str) -> str:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
+        parts, usable = urlsplit(""), False
     if not usable:
         raise ConfigurationError("the upstream must be a URL like http://127.0.0.1:8000 or https://host/prefix")
     if parts.username is not None or parts.password is not None:
@@ -254,7 +257,7 @@ class Upstream:
         path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
         mounted = scope.get("root_path")
         if mounted:
-            path = path.removeprefix(quote(mounted).encode())
+            path = path.removeprefix(quote(mounted).encode()) or b"/"
         query: bytes = scope.get("query_string", b"")
         if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
             raise BadRequestError("the request target has characters that none may have")
@@ -284,9 +287,10 @@ class Upstream:
                 chain.insert(-1, value.decode())
         if nominated:
             headers = [line for line in headers if line[0].encode() not in nominated]
+        if host:
+            headers.append(("x-forwarded-host", host))
         headers += (
             ("x-forwarded-for", ", ".join(chain)),
-            ("x-forwarded-host", host),
             ("x-forwarded-proto", scope.get("scheme", "http")),
             ("via", f"{scope.get('http_version', '1.1')} tenantguard"),  # RFC 9110 7.6.3: a gateway must say so
         )
@@ -297,7 +301,17 @@ class Upstream:
 class _Relay:
     """One request on its way to the upstream, and its response on the way back."""
 
-    __slots__ = ("_deadline", "_left", "_loop", "_looking", "_receive", "_response", "_send", "_upstream")
+    __slots__ = (
+        "_checking",
+        "_deadline",
+        "_left",
+        "_looking",
+        "_loop",
+        "_receive",
+        "_response",
+        "_send",
+        "_upstream",
+    )
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
         self._upstream = upstream
@@ -305,6 +319,7 @@ class _Relay:
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._deadline = asyncio.timeout(None)
+        self._checking: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._left = False
@@ -319,8 +334,9 @@ class _Relay:
             if response is not None:
                 await self._answer(response)
         finally:
-            if self._looking is not None:
-                self._looking.cancel()
+            self._stop_looking()
+            if self._checking is not None:
+                self._checking.cancel()
             if self._response is not None and not self._response.closed:
                 self._response.close()
 
@@ -390,6 +406,8 @@ class _Relay:
             {"type": "http.response.start", "status": response.status, "headers": _response_headers(response)},
         )
         content = response.content
+        if not content.is_eof():
+            self._check_later(response)
         failures = self._upstream.failures
         more = True
         while more:
@@ -402,7 +420,19 @@ class _Relay:
             more = not content.at_eof()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
+    def _check_later(self, response: aiohttp.ClientResponse) -> None:
+        self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check, response)
+
+    def _check(self, response: aiohttp.ClientResponse) -> None:
+        if response.content.is_eof():
+            return
+        if response.connection is not None and response.connection.closed:
+            response.close()
+        else:
+            self._check_later(response)
+
     async def _refuse(self, code: str, failure: Exception | None = None) -> None:
+        self._stop_looking()
         status, title, detail = _PROBLEMS[code]
         if failure is not None:
             log.warning("no response from the upstream: code=%s error=%s", code, type(failure).__name__)
@@ -422,6 +452,10 @@ class _Relay:
 
     def _look(self) -> None:
         self._looking = self._loop.create_task(self._until_client_leaves())
+
+    def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
 
     async def _until_client_leaves(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

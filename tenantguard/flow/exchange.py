@@ -5,10 +5,15 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from tenantguard.errors import LayerError
+from tenantguard.errors import BadRequestError, LayerError
 from tenantguard.flow.http import Headers, Response
+from tenantguard.model.charge import Reported
 from tenantguard.model.decision import Allow, Decision, Deny
+from tenantguard.model.money import Amount
+from tenantguard.model.policy import Policy
 from tenantguard.model.route import DEFAULT_ROUTE, Dialect, OnDisconnect, Route
+from tenantguard.model.tenant import Tenant
+from tenantguard.model.usage import Usage
 from tenantguard.rules.refusals import render_refusal
 
 if TYPE_CHECKING:
@@ -95,6 +100,45 @@ class Exchange:
     def find(self, kind: type[S]) -> S | None:
         """The fact of this type, or None."""
         return cast("S | None", self._facts.get(kind))
+
+    def report(
+        self,
+        *,
+        usage: Usage | None = None,
+        price: Amount | str | None = None,
+        **units: int,
+    ) -> None:
+        """Let the application say what its request used or costs, before its response ends.
+
+        ``usage`` replaces what a decoder reads, ``price`` (``"0.02 USD"``) replaces the computed one, and units by
+        name (``images=2``) are priced by the route. Later reports replace earlier ones of the same name. No charge
+        exceeds what was held. Impossible values raise :class:`~tenantguard.errors.TenantGuardError`.
+        """
+        amount = Amount.parse(price) if isinstance(price, str) else price
+        if amount is not None and amount.nanos < 0:
+            raise BadRequestError("a reported price is never negative")
+        counts = Usage(units=units).units
+        exchange: Exchange | None = self
+        while exchange is not None:
+            known = exchange.find(Reported) or Reported()
+            exchange.put(
+                Reported(
+                    usage if usage is not None else known.usage,
+                    {**known.units, **counts},
+                    amount if amount is not None else known.price,
+                ),
+            )
+            exchange = exchange.outer
+
+    @property
+    def tenant(self) -> Tenant | None:
+        """Who is served, None before or without a tenant layer."""
+        return self.find(Tenant)
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy that this exchange started with."""
+        return self.find(Policy)
 
     def allow(self, layer: str, matched_by: str, **details: object) -> None:
         """Record that a layer let the request on, and why."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tenantguard.model.policy import Policy
     from tenantguard.model.rate import Rate
     from tenantguard.model.tenant import Identity, TenantId
+    from tenantguard.rules.pricing import Quote
 
 
 class Clock(Protocol):
@@ -253,6 +254,14 @@ class PolicySource(Protocol):
 
     def find(self, tenant: TenantId) -> Policy | Awaitable[Policy | None] | None:
         """The policy of ``tenant`` as it is now, or the fallback if one was configured, or None."""
+        ...
+
+
+class PriceSource(Protocol):
+    """Knows what models cost."""
+
+    def quote(self, model: str) -> Quote | None:
+        """The price at which a call to ``model`` is held and charged; None refuses it."""
         ...
 
 

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     TENANT_CONFLICT = "tenant.conflict"
     TENANT_UNKNOWN = "tenant.unknown"
     ACCESS_DENIED = "access.denied"
+    ROUTE_UNKNOWN = "route.unknown"
     RATE_EXCEEDED = "rate.exceeded"
     RATE_IMPOSSIBLE = "rate.impossible"
     BUDGET_EXHAUSTED = "budget.exhausted"

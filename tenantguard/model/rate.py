@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tenantguard.errors import ConfigurationError
 
 NANOS_PER_SECOND: Final = 1_000_000_000
-_BURST: Final = re.compile(r"\A(?P<rate>.*?)\s+burst\s+(?P<burst>[0-9]+)\s*\Z", re.IGNORECASE | re.DOTALL)
+TICKS_PER_NANO: Final = 1_000_000_000
+"""Buckets count time in attoseconds, so that a unit of any rate is a whole number of ticks within 1e-6 of its own."""
+
+_BURST: Final = re.compile(r"\A(?P<rate>.*?)\s+burst\s+(?P<burst>[0-9]{1,13})\s*\Z", re.IGNORECASE | re.DOTALL)
 _EMISSION_MAX_NS: Final = 366 * 86_400 * NANOS_PER_SECOND
 _COUNT_MAX: Final = 10**12
+_UNITS_PER_NANO_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +23,18 @@ class Rate:
     """``amount`` units every ``period_ns`` nanoseconds, at most ``burst`` at once (default: ``amount``).
 
     Impossible numbers raise :class:`ConfigurationError`: amounts and bursts are 1 to 10**12, and one unit takes at
-    most 366 days to come back.
+    least a picosecond and at most 366 days to come back.
+
+    ``unit_ticks`` is that time and ``burst_ticks`` that of a whole burst, derived for the bucket rule. A unit is
+    rounded down to a tick (the rate runs fast by less than 1e-6 of itself, by less than 1e-12 below a million units
+    a second), and a burst is whole units: a full bucket gives exactly ``burst`` of them, however they are asked for.
     """
 
     amount: int
     period_ns: int
     burst: int = 0
+    unit_ticks: int = field(init=False, repr=False, compare=False)
+    burst_ticks: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.burst == 0:
@@ -37,6 +47,10 @@ class Rate:
             raise ConfigurationError("a rate's amount and burst are at most 10**12")
         if self.period_ns > self.amount * _EMISSION_MAX_NS:
             raise ConfigurationError("a rate must give at least one unit in 366 days")
+        if self.amount > self.period_ns * _UNITS_PER_NANO_MAX:
+            raise ConfigurationError("a rate gives at most 10**12 units a second")
+        object.__setattr__(self, "unit_ticks", self.period_ns * TICKS_PER_NANO // self.amount)
+        object.__setattr__(self, "burst_ticks", self.burst * self.unit_ticks)
 
     @classmethod
     def parse(cls, text: str) -> Rate:
@@ -50,17 +64,16 @@ class Rate:
         matched = _BURST.match(text)
         notation = matched["rate"] if matched else text
         try:
-            item = limits.parse(notation)
+            (item,) = limits.parse_many(notation)
         except ValueError:
             raise ConfigurationError(
                 f"cannot read the rate {text!r}: write for example '10/second', '500 per 5 minutes' "
                 "or '100/minute burst 200'",
             ) from None
-        return cls(
-            amount=item.amount,
-            period_ns=item.get_expiry() * NANOS_PER_SECOND,
-            burst=int(matched["burst"]) if matched else 0,
-        )
+        burst = int(matched["burst"]) if matched else item.amount
+        if burst == 0:
+            raise ConfigurationError(f"the rate {text!r} would never let anything through")
+        return cls(amount=item.amount, period_ns=item.get_expiry() * NANOS_PER_SECOND, burst=burst)
 
     def __str__(self) -> str:
         seconds = self.period_ns / NANOS_PER_SECOND

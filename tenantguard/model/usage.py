@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from tenantguard.errors import BadRequestError
 
@@ -35,11 +35,12 @@ class Usage:
         for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "requests"):
             if not is_count(getattr(self, name)):
                 raise BadRequestError(f"usage: {name} must be a whole number from 0 to 2**53")
-        if not all(isinstance(name, str) and name and is_count(count) for name, count in self.units.items()):
+        units: dict[Any, Any] = dict(self.units)
+        if not all(isinstance(name, str) and name and is_count(count) for name, count in units.items()):
             raise BadRequestError("usage: units must be whole numbers from 0 to 2**53 by name")
-        object.__setattr__(self, "units", MappingProxyType(dict(self.units)))
+        object.__setattr__(self, "units", MappingProxyType(units))
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether ``value`` is a whole number from 0 to 2**53: no bool, no float, no text."""
     return type(value) is int and 0 <= value <= COUNT_MAX

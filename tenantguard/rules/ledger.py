@@ -29,15 +29,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tenantguard.errors import LayerError
 from tenantguard.model.ledger import UNITS_MAX, Barred, Exhausted, Held, HoldState, OnOrphan, Resolved
 from tenantguard.rules.windows import window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tenantguard.model.ledger import Leg
     from tenantguard.model.sections import Period
 
@@ -109,7 +107,10 @@ class Hold:
 
 @dataclass(slots=True)
 class Line:
-    """One entry as the rule writes it: what settling ``hold`` charged on its leg number ``leg``."""
+    """One entry as the rule writes it: what settling ``hold`` charged on its leg number ``leg``.
+
+    ``evidence`` is JSON text and means nothing to the rule.
+    """
 
     hold: Hold
     leg: int
@@ -117,7 +118,7 @@ class Line:
     absorbed: int
     at_ns: int
     reason: str
-    evidence: Mapping[str, Any]
+    evidence: str
     source: str | None
     external_id: str | None
 
@@ -160,7 +161,7 @@ class Books:
             placed.append((account, granted))
         for leg, (account, granted) in zip(legs, placed, strict=True):
             account.held += granted
-            account.limit = leg.limit
+            account.limit = _recorded(leg.limit)
             if account.tenant != tenant:
                 account.tenant = None
             self.accounts[account.key] = account
@@ -172,7 +173,7 @@ class Books:
         hold_id: bytes,
         amounts: tuple[int, ...] | None,
         reason: str,
-        evidence: Mapping[str, Any],
+        evidence: str,
         source: str | None,
         external_id: str | None,
         now_ns: int,
@@ -184,9 +185,7 @@ class Books:
         """
         hold = self.holds.get(hold_id)
         if hold is None:
-            self.holds[hold_id] = Hold(
-                hold_id, None, (), OnOrphan.VOID, now_ns, HoldState.VOIDED, (), reason, now_ns
-            )
+            self.holds[hold_id] = Hold(hold_id, None, (), OnOrphan.VOID, now_ns, HoldState.VOIDED, (), reason, now_ns)
             return Resolved(HoldState.VOIDED, ())
         if not TRANSITIONS[hold.state]:
             return Resolved(hold.state, hold.charged)
@@ -215,7 +214,7 @@ class Books:
         reason: str,
         now_ns: int,
         amounts: tuple[int, ...] = (),
-        evidence: Mapping[str, Any] | None = None,
+        evidence: str = "{}",
         outside: tuple[str, str] | None = None,
     ) -> Resolved:
         """Take one transition, if there is one, and answer how the hold stands."""
@@ -228,7 +227,7 @@ class Books:
                 account.held -= held
         charged = (0,) * len(hold.legs)
         if after is HoldState.SETTLED:
-            charged = self._charge(hold, amounts, reason, evidence or {}, outside, now_ns, late=not holding)
+            charged = self._charge(hold, amounts, reason, evidence, outside, now_ns, late=not holding)
         hold.state, hold.charged, hold.reason, hold.resolved_ns = after, charged, reason, now_ns
         return Resolved(after, charged)
 
@@ -237,7 +236,7 @@ class Books:
         hold: Hold,
         amounts: tuple[int, ...],
         reason: str,
-        evidence: Mapping[str, Any],
+        evidence: str,
         outside: tuple[str, str] | None,
         now_ns: int,
         *,
@@ -254,25 +253,32 @@ class Books:
             charged.append(fits)
             if asked:
                 absorbed = min(asked - fits, UNITS_MAX)
-                self.lines.append(
-                    Line(hold, index, fits, absorbed, now_ns, reason, evidence, source, external_id)
-                )
+                self.lines.append(Line(hold, index, fits, absorbed, now_ns, reason, evidence, source, external_id))
         return tuple(charged)
 
     def _account(self, leg: Leg, tenant: str, placed: list[tuple[Account, int]], now_ns: int) -> Account:
         """The leg's account, or a new one that is not in the books before the placing succeeds."""
-        starts_ns, ends_ns = window(leg.period, now_ns)
-        key = (leg.budget, leg.period, leg.unit, starts_ns)
+        key = account_key(leg, now_ns)
         account = self.accounts.get(key)
         if account is None:
             account = next((other for other, _ in placed if other.key == key), None)
-        return account or Account(key, tenant, leg.limit, ends_ns)
+        return account or Account(key, tenant, None, window(leg.period, now_ns)[1])
+
+
+def account_key(leg: Leg, now_ns: int) -> AccountKey:
+    """The account that ``leg`` touches when it is placed at ``now_ns``."""
+    return leg.budget, leg.period, leg.unit, window(leg.period, now_ns)[0]
 
 
 def _available(account: Account, limit: int | None) -> int:
     """What is left under ``limit``, never below 0; without one, what 64 bits still carry."""
     ceiling = UNITS_MAX if limit is None else min(limit, UNITS_MAX)
     return max(ceiling - account.spent - account.held, 0)
+
+
+def _recorded(limit: int | None) -> int | None:
+    """A limit as an account keeps it, within 64 bits."""
+    return None if limit is None else min(max(limit, 0), UNITS_MAX)
 
 
 def _check_leg(leg: Leg) -> None:

@@ -2,26 +2,31 @@
 
 An environment variable ``TENANTGUARD__GUARD__LEDGER`` sets ``guard.ledger``: keys follow the prefix, joined by two
 underscores, without regard to case; a character that no variable's name can have is an underscore there
-(``TENANTGUARD__PRICES__GPT_5_MINI__INPUT``). A value is text, or TOML where it is ``true``, ``false``, a plain number,
-or begins with ``[``, ``{`` or a quote.
+(``TENANTGUARD__PRICES__GPT_5_MINI__INPUT``). A value is text, or TOML where it is ``true``, ``false`` or a plain
+number, or begins with ``[``, ``{`` or a quote.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tenantguard.rules.tomllines import locate, nearest_line, nearest_path
+from tenantguard.errors import BadRequestError, ConfigurationError
+from tenantguard.rules.tomllines import locate, nearest_line
 from tenantguard.settings.problems import Problem, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tenantguard.rules.tomllines import Path
 
+T = TypeVar("T")
+
 PREFIX: Final = "TENANTGUARD__"
 _TYPED: Final = re.compile(r"\A(?:true|false|-?[0-9]+(?:\.[0-9]+)?|[\[{\"'].*)\Z", re.DOTALL)
+_BARE: Final = re.compile(r"\A[A-Za-z0-9_-]+\Z")
+_UNSAID: Final = re.compile(r"[^A-Za-z0-9_]")
 _ERROR_PLACE: Final = re.compile(r" \(at (?:line (?P<line>[0-9]+), column (?P<column>[0-9]+)|end of document)\)\Z")
 
 
@@ -43,11 +48,26 @@ class Document:
 
     def problem(self, path: Path, message: str, suggestion: str | None = None) -> None:
         """Note that something is wrong with what stands at ``path``, or should."""
-        covering = [known for known in self._variables if known == path[: len(known)]]
-        variable = self._variables[max(covering, key=len)] if covering else None
-        shown = path if path[:-1] == nearest_path(self._lines, path) else self._nearest(path)
-        line = None if variable is not None else nearest_line(self._lines, path)
-        self.problems.append(Problem(line, show_path(shown), message, suggestion, variable))
+        variable = self._variable(path)
+        line = None if variable is not None else self.line(path)
+        self.problems.append(Problem(line, show_path(path), message, suggestion, variable))
+
+    def has(self, *path: str) -> bool:
+        """Whether anything stands at ``path``, right or wrong."""
+        value: Any = self.data
+        for part in path:
+            if not isinstance(value, dict) or part not in value:
+                return False
+            value = value[part]
+        return True
+
+    def attempt(self, make: Callable[[], T], path: Path) -> T | None:
+        """What ``make`` returns; None after what it raised was noted."""
+        try:
+            return make()
+        except (ConfigurationError, BadRequestError) as wrong:
+            self.problem(path, str(wrong))
+            return None
 
     def line(self, path: Path) -> int | None:
         """The line of ``path`` or of the nearest table around it; None where the environment alone speaks of it."""
@@ -57,6 +77,13 @@ class Document:
         """Raise :class:`SettingsError` if anything is wrong."""
         if self.problems:
             raise SettingsError(self.source, self.problems)
+
+    def _variable(self, path: Path) -> str | None:
+        """The variable that set ``path`` or a table around it, or the only one that speaks of it."""
+        for known, variable in self._variables.items():
+            if known == path[: len(known)] or (known[: len(path)] == path and path not in self._lines):
+                return variable
+        return None
 
     def _override(self, variable: str, text: str) -> None:
         path: Path = ()
@@ -74,7 +101,39 @@ class Document:
         name = _named(table, last)
         path = (*path, name)
         self._variables[path] = variable
+        if not _TYPED.match(text):
+            table[name] = text
+            return
         try:
-            table[name] = tomllib.loads(f"value = {text}")["value"] if _TYPED.match(text) else text
+            parsed = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
-            self.problem(path, "begins like TOML, but cannot be read as such", "text needs quotes there")
+            parsed = {}
+        if parsed.keys() == {"value"}:
+            table[name] = parsed["value"]
+        else:
+            self.problem(path, "begins like TOML, but is none", "put text that begins so in quotes")
+
+
+def show_path(path: Path) -> str:
+    """Write a path as TOML would: ``prices."gpt-5.1".input``, ``tenancy.keys[0].hash``."""
+    shown = ""
+    for part in path:
+        if isinstance(part, int):
+            shown += f"[{part}]"
+        else:
+            shown += ("." if shown else "") + (part if _BARE.match(part) else f'"{part}"')
+    return shown
+
+
+def _named(table: dict[str, Any], part: str) -> str:
+    """The key of ``table`` that this part of a variable's name means; a new one in lower case."""
+    wanted = part.upper()
+    return next((name for name in table if _UNSAID.sub("_", name).upper() == wanted), part.lower())
+
+
+def _syntax_problem(broken: tomllib.TOMLDecodeError, text: str) -> Problem:
+    place = _ERROR_PLACE.search(str(broken))
+    message = str(broken)[: place.start()] if place else str(broken)
+    line = int(place["line"]) if place and place["line"] else text.count("\n") + 1
+    column = f" (column {place['column']})" if place and place["column"] else ""
+    return Problem(line, "", f"this is not TOML: {message}{column}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tenantguard.errors import LayerError
 from tenantguard.flow.ports import PlaceHold, ResolveHold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tenantguard.rules.ledger import Books
 
@@ -38,18 +39,35 @@ class Backend(Protocol):
 
 
 def decide(books: Books, command: Command, now_ns: int) -> Any:
-    """Let the rule decide; a command that its author got wrong is answered by the error."""
+    """Let the rule decide; a command that its author got wrong is answered by the error.
+
+    What comes from outside is made storable here, the same for every ledger.
+    """
     try:
         if isinstance(command, PlaceHold):
             return books.place(command.id, command.tenant, command.legs, command.on_orphan, now_ns)
         return books.resolve(
             command.id,
             command.amounts,
-            command.reason,
-            command.evidence,
-            command.source,
-            command.external_id,
+            storable(command.reason),
+            _json(command.evidence),
+            None if command.source is None else storable(command.source),
+            None if command.external_id is None else storable(command.external_id),
             now_ns,
         )
     except LayerError as error:
         return error
+
+
+def storable(value: str) -> str:
+    """Text without lone surrogates, which JSON can carry and UTF-8 cannot: they are written out."""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+
+
+def _json(evidence: Mapping[str, Any]) -> str:
+    if not evidence:
+        return "{}"
+    try:
+        return json.dumps(dict(evidence), default=str)
+    except (TypeError, ValueError):
+        raise LayerError("evidence must be JSON: a mapping with text as keys and no cycles") from None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.adapters.ledger.backend import decide
 from tenantguard.adapters.ledger.promise import LedgerPromise
-from tenantguard.flow.ports import Balance, Entry
+from tenantguard.errors import PortError
+from tenantguard.flow.ports import Balance, Entry, PlaceHold
 from tenantguard.model.tenant import TenantId
-from tenantguard.rules.ledger import HOLDING, Books
+from tenantguard.rules.ledger import HOLDING, Books, account_key
 
 if TYPE_CHECKING:
     from tenantguard.adapters.ledger.backend import Command
@@ -24,7 +26,8 @@ class MemoryLedger:
     """Answers at once. Nothing is shared with other processes, and nothing outlives this one.
 
     It remembers at least the last ``history_max`` ended holds and entries; an older id can be placed, and an older
-    external id charged, once more. What is spent and held in a window that still runs is never forgotten.
+    external id charged, once more. What is spent and held in a window that still runs is never forgotten: beyond
+    ``history_max`` accounts, placing on a new one is broken with :class:`~tenantguard.errors.PortError`.
     """
 
     def __init__(self, system: System, *, history_max: int = HISTORY_MAX) -> None:
@@ -39,9 +42,10 @@ class MemoryLedger:
         """Decide ``command``; the promise is already kept."""
         promise = LedgerPromise(deadline_s=0.0)
         with self._lock:
-            answer = decide(self._books, command, self._clock.wall_ns())
+            now_ns = self._clock.wall_ns()
             if len(self._books.holds) > self._forget_at:
-                self._forget()
+                self._forget(now_ns)
+            answer = self._refuse_growth(command, now_ns) or decide(self._books, command, now_ns)
         if isinstance(answer, Exception):
             promise.fail(answer)
         else:
@@ -100,7 +104,18 @@ class MemoryLedger:
     def close(self) -> None:
         """Nothing to release."""
 
-    def _forget(self) -> None:
+    def _refuse_growth(self, command: Command, now_ns: int) -> PortError | None:
+        accounts = self._books.accounts
+        if len(accounts) < self._history_max or not isinstance(command, PlaceHold):
+            return None
+        if all(account_key(leg, now_ns) in accounts for leg in command.legs):
+            return None
+        self._forget(now_ns)
+        if len(accounts) < self._history_max:
+            return None
+        return PortError("ledger", f"{self._history_max} accounts are in use, as many as memory may hold")
+
+    def _forget(self, now_ns: int) -> None:
         """Drop the oldest ended holds and entries, and the accounts of past windows that nothing refers to."""
         books, keep = self._books, self._history_max
         ended = [hold_id for hold_id, hold in books.holds.items() if hold.state not in HOLDING]
@@ -112,7 +127,6 @@ class MemoryLedger:
                 books.charged.discard((line.source, line.external_id))
         del books.lines[:-keep]
         used = {line.hold.legs[line.leg][0].key for line in books.lines}
-        now_ns = self._clock.wall_ns()
         for key, account in list(books.accounts.items()):
             past = account.window_ends_ns is not None and account.window_ends_ns <= now_ns
             if past and not account.held and key not in used:
@@ -133,7 +147,7 @@ def _entry(line: Line) -> Entry:
         line.absorbed,
         line.at_ns,
         line.reason,
-        line.evidence,
+        json.loads(line.evidence),
         line.source,
         line.external_id,
     )

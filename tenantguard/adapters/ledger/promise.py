@@ -74,5 +74,5 @@ class LedgerPromise(Promise[Any]):
                 return
             try:
                 call()
-            except Exception:
+            except Exception:  # noqa: BLE001 - one waiter's fault must not keep the others waiting
                 _log.exception("a call that waited for the ledger failed")

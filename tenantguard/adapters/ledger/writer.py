@@ -122,7 +122,7 @@ class Writer:
         except PortError as error:
             self._retry_later(error)
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
             if len(batch) > 1:
                 self._suspects = len(batch)
                 return
@@ -130,7 +130,7 @@ class Writer:
             answers = [PortError("ledger", f"the operation cannot be stored ({type(error).__name__})")]
         self._suspects = max(0, self._suspects - len(batch))
         self._pause_s = _PAUSE_FIRST_S
-        for _, promise in batch:
+        for _ in batch:
             self._backlog.popleft()
         for (_, promise), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):

@@ -1,0 +1,1 @@
+"""Limit stores: who holds token buckets."""

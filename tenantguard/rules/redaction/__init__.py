@@ -1,0 +1,1 @@
+"""Redaction: personal data in texts, JSON and event streams replaced, whole or while they stream. Pure."""

@@ -1,0 +1,238 @@
+"""Decoders read an application's own response bytes on their way out, and keep as few of them as they can."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantguard.rules.sse import BYTE_ORDER_MARK, EVENT_BYTES_MAX, SSELines, read_field
+
+if TYPE_CHECKING:
+    from tenantguard.model.usage import Usage
+
+DOCUMENT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The longest document that is copied to be decoded; the usage of a longer one is missing."""
+_BLANK: Final = frozenset({b"\n", b"\r\n", b"\r"})
+_JSON_SPACE: Final = b" \t\r\n"
+_ID_CHARS_MIN: Final = 16
+_ID_CHARS_MAX: Final = 256
+
+
+class UsageDecoder:
+    """A transform and a marker for one response. Every attribute is a function of the bytes, however they were cut.
+
+    ``ended``: the protocol's own end was seen. ``failed``: it reported an error; then the response is no success even
+    if it ended. ``usage``: the counts of the whole response, None while and where they are missing or impossible.
+    ``usage_so_far``: what a protocol announces before its last word (Anthropic: the input, with an output count that
+    is too low), None elsewhere. ``model`` and ``response_id`` are the provider's.
+
+    ``output_bytes`` counts the UTF-8 bytes of generated text, reasoning and tool arguments in the stream events that
+    went by; 0 for a document. A token is about four such bytes of English and never less than one (byte-level
+    vocabularies), so it is an upper bound of visible output tokens, by which a stream cut before its usage can be
+    settled. Reasoning that a provider keeps to itself is not in it.
+    """
+
+    __slots__ = ("ended", "failed", "model", "output_bytes", "response_id", "rewrites", "usage", "usage_so_far")
+
+    def __init__(self, *, rewrites: bool = False) -> None:
+        self.rewrites = rewrites
+        self.ended = False
+        self.failed = False
+        self.usage: Usage | None = None
+        self.usage_so_far: Usage | None = None
+        self.model: str | None = None
+        self.response_id: str | None = None
+        self.output_bytes = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read the next bytes and return what may leave."""
+        raise NotImplementedError
+
+    def finish(self) -> bytes:
+        """The body has ended: read and return what was held back."""
+        raise NotImplementedError
+
+    def read_names(self, document: dict[str, Any]) -> None:
+        """Take the model and the response's id from a part of the response, the first that says them.
+
+        An id of less than 16 characters is none: Ollama's are three random digits, and an id that comes back names
+        another response (github.com/ollama/ollama, pull request 15089).
+        """
+        model = document.get("model")
+        if self.model is None and isinstance(model, str) and model:
+            self.model = model
+        response_id = document.get("id")
+        if self.response_id is None and isinstance(response_id, str):
+            self.response_id = response_id if _ID_CHARS_MIN <= len(response_id) <= _ID_CHARS_MAX else None
+
+
+class DocumentDecoder(UsageDecoder):
+    """One JSON object, copied up to ``DOCUMENT_BYTES_MAX`` and decoded at its end.
+
+    ``ended`` once the whole object was parsed. Of a longer one only the closing brace is known, and no usage.
+    """
+
+    __slots__ = ("_copy", "_last")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copy: bytearray | None = bytearray()
+        self._last = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Copy the next bytes; they leave as they are."""
+        copy = self._copy
+        if copy is None:
+            self._last = chunk.rstrip(_JSON_SPACE)[-1:] or self._last
+        elif len(copy) + len(chunk) <= DOCUMENT_BYTES_MAX:
+            copy += chunk
+        else:
+            self._last = chunk.rstrip(_JSON_SPACE)[-1:] or bytes(copy.rstrip(_JSON_SPACE)[-1:])
+            self._copy = None
+        return chunk
+
+    def finish(self) -> bytes:
+        """Decode the copy."""
+        copy, self._copy = self._copy, None
+        if copy is None:
+            self.ended = self._last == b"}"
+            return b""
+        document = parse_object(bytes(copy))
+        if document is not None:
+            self.ended = True
+            self.read(document)
+        return b""
+
+    def read(self, document: dict[str, Any]) -> None:
+        """Take what the protocol's document says."""
+        raise NotImplementedError
+
+
+class StreamDecoder(UsageDecoder):
+    """Server-sent events. Only the unfinished line is kept; where it strips, the unfinished event.
+
+    A subclass reads an event's data as soon as its first data line is complete, and once more, whole, at the end of
+    an event that has several. It sets ``_extra`` in an event that only our own request brought forth, which then does
+    not leave. Whatever follows the protocol's end passes unread, as does everything from an event above
+    ``EVENT_BYTES_MAX`` on: then the end was not seen.
+    """
+
+    __slots__ = ("_before", "_begun", "_between", "_data", "_extra", "_held", "_lines", "_passing", "_size")
+
+    def __init__(self, *, rewrites: bool = False) -> None:
+        super().__init__(rewrites=rewrites)
+        self._lines = SSELines()
+        self._begun = False
+        self._between = True
+        self._before = 0
+        self._passing = False
+        self._data: list[bytes] = []
+        self._size = 0
+        self._held: list[bytes] = []
+        self._extra = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read the lines that the next bytes complete."""
+        if self._passing:
+            return chunk
+        if (  # one whole event of one line, as nearly every chunk is: half the time of the general way
+            self._between
+            and chunk.endswith(b"\n\n")
+            and chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2 < EVENT_BYTES_MAX
+            and b"\r" not in chunk
+        ):
+            self._begun = True
+            self.read_data(chunk[6:-2])
+            self._passing = self.ended
+            return b"".join(self._release()) if self._extra else chunk
+        leaving = self._feed_lines(chunk)
+        self._between = not self._size and not self._lines.waiting
+        return leaving
+
+    def _feed_lines(self, chunk: bytes) -> bytes:
+        lines = self._lines.feed(chunk)
+        if not self.rewrites:
+            if any(map(self._take, lines)) or self._lines.overflowed:
+                self._pass()
+            return chunk
+        leaving: list[bytes] = []
+        for number, line in enumerate(lines, 1):
+            self._held.append(line)
+            if self._take(line):
+                return b"".join([*leaving, *self._held, *lines[number:], *self._pass()])
+            if line in _BLANK:
+                leaving += self._release()
+        if self._lines.overflowed:
+            leaving += [*self._held, *self._pass()]
+        return b"".join(leaving)
+
+    def finish(self) -> bytes:
+        """Read what is left as the last line of the last event."""
+        rest = self._lines.finish()
+        if rest:
+            self._held.append(rest)
+            self._take(rest)
+        self._end_event()
+        return b"".join(self._release()) if self.rewrites else b""
+
+    def read_data(self, data: bytes) -> None:
+        """Take what the data of one event says."""
+        raise NotImplementedError
+
+    def _take(self, line: bytes) -> bool:
+        """Read one line; True if all that follows passes unread."""
+        if len(line) <= 2 and line in _BLANK:
+            self._end_event()
+            return False
+        if not self._begun:
+            self._begun = True
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        self._size += len(line)
+        if line.startswith(b"data:"):
+            data = (line[6:] if line.startswith(b" ", 5) else line[5:]).rstrip(b"\r\n")
+            self._data.append(data)
+            if len(self._data) == 1:
+                self._before = self.output_bytes
+                self.read_data(data)
+        elif read_field(line, b"event") == b"error":
+            self.failed = True
+        return self.ended or self._size > EVENT_BYTES_MAX
+
+    def _end_event(self) -> None:
+        if len(self._data) > 1:
+            self.output_bytes = self._before  # the first line is in the whole, once
+            self.read_data(b"\n".join(self._data))
+        self._data.clear()
+        self._size = 0
+
+    def _release(self) -> list[bytes]:
+        held = [] if self._extra else self._held
+        self._held = []
+        self._extra = False
+        return held
+
+    def _pass(self) -> list[bytes]:
+        self._passing = True
+        self._held = []
+        self._data.clear()
+        return [self._lines.finish()]
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in ``data``, or None if it is none or nests too deeply."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def text_bytes(escaped: bytes) -> int:
+    """How many UTF-8 bytes the JSON string with this inside stands for."""
+    if b"\\" not in escaped:
+        return len(escaped)
+    try:
+        return len(json.loads(b'"' + escaped + b'"').encode("utf-8", "surrogatepass"))
+    except ValueError:
+        return len(escaped)

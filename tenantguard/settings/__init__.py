@@ -1,0 +1,19 @@
+"""Settings: one TOML file and the environment, checked as a whole, and the guard that they describe."""
+
+from __future__ import annotations
+
+from tenantguard.settings.building import build, load
+from tenantguard.settings.policies import ResolvedPolicy
+from tenantguard.settings.problems import Problem, SettingsError
+from tenantguard.settings.reading import Settings, parse_settings, read_settings
+
+__all__ = [
+    "Problem",
+    "ResolvedPolicy",
+    "Settings",
+    "SettingsError",
+    "build",
+    "load",
+    "parse_settings",
+    "read_settings",
+]

@@ -1,0 +1,137 @@
+"""From settings to a guard: every port opened or ready to open, every layer made."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from tenantguard.adapters.audits.structlog import StructlogSink
+from tenantguard.adapters.identity.keys import ApiKeys
+from tenantguard.adapters.limits.memory import MemoryLimits
+from tenantguard.adapters.policies.static import StaticPolicies
+from tenantguard.adapters.pricing.table import PriceTable
+from tenantguard.adapters.system import real_system
+from tenantguard.errors import ConfigurationError
+from tenantguard.flow.ports import Ports
+from tenantguard.guard import Guard
+from tenantguard.model.price import UnknownModel
+from tenantguard.settings.reading import Settings, read_settings
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+
+    from tenantguard.flow.layer import Layer
+    from tenantguard.flow.ports import Ledger, System
+    from tenantguard.settings.layers import LayerChoice
+
+_SQLITE: Final = "sqlite:///"
+
+
+def load(
+    path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None, sections: Iterable[type] = ()
+) -> Guard:
+    """Build the guard that a settings file describes; see :func:`~tenantguard.settings.reading.read_settings`.
+
+    Raises :class:`~tenantguard.settings.problems.SettingsError` with every problem in the file, and
+    :class:`~tenantguard.errors.ConfigurationError` where what it names cannot be opened or built.
+    """
+    return build(read_settings(path, environ=environ, sections=sections))
+
+
+def build(settings: Settings) -> Guard:
+    """Build a guard. What weakens its safety was asked for in the settings, and is logged here once more."""
+    system = real_system()
+    layers = [_layer(choice, settings) for choice in settings.layers]
+    policies = {name: resolved.policy for name, resolved in settings.policies.items()}
+    ports = Ports(
+        system=system,
+        limits=MemoryLimits(system.clock),
+        ledger=_ledger(settings, system),
+        policies=StaticPolicies(policies, fallback=settings.fallback),
+        identities=ApiKeys(settings.keys),
+        audits=(StructlogSink(),),
+    )
+    guard = Guard(
+        layers,
+        routes=settings.routes,
+        ports=ports,
+        drain_s=settings.guard.drain_s,
+        drains_max=settings.guard.drains_max,
+        return_wait_s=settings.guard.return_wait_s,
+    )
+    _warn(settings)
+    return guard
+
+
+def loopholes(settings: Settings) -> list[str]:
+    """What these settings allow that weakens the guard, each by its key and what follows."""
+    found = []
+    if settings.tenancy.trust_headers:
+        found.append("tenancy.trust_headers: whoever reaches this guard can name any tenant")
+    if not settings.tenancy.required:
+        found.append("tenancy.required = false: requests without a credential are served as tenant 'default'")
+    if settings.prices.unknown is UnknownModel.WARN:
+        found.append("pricing.unknown_model = 'warn': calls to models without a price go free")
+    found += [f"routes: {route.match!r} is public" for route in settings.routes.routes if route.public]
+    if settings.guard.ledger == "memory://":
+        found.append("guard.ledger = 'memory://': what was spent is forgotten at exit")
+    return found
+
+
+def _warn(settings: Settings) -> None:
+    found = loopholes(settings)
+    if found:
+        import structlog  # noqa: PLC0415 - only who has something to say pays for it
+
+        structlog.get_logger("tenantguard").warning("settings.loopholes", source=settings.source, loopholes=found)
+
+
+def _ledger(settings: Settings, system: System) -> Ledger:
+    uri = settings.guard.ledger or "memory://"
+    if uri.startswith(_SQLITE):
+        from tenantguard.adapters.ledger.sqlite import SQLiteLedger  # noqa: PLC0415 - only who keeps money in a file
+
+        durable = SQLiteLedger(settings.folder / uri.removeprefix(_SQLITE), system)
+        durable.open()
+        return durable
+    from tenantguard.adapters.ledger.memory import MemoryLedger  # noqa: PLC0415
+
+    return MemoryLedger(system)
+
+
+def _layer(choice: LayerChoice, settings: Settings) -> Layer:
+    """A built-in layer, or a user's: the layer itself, or what its class or function makes without arguments."""
+    make = _MAKERS.get(choice.name)
+    if make is not None:
+        return make(choice.target, settings)
+    if inspect.isclass(choice.target) or not hasattr(choice.target, "handle"):
+        try:
+            return cast("Layer", choice.target())
+        except Exception as failed:
+            raise ConfigurationError(
+                f"{settings.source}: guard.layers: {choice.name!r} is no layer, and made none when called without "
+                f"arguments: {type(failed).__name__}: {failed}",
+            ) from failed
+    return cast("Layer", choice.target)
+
+
+def _tenant(layer: Any, settings: Settings) -> Layer:
+    tenancy = settings.tenancy
+    made: Layer = layer(
+        tenancy.sources, required=tenancy.required, trust_headers=tenancy.trust_headers, mode=tenancy.mode
+    )
+    return made
+
+
+def _charge(layer: Any, settings: Settings) -> Layer:
+    made: Layer = layer(PriceTable(settings.prices), body_limit=settings.guard.body_limit)
+    return made
+
+
+_MAKERS: Final[dict[str, Callable[[Any, Settings], Layer]]] = {
+    "audit": lambda layer, _settings: layer(),
+    "tenant": _tenant,
+    "rate": lambda layer, _settings: layer(),
+    "charge": _charge,
+}

@@ -1,0 +1,101 @@
+"""``guard.layers``: which layers there are, the built-in and the user's own, and in which order."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from tenantguard.errors import ConfigurationError
+from tenantguard.flow.layer import Layer, stack
+from tenantguard.model.sections import BudgetSection, RateSection, RedactSection
+from tenantguard.settings.problems import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tenantguard.model.route import Route
+    from tenantguard.rules.tomllines import Path
+    from tenantguard.settings.document import Document
+    from tenantguard.settings.policies import ResolvedPolicy
+    from tenantguard.settings.shapes import GuardShape
+
+BUILT_IN: Final = {
+    "audit": "tenantguard.layers.audit:Audit",
+    "tenant": "tenantguard.layers.tenant:TenantContext",
+    "rate": "tenantguard.layers.rate_limit:RateLimit",
+    "redaction": "tenantguard.layers.redaction:Redaction",
+    "charge": "tenantguard.layers.charge:Charge",
+}
+"""The built-in layers by the names that settings give them, in the default order."""
+
+_APPLIED_BY: Final[dict[type, str]] = {RateSection: "rate", RedactSection: "redaction", BudgetSection: "charge"}
+_KEYS: Final[dict[type, str]] = {RateSection: "rate", RedactSection: "redact", BudgetSection: "budget"}
+_TARGET: Final = re.compile(r"\A[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """One layer of the stack: its name in the settings, and the class, function or layer that the name stands for."""
+
+    name: str
+    target: Any
+
+
+def wanted_layers(policies: Mapping[str, ResolvedPolicy], routes: Mapping[int, Route]) -> dict[str, Path]:
+    """The layers that something in the settings needs, and what that is."""
+    wanted: dict[str, Path] = {}
+    for name, resolved in policies.items():
+        for section, layer in _APPLIED_BY.items():
+            if resolved.origins.get(section) == name:
+                wanted.setdefault(layer, ("policies", name, _KEYS[section]))
+    for index, route in routes.items():
+        if route.usage is not None or route.price is not None or route.unit_price is not None:
+            wanted.setdefault("charge", ("routes", index))
+    return wanted
+
+
+def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path]) -> tuple[LayerChoice, ...]:
+    """The stack that ``guard.layers`` names, or the default one: audit, tenant and what is wanted."""
+    if guard.layers is None:
+        names = [name for name in BUILT_IN if name in {"audit", "tenant"} or name in wanted]
+        return tuple(LayerChoice(name, _import(BUILT_IN[name])) for name in names)
+    path = ("guard", "layers")
+    choices: list[LayerChoice] = []
+    for index, name in enumerate(guard.layers):
+        at = (*path, index)
+        if name in BUILT_IN:
+            if any(choice.name == name for choice in choices):
+                document.problem(at, f"the layer {name!r} is there already")
+            choices.append(LayerChoice(name, _import(BUILT_IN[name])))
+        elif ":" in name:
+            target = document.attempt(partial(_import, name), at)
+            if target is not None:
+                choices.append(LayerChoice(name, target))
+        else:
+            known = f"known are {', '.join(BUILT_IN)}; a layer of your own is 'module:attr'"
+            document.problem(at, f"there is no layer {name!r}", did_you_mean(name, BUILT_IN) or known)
+    for layer, reason in wanted.items():
+        if layer not in guard.layers:
+            document.problem(reason, f"never applies: guard.layers lacks {layer!r}")
+    # A class tells what it requires and provides as well as its instances do.
+    ordered = [cast("Layer", choice.target) for choice in choices if hasattr(choice.target, "handle")]
+    document.attempt(partial(stack, ordered), path)
+    return tuple(choices)
+
+
+def _import(target: str) -> Any:
+    if not _TARGET.match(target):
+        raise ConfigurationError(f"cannot read {target!r}: write 'package.module:attribute'")
+    module, _, attributes = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as failed:  # whatever a user's module raises while it is imported
+        raise ConfigurationError(f"cannot import {module!r}: {type(failed).__name__}: {failed}") from failed
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            raise ConfigurationError(f"{module!r} has no {attributes!r}")
+        found = getattr(found, attribute)
+    return found

@@ -1,0 +1,319 @@
+"""From a document to settings: every table for itself first, then what one says of another.
+
+Rules of this file: a table that is wrong is noted and left out, and all others are still read, so that one run tells
+everything; what is left out is still known by its name, so that nothing is reported twice.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path as FilePath
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from tenantguard.layers.tenant import TenantContext
+from tenantguard.model.price import PriceBook, TokenPrice, UnknownModel
+from tenantguard.model.route import Route, RouteTable
+from tenantguard.model.sections import BudgetSection
+from tenantguard.model.tenant import DEFAULT_TENANT, Identity
+from tenantguard.settings.document import Document
+from tenantguard.settings.layers import read_layers, wanted_layers
+from tenantguard.settings.policies import ResolvedPolicy, read_policies
+from tenantguard.settings.problems import Problem, SettingsError, did_you_mean
+from tenantguard.settings.shapes import (
+    REDACTION_KEY_BYTES_MIN,
+    GuardShape,
+    KeyShape,
+    PriceShape,
+    PricingShape,
+    RedactionShape,
+    RouteShape,
+    Shape,
+    TenancyShape,
+    check,
+    kind_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tenantguard.model.policy import Policy
+    from tenantguard.rules.tomllines import Path
+    from tenantguard.settings.layers import LayerChoice
+
+S = TypeVar("S", bound=Shape)
+
+TABLES: Final = ("guard", "policies", "prices", "pricing", "redaction", "routes", "tenancy")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a guard is built from, checked. Relative paths count from ``folder``."""
+
+    source: str
+    folder: FilePath
+    guard: GuardShape
+    layers: tuple[LayerChoice, ...]
+    tenancy: TenancyShape
+    keys: Mapping[str, Identity] = field(repr=False)
+    routes: RouteTable
+    prices: PriceBook
+    policies: Mapping[str, ResolvedPolicy]
+    redaction_key: bytes | None = field(repr=False)
+
+    @property
+    def fallback(self) -> Policy | None:
+        """The policy of tenants that have none of their own; None: they are refused."""
+        name = self.tenancy.fallback
+        return self.policies[name].policy if name is not None else None
+
+
+def read_settings(
+    path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None, sections: Iterable[type] = ()
+) -> Settings:
+    """Read and check a settings file, with what ``environ`` (this process's by default) overrides in it.
+
+    ``sections`` are the policy sections of a user's own layers: frozen dataclasses, whose key in a policy is their
+    name (``QuietHoursSection`` is ``quiet_hours``). Raises :class:`SettingsError` with every problem there is.
+    """
+    file = FilePath(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as failed:
+        raise SettingsError(str(path), [Problem(None, "", f"cannot be read: {failed.strerror}")]) from None
+    except UnicodeDecodeError as failed:
+        line = file.read_bytes().count(b"\n", 0, failed.start) + 1
+        raise SettingsError(str(path), [Problem(line, "", "this is not UTF-8")]) from None
+    return parse_settings(text, source=str(path), folder=file.parent, environ=environ, sections=sections)
+
+
+def parse_settings(
+    text: str,
+    *,
+    source: str = "settings",
+    folder: FilePath | None = None,
+    environ: Mapping[str, str] | None = None,
+    sections: Iterable[type] = (),
+) -> Settings:
+    """As :func:`read_settings`, for a document in memory; relative paths in it count from ``folder``."""
+    document = Document(text, source, os.environ if environ is None else environ)
+    folder = folder if folder is not None else FilePath()
+    for name in document.data:
+        if name not in TABLES:
+            document.problem((name,), "unknown key", did_you_mean(name, TABLES) or f"known are {', '.join(TABLES)}")
+    guard = _table(document, "guard", GuardShape)
+    tenancy = _table(document, "tenancy", TenancyShape)
+    policies = read_policies(document, sections)
+    keys = _read_keys(document, tenancy)
+    routes = _read_routes(document)
+    prices = _read_prices(document)
+    redaction_key = _read_redaction_key(document, folder)
+    layers = read_layers(document, guard, wanted_layers(policies, routes))
+    names = {layer.name for layer in layers}
+    if "tenant" in names:
+        _check_tenancy(document, tenancy, policies)
+    if "charge" in names and not document.has("guard", "ledger"):
+        remedy = "write ledger = 'sqlite:///tenantguard.db', or 'memory://', which forgets everything at exit"
+        document.problem(("guard", "ledger"), "is missing, and there is money to keep", remedy)
+    _check_money(document, routes, prices, policies)
+    document.raise_problems()
+    return Settings(
+        source=document.source,
+        folder=folder,
+        guard=guard,
+        layers=layers,
+        tenancy=tenancy,
+        keys=MappingProxyType(keys),
+        routes=RouteTable.of(routes.values()),
+        prices=prices,
+        policies=MappingProxyType(policies),
+        redaction_key=redaction_key,
+    )
+
+
+# tables
+
+
+def _table(document: Document, name: str, shape: type[S]) -> S:
+    """What is right in a table that requires nothing; all that is wrong in it is noted."""
+    return check(document, shape, document.data.get(name, {}), (name,), partly=True) or shape()
+
+
+def _list(document: Document, value: object, path: Path) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    document.problem(path, f"must be a list of tables, is {kind_of(value)}", f"write [[{'.'.join(map(str, path))}]]")
+    return []
+
+
+def _read_keys(document: Document, tenancy: TenancyShape) -> dict[str, Identity]:
+    keys: dict[str, Identity] = {}
+    ids: set[str] = set()
+    for index, value in enumerate(tenancy.keys):
+        path = ("tenancy", "keys", index)
+        shape = check(document, KeyShape, value, path)
+        if shape is None:
+            continue
+        if shape.hash in keys:
+            document.problem((*path, "hash"), f"is the key of {keys[shape.hash].id!r} too", "give each its own")
+        if shape.id in ids:
+            document.problem((*path, "id"), f"two keys have the id {shape.id!r}", "give each its own")
+        ids.add(shape.id)
+        keys[shape.hash] = Identity(shape.id, shape.tenant, shape.role)
+    return keys
+
+
+def _read_routes(document: Document) -> dict[int, Route]:
+    routes: dict[int, Route] = {}
+    seen: set[tuple[str, str]] = set()
+    for index, value in enumerate(_list(document, document.data.get("routes", []), ("routes",))):
+        path = ("routes", index)
+        shape = check(document, RouteShape, value, path)
+        if shape is None:
+            continue
+        fields = {name: getattr(shape, name) for name in shape.model_fields_set}
+        route = document.attempt(partial(Route, **fields), path)
+        if route is None:
+            continue
+        if (route.method, route.path) in seen:
+            document.problem((*path, "match"), f"{route.match!r} is matched by an earlier route already")
+        seen.add((route.method, route.path))
+        routes[index] = route
+    return routes
+
+
+def _read_prices(document: Document) -> PriceBook:
+    models: dict[str, TokenPrice] = {}
+    table = document.data.get("prices", {})
+    if not isinstance(table, dict):
+        document.problem(("prices",), f"must be a table of tables, is {kind_of(table)}", 'write [prices."<model>"]')
+        table = {}
+    for model, value in table.items():
+        price = _read_price(document, value, ("prices", model))
+        if price is not None:
+            models[model] = price
+    pricing = _table(document, "pricing", PricingShape)
+    default: TokenPrice | None = None
+    if pricing.default is not None:
+        default = _read_price(document, pricing.default, ("pricing", "default"))
+        if default is None:
+            return PriceBook(models)
+    if (pricing.unknown_model is UnknownModel.DEFAULT) != (default is not None):
+        document.problem(("pricing",), "unknown_model = 'default' and a table [pricing.default] go together")
+        return PriceBook(models)
+    return PriceBook(models, pricing.unknown_model, default)
+
+
+def _read_price(document: Document, value: object, path: Path) -> TokenPrice | None:
+    shape = check(document, PriceShape, value, path)
+    if shape is None:
+        return None
+    if len({rate.currency for rate in (shape.input, shape.output, shape.cache_read, shape.cache_write)}) > 1:
+        document.problem(path, "the four rates must be in one currency")
+        return None
+    return TokenPrice(
+        shape.input.nanos,
+        shape.output.nanos,
+        shape.cache_read.nanos,
+        shape.cache_write.nanos,
+        shape.input.currency,
+    )
+
+
+def _read_redaction_key(document: Document, folder: FilePath) -> bytes | None:
+    shape = _table(document, "redaction", RedactionShape)
+    if shape.key_file is None:
+        return shape.key.encode() if shape.key is not None else None
+    path = ("redaction", "key_file")
+    if shape.key is not None:
+        document.problem(path, "is given besides redaction.key", "give one of them")
+    try:
+        key = (folder / shape.key_file).read_bytes().strip()
+    except OSError as failed:
+        document.problem(path, f"cannot be read: {failed.strerror}")
+        return None
+    if len(key) < REDACTION_KEY_BYTES_MIN:
+        document.problem(path, f"holds fewer than {REDACTION_KEY_BYTES_MIN} bytes")
+    return key
+
+
+# what one table says of another
+
+
+def _check_tenancy(document: Document, tenancy: TenancyShape, policies: Mapping[str, ResolvedPolicy]) -> None:
+    if tenancy.fallback is not None and tenancy.fallback not in policies:
+        document.problem(
+            ("tenancy", "fallback"),
+            f"there is no policy {tenancy.fallback!r}",
+            did_you_mean(tenancy.fallback, policies),
+        )
+    if tenancy.mode == "single" or not tenancy.required:
+        _check_served(document, str(DEFAULT_TENANT), tenancy, policies, ("tenancy",))
+    if tenancy.mode == "single":
+        for key in ("from", "keys"):
+            if document.has("tenancy", key):
+                document.problem(("tenancy", key), "is never looked at: mode = 'single' serves one tenant")
+        return
+    for index, value in enumerate(tenancy.keys):
+        tenant = value.get("tenant") if isinstance(value, dict) else None
+        if isinstance(tenant, str) and tenant:
+            _check_served(document, tenant, tenancy, policies, ("tenancy", "keys", index, "tenant"))
+    if document.has("tenancy", "from") and "sources" not in tenancy.model_fields_set:
+        return  # whatever is there cannot be read, and that was said
+    for index, source in enumerate(tenancy.sources):
+        make = partial(TenantContext, [source], trust_headers=tenancy.trust_headers)
+        document.attempt(make, ("tenancy", "from", index))
+    if "api-key" not in tenancy.sources:
+        if tenancy.keys:
+            document.problem(("tenancy", "keys"), "are never looked at: tenancy.from lacks 'api-key'")
+    elif not tenancy.keys:
+        remedy = "'tenantguard hash-key --new' makes one"
+        document.problem(("tenancy", "keys"), "are missing, so no API key would be valid", remedy)
+
+
+def _check_served(
+    document: Document, tenant: str, tenancy: TenancyShape, policies: Mapping[str, ResolvedPolicy], path: Path
+) -> None:
+    if tenant not in policies and tenancy.fallback is None:
+        document.problem(
+            path,
+            f"the tenant {tenant!r} has no policy, and there is no tenancy.fallback",
+            did_you_mean(tenant, policies) or f"write [policies.{tenant}]",
+        )
+
+
+def _check_money(
+    document: Document,
+    routes: Mapping[int, Route],
+    prices: PriceBook,
+    policies: Mapping[str, ResolvedPolicy],
+) -> None:
+    priced: list[tuple[str, Path]] = [(price.currency, ("prices", model)) for model, price in prices.models.items()]
+    if prices.default is not None:
+        priced.append((prices.default.currency, ("pricing", "default")))
+    for index, route in routes.items():
+        for key, amount in (("price", route.price), ("unit_price", route.unit_price)):
+            if amount is not None:
+                priced.append((amount.currency, ("routes", index, key)))
+        if route.usage is not None and not document.has("prices") and prices.unknown is UnknownModel.REFUSE:
+            document.problem(
+                ("routes", index, "usage"),
+                "no model has a price, so every request would be refused",
+                "write [prices.\"<model>\"], or pricing.unknown_model = 'warn', which lets calls go free",
+            )
+    if not priced:
+        return
+    currency = priced[0][0]
+    for other, path in priced:
+        if other != currency:
+            document.problem(path, f"is in {other}, and another price in {currency}: all must be in one currency")
+    for name, resolved in policies.items():
+        section = resolved.policy.section(BudgetSection)
+        if section is None or resolved.origins[BudgetSection] != name:
+            continue
+        for rule in section.rules[:1]:
+            if rule.limit.currency != currency:
+                path = ("policies", name, "budget")
+                document.problem(path, f"is in {rule.limit.currency}, and the prices are in {currency}")

@@ -1,0 +1,395 @@
+"""The decoder of OpenAI chat completions: usage, end and failure, for any split of the bytes."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantguard.errors import ConfigurationError
+from tenantguard.model.usage import Usage
+from tenantguard.rules import requests
+from tenantguard.rules.usage import DECODERS, make_decoder
+from tenantguard.rules.usage.decoder import DOCUMENT_BYTES_MAX, EVENT_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tenantguard.rules.usage import UsageDecoder
+
+ID = "chatcmpl-CJ7x2v9QkP3mN8sT4uV6"
+COUNTS = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17}
+DONE = b"data: [DONE]\n\n"
+
+
+def event(**members: Any) -> bytes:
+    whole = {"id": ID, "object": "chat.completion.chunk", "model": "gpt-5-mini", **members}
+    return b"data: " + json.dumps(whole, separators=(",", ":")).encode() + b"\n\n"
+
+
+def delta(usage: Any = None, **said: Any) -> bytes:
+    return event(choices=[{"index": 0, "delta": said, "finish_reason": None}], usage=usage)
+
+
+USAGE_EVENT = event(choices=[], usage=COUNTS)
+PLAIN = [delta(role="assistant", content=""), delta(content="Hel"), delta(content="lo"), delta(), USAGE_EVENT, DONE]
+AZURE = [event(id="", model="", choices=[], prompt_filter_results=[{"prompt_index": 0}]), *PLAIN]
+CRLF = [part.replace(b"\n", b"\r\n") for part in PLAIN]
+CR = [part.replace(b"\n", b"\r") for part in PLAIN]
+NOISY = [b"\xef\xbb\xbf: hi\n\n", b"retry: 5\n\n", *PLAIN[:3], b": ping\n\n\n", *PLAIN[3:]]
+SPREAD = [
+    json.dumps({"choices": [], "usage": COUNTS, "id": ID}, indent=1)
+    .replace("\n", "\ndata: ")
+    .join(["data: ", "\n\n"])
+    .encode(),
+    DONE,
+]
+STREAMS = st.sampled_from([b"".join(stream) for stream in (PLAIN, AZURE, CRLF, CR, NOISY, SPREAD, PLAIN[:-2])])
+PLACES = st.lists(st.integers(min_value=0), max_size=12)
+
+
+def cut(stream: bytes, places: list[int]) -> list[bytes]:
+    edges = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
+    return [stream[start:end] for start, end in pairwise(edges)]
+
+
+def state(decoder: UsageDecoder) -> tuple[Any, ...]:
+    names = ("ended", "failed", "usage", "usage_so_far", "model", "response_id", "output_bytes")
+    return tuple(getattr(decoder, name) for name in names)
+
+
+def stream(chunks: Iterable[bytes], *, strip: bool = False) -> tuple[bytes, UsageDecoder]:
+    decoder = make_decoder("openai-chat", content_type="text/event-stream; charset=utf-8", strip_usage=strip)
+    out = b"".join([decoder.feed(chunk) for chunk in chunks])
+    return out + decoder.finish(), decoder
+
+
+def document(body: bytes, *, pieces: int = 1) -> UsageDecoder:
+    decoder = make_decoder("openai-chat", content_type="application/json")
+    size = max(1, len(body) // pieces)
+    chunks = [body[start : start + size] for start in range(0, len(body), size)]
+    assert b"".join(decoder.feed(chunk) for chunk in chunks) == body
+    assert decoder.finish() == b""
+    return decoder
+
+
+# streams
+
+
+@pytest.mark.parametrize("parts", [PLAIN, CRLF, CR, NOISY], ids=["lf", "crlf", "cr", "noisy"])
+def test_a_whole_stream_is_decoded_and_leaves_untouched(parts: list[bytes]) -> None:
+    out, decoder = stream(parts)
+    assert out == b"".join(parts)
+    assert state(decoder) == (True, False, Usage(12, 5, requests=1), None, "gpt-5-mini", ID, 5)
+    assert not decoder.rewrites
+
+
+@given(STREAMS, PLACES, st.booleans())
+def test_any_split_gives_the_same(whole: bytes, places: list[int], strip: bool) -> None:  # noqa: FBT001
+    out, decoder = stream([whole], strip=strip)
+    for chunks in (cut(whole, places), [whole[at : at + 1] for at in range(len(whole))]):
+        out_again, again = stream(chunks, strip=strip)
+        assert out_again == out
+        assert state(again) == state(decoder)
+
+
+@given(STREAMS, PLACES, st.integers(min_value=0), st.booleans())
+def test_what_is_known_mid_stream_depends_on_the_bytes_alone(
+    whole: bytes,
+    places: list[int],
+    until: int,
+    strip: bool,  # noqa: FBT001
+) -> None:
+    prefix = whole[: until % (len(whole) + 1)]
+    one = make_decoder("openai-chat", content_type="text/event-stream", strip_usage=strip)
+    many = make_decoder("openai-chat", content_type="text/event-stream", strip_usage=strip)
+    one_out = one.feed(prefix)
+    assert b"".join([many.feed(chunk) for chunk in cut(prefix, places)]) == one_out
+    assert state(one) == state(many)
+
+
+@given(PLACES, st.sampled_from([PLAIN, AZURE, CRLF, CR, NOISY]))
+def test_the_usage_event_alone_is_stripped(places: list[int], parts: list[bytes]) -> None:
+    out, decoder = stream(cut(b"".join(parts), places), strip=True)
+    assert out == b"".join(part for part in parts if b"prompt_tokens" not in part)
+    assert (decoder.usage, decoder.ended, decoder.rewrites) == (Usage(12, 5, requests=1), True, True)
+
+
+def test_an_empty_list_of_choices_alone_is_no_usage_event() -> None:
+    azure = event(choices=[], prompt_filter_results=[])
+    null = event(choices=[], usage=None)
+    out, decoder = stream([azure, null, DONE], strip=True)
+    assert out == azure + null + DONE
+    assert decoder.usage is None
+
+
+def test_usage_beside_a_choice_is_not_stripped() -> None:
+    last = delta(usage=COUNTS, content="x")
+    out, decoder = stream([last, DONE], strip=True)
+    assert out == last + DONE
+    assert decoder.usage == Usage(12, 5, requests=1)
+
+
+def test_a_usage_event_with_impossible_counts_is_stripped_and_missing() -> None:
+    out, decoder = stream([event(choices=[], usage={"prompt_tokens": -1}), DONE], strip=True)
+    assert (out, decoder.usage, decoder.ended) == (DONE, None, True)
+
+
+def test_continuous_usage_is_cumulative_so_the_last_word_counts() -> None:
+    parts = [delta(usage={**COUNTS, "completion_tokens": count}, content="x") for count in (1, 2, 3)]
+    _, decoder = stream([*parts, event(choices=[], usage={**COUNTS, "completion_tokens": 3}), DONE])
+    assert decoder.usage == Usage(12, 3, requests=1)
+
+
+def test_the_end_is_known_as_soon_as_its_line_is_whole() -> None:
+    decoder = make_decoder("openai-chat", content_type="text/event-stream")
+    for byte in b"".join(PLAIN[:-1]) + b"data: [DONE]":
+        decoder.feed(bytes([byte]))
+        assert not decoder.ended
+    decoder.feed(b"\n")
+    assert decoder.ended
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_what_follows_the_end_passes_unread(strip: bool) -> None:  # noqa: FBT001
+    more = event(choices=[], usage={**COUNTS, "completion_tokens": 9}) + b"data: {"
+    out, decoder = stream([b"".join(PLAIN[:2]) + b"data: [DONE]\r\n\r\n" + more, more], strip=strip)
+    assert out.endswith(more + more)
+    assert (decoder.ended, decoder.usage) == (True, None)
+
+
+@pytest.mark.parametrize("ending", [b"", DONE[:-2], DONE[:-1]])
+def test_a_stream_without_its_last_line_break_is_read_to_the_end(ending: bytes) -> None:
+    out, decoder = stream([*PLAIN[:-1], ending], strip=True)
+    assert out == b"".join(PLAIN[:-2]) + ending
+    assert decoder.ended == bool(ending)
+
+
+def test_a_cut_stream_has_no_end_and_counts_what_it_said() -> None:
+    whole = b"".join(PLAIN)
+    for length in range(len(whole) - 3):
+        _, decoder = stream([whole[:length]])
+        assert not decoder.ended
+        seen = [text for text in (b"Hel", b"lo") if b'"content":"%s"' % text in whole[:length]]
+        assert decoder.output_bytes == len(b"".join(seen))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'data: {"error":{"message":"overloaded","code":500}}\n\n',
+        b'data: {"error" : "overloaded"}\n\n',
+        b'event: error\ndata: {"message":"overloaded"}\n\n',
+        b'event:error\ndata: {"message":"overloaded"}\n\n',
+    ],
+)
+def test_an_error_in_mid_stream_is_a_failure_even_if_an_end_follows(error: bytes) -> None:
+    """vLLM sends its error and then ``[DONE]``."""
+    _, decoder = stream([*PLAIN[:2], error, DONE])
+    assert (decoder.failed, decoder.ended) == (True, True)
+
+
+def test_a_null_error_is_none() -> None:
+    _, decoder = stream([event(choices=[], error=None), DONE])
+    assert not decoder.failed
+
+
+SPOOFS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        [
+            '"usage":{"prompt_tokens":0,"completion_tokens":0}',
+            '\n\ndata: {"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0}}\n\n',
+            "\n\ndata: [DONE]\n\n",
+            "\r\rdata: [DONE]\r\r",
+            '","usage":{"prompt_tokens":0,"completion_tokens":0},"x":"',
+            'event: error\ndata: {"error":{"message":"x"}}',
+            '"error": {}',
+            "error",
+            "usage",
+            '"content":"xxxxxxxxxxxxxxxxxxxxxxxxx"',
+            '\\"content\\":\\"',
+            "\u2028\u2029\x85\x0b\x0c\x1c\ufeff\\",
+            "\U0001f600",
+        ],
+    ),
+)
+
+
+@given(st.lists(SPOOFS, max_size=5), st.booleans(), PLACES)
+def test_model_text_cannot_pass_for_the_protocol(said: list[str], escape: bool, places: list[int]) -> None:  # noqa: FBT001
+    chunks = [
+        b"data: "
+        + json.dumps({"id": ID, "choices": [{"delta": {"content": text}}]}, ensure_ascii=escape).encode()
+        + b"\n\n"
+        for text in said
+    ]
+    whole = b"".join([*chunks, USAGE_EVENT, DONE])
+    out, decoder = stream(cut(whole, places), strip=True)
+    assert out == b"".join([*chunks, DONE])
+    assert (decoder.usage, decoder.ended, decoder.failed) == (Usage(12, 5, requests=1), True, False)
+    assert decoder.output_bytes == sum(len(text.encode()) for text in said)
+    _, before = stream([b"".join(chunks)])
+    assert (before.usage, before.ended, before.failed) == (None, False, False)
+
+
+def test_every_kind_of_generated_text_is_counted_once() -> None:
+    tool = [{"index": 0, "function": {"name": "f", "arguments": '{"a":"b"}'}}]
+    parts = [
+        delta(content="four"),
+        delta(refusal="no"),
+        delta(tool_calls=tool),
+        delta(reasoning_content="think", reasoning="think"),
+        delta(reasoning="think"),
+        event(choices=[{"delta": {"content": "é\n"}}, {"delta": {"content": "b"}}]),
+        event(content="not a delta", choices=[]),
+    ]
+    assert stream(parts)[1].output_bytes == 4 + 2 + 9 + 5 + 5 + 3 + 1
+
+
+def test_a_broken_escape_is_counted_as_written() -> None:
+    assert stream([b'data: {"choices":[{"delta":{"content":"\\q"}}]}\n\n'])[1].output_bytes == 2
+
+
+def test_an_event_above_the_limit_ends_the_reading_but_not_the_stream() -> None:
+    """Everything leaves; the end was not proven, so the response is no success."""
+    huge = b"data: " + b"x" * EVENT_BYTES_MAX + b"\n\n"
+    for strip in (False, True):
+        for parts in ([huge], [huge[:100], huge[100:]], [b"data: x\n" * (EVENT_BYTES_MAX // 8 + 1)]):
+            whole = [PLAIN[1], *parts, *PLAIN[2:]]
+            out, decoder = stream(whole, strip=strip)
+            assert out == b"".join(whole)
+            assert (decoder.ended, decoder.usage) == (False, None)
+
+
+def test_only_events_that_can_matter_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+
+    def loads(data: bytes) -> Any:
+        parsed.append(data)
+        return json.JSONDecoder().decode(data.decode())
+
+    monkeypatch.setattr("tenantguard.rules.usage.decoder.json.loads", loads)
+    stream([PLAIN[0], *[delta(content="word")] * 1000, *PLAIN[3:]], strip=True)
+    assert len(parsed) == 2
+
+
+# documents
+
+
+def completion(**members: Any) -> bytes:
+    return json.dumps({"id": ID, "model": "gpt-5-mini", "choices": [], "usage": COUNTS, **members}).encode()
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 1000])
+def test_a_document_is_decoded_at_its_end(pieces: int) -> None:
+    decoder = document(completion(), pieces=pieces)
+    assert state(decoder) == (True, False, Usage(12, 5, requests=1), None, "gpt-5-mini", ID, 0)
+    assert not decoder.rewrites
+
+
+def test_a_document_is_not_ended_before_its_end() -> None:
+    decoder = make_decoder("openai-chat", content_type="application/json")
+    decoder.feed(completion())
+    assert (decoder.ended, decoder.usage) == (False, None)
+
+
+@pytest.mark.parametrize("body", [completion()[:-1], b"", b"[]", b"null", b"<html>", b"\xff", b"[" * 10_000, b"{}{}"])
+def test_what_is_no_whole_document_has_not_ended(body: bytes) -> None:
+    """E+17"""
+    decoder = document(body)
+    assert (decoder.ended, decoder.usage) == (False, None)
+
+
+def test_an_error_document_is_a_failure() -> None:
+    decoder = document(b'{"error":{"message":"no","type":"server_error"}}')
+    assert (decoder.failed, decoder.usage) == (True, None)
+    assert not document(completion(error=None)).failed
+
+
+def test_usage_of_a_document_above_the_limit_is_missing_but_its_end_is_seen() -> None:
+    padding = " " * DOCUMENT_BYTES_MAX
+    for body in (completion(padding=padding), completion() + padding.encode(), padding.encode() + completion()):
+        for pieces in (1, 7):
+            decoder = document(body, pieces=pieces)
+            assert (decoder.ended, decoder.usage) == (True, None)
+    assert not document(completion(padding=padding)[:-2]).ended
+
+
+# counts
+
+
+@pytest.mark.parametrize(
+    ("counts", "usage"),
+    [
+        (COUNTS, Usage(12, 5, requests=1)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(requests=1)),
+        ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 10}}, Usage(2, 5, 10, requests=1)),
+        ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 12}}, Usage(0, 5, 12, requests=1)),
+        (
+            {**COUNTS, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3}},
+            Usage(5, 5, 4, 3, requests=1),
+        ),
+        ({**COUNTS, "prompt_tokens_details": None}, Usage(12, 5, requests=1)),
+        ({**COUNTS, "prompt_tokens_details": {"cached_tokens": None}}, Usage(12, 5, requests=1)),
+        ({**COUNTS, "completion_tokens_details": {"reasoning_tokens": 4}}, Usage(12, 5, requests=1)),
+        ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 13}}, None),
+        ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 3}}, None),
+        ({**COUNTS, "prompt_tokens_details": {"cached_tokens": -1}}, None),
+        ({**COUNTS, "prompt_tokens_details": {"cached_tokens": False}}, None),
+        ({**COUNTS, "prompt_tokens_details": []}, None),
+        ({"prompt_tokens": 12}, None),
+        ({"completion_tokens": 5}, None),
+        ({**COUNTS, "prompt_tokens": None}, None),
+        ({**COUNTS, "prompt_tokens": -1}, None),
+        ({**COUNTS, "completion_tokens": -1}, None),
+        ({**COUNTS, "completion_tokens": True}, None),
+        ({**COUNTS, "completion_tokens": 5.0}, None),
+        ({**COUNTS, "completion_tokens": float("nan")}, None),
+        ({**COUNTS, "completion_tokens": "5"}, None),
+        ({**COUNTS, "completion_tokens": 2**53 + 1}, None),
+        ({}, None),
+        ([], None),
+        ("5", None),
+        (None, None),
+    ],
+)
+def test_counts_are_exact_or_missing(counts: Any, usage: Usage | None) -> None:
+    """Zero is a value; what is impossible is missing, never mended."""
+    assert document(completion(usage=counts)).usage == usage
+    assert stream([event(choices=[], usage=counts), DONE])[1].usage == usage
+
+
+@pytest.mark.parametrize("short", ["chatcmpl-373", "", 7, None, "x" * 257])
+def test_an_id_that_may_come_back_is_none(short: object) -> None:
+    assert document(completion(id=short)).response_id is None
+
+
+def test_the_model_is_named_by_the_first_event_that_names_one() -> None:
+    _, decoder = stream([b"".join(AZURE)])
+    assert (decoder.model, decoder.response_id) == ("gpt-5-mini", ID)
+
+
+# the registry
+
+
+def test_there_is_a_decoder_for_every_request_that_can_be_read() -> None:
+    assert set(DECODERS) == set(requests._SHAPES)
+
+
+def test_an_unknown_decoder_is_the_operators_fault() -> None:
+    with pytest.raises(ConfigurationError, match="openai-chat"):
+        make_decoder("gemini", content_type=None)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/event-stream", "Text/Event-Stream;charset=UTF-8", " text/event-stream "]
+)
+def test_the_content_type_says_whether_it_is_a_stream(content_type: str) -> None:
+    assert make_decoder("openai-chat", content_type=content_type, strip_usage=True).rewrites
+    assert not make_decoder("openai-chat", content_type="application/json", strip_usage=True).rewrites
+    assert not make_decoder("openai-chat", content_type=None, strip_usage=True).rewrites
