@@ -4,6 +4,7 @@ A command module has ``add_parser(subparsers)``, which adds the sub-command that
 ``run(args) -> int``, which does the work and returns the exit code. It imports what is heavy only in ``run``.
 """
 
+# ruff: noqa: T201 - a command prints
 from __future__ import annotations
 
 import argparse

@@ -1,7 +1,7 @@
 """The reverse proxy over the loopback: a real server and client on both sides, the upstream's bytes written by hand.
 
-The proxy runs in a thread of its own, so a test plays client and upstream in turn, and nothing has to be waited for but
-a socket.
+The proxy runs in a thread of its own, so a test plays client and upstream in turn, and nothing has to be waited for
+but a socket.
 """
 
 from __future__ import annotations
@@ -209,7 +209,8 @@ def test_hop_by_hop_headers_and_those_that_connection_names_stay_on_their_hop(wi
     )
     answer = (
         b"HTTP/1.1 200 OK\r\nConnection: X-Theirs\r\nX-Theirs: 1\r\nKeep-Alive: timeout=5\r\nTrailer: X-Sum\r\n"
-        b"Proxy-Authenticate: Basic\r\nTransfer-Encoding: chunked\r\nX-Kept: 2\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
+        b"Proxy-Authenticate: Basic\r\nTransfer-Encoding: chunked\r\nX-Kept: 2\r\n\r\n"
+        b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
     )
     client, seen = wire.exchange(request, answer)
     assert [name for name, _ in seen] == [
@@ -410,14 +411,6 @@ def test_head_204_and_304_have_no_body_and_leave_the_connection_usable(wire: Wir
 
 
 def test_each_chunk_arrives_while_the_upstream_is_still_talking(wire: Wire) -> None:
-    client, _ = wire.exchange(
-        get(),
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
-    )
-    assert client.head()[0] == "HTTP/1.1 200 OK"
-
-
-def test_a_stream_arrives_piece_by_piece(wire: Wire) -> None:
     client = wire.client(get())
     upstream = wire.upstream()
     upstream.head()
@@ -783,9 +776,9 @@ def messages(body: bytes = b"") -> Callable[[], Any]:
     given = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Any:
-        if given:
-            return given.pop()
-        await asyncio.Event().wait()
+        if not given:
+            await asyncio.Event().wait()
+        return given.pop()
 
     return receive
 

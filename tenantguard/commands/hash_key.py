@@ -1,5 +1,6 @@
 """``tenantguard hash-key``: what settings hold in place of an API key."""
 
+# ruff: noqa: T201 - a command prints
 from __future__ import annotations
 
 import argparse

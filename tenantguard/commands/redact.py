@@ -1,5 +1,6 @@
 """``tenantguard redact``: find and replace personal data in lines of text or of JSON."""
 
+# ruff: noqa: T201 - a command prints
 from __future__ import annotations
 
 import argparse
@@ -26,7 +27,8 @@ Presidio's recognizers, those of the country packs too), which win over the opti
   {"text": "Write to <EMAIL_ADDRESS>", "matches": [{"entity": "EMAIL_ADDRESS", "start": 9, "end": 24, "score": 1.0}]}
 where start and end count characters of the text that was given. Each line is answered before the next is read.
 
-A line that cannot be answered is told on standard error by its number; the others are answered, and the exit code is 1.
+A line that cannot be answered is told by its number on standard error, the others are answered,
+and the exit code is 1.
 """
 _LISTS: Final = ("entities", "recognizers")
 _DETECTORS_MAX: Final = 16
@@ -58,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--entities", type=_names, default=(), help="comma-separated; all that are known by default")
     parser.add_argument("--recognizers", type=_names, default=(), help="comma-separated class names of Presidio")
-    parser.add_argument("--threshold", type=float, default=0.4, help="the least score of a match, 0 to 1 (0.4)")
+    parser.add_argument("--threshold", type=_share, default=0.4, help="the least score of a match, 0 to 1 (0.4)")
     parser.add_argument("--language", default="en", help="the language of the text (en)")
 
 
@@ -72,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             if not line.strip():
                 continue
             as_json = line.lstrip().startswith(b"{")
+        if not as_json:
+            _detector(usual)  # wrong options end the command, not a line
         try:
             answer = _answer_json(line, usual) if as_json else _answer_text(line, usual)
         except TenantGuardError as wrong:
@@ -147,3 +151,10 @@ def _redact(text: str, matches: Iterable[Match]) -> str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must be from 0 to 1")
+    return value

@@ -144,20 +144,20 @@ class Exchange:
         """Record that a layer let the request on, and why."""
         self.decisions.append(Allow(layer, matched_by, details))
 
+    @property
+    def dialect(self) -> Dialect:
+        """The shape in which refusals and errors are written on this route."""
+        if self.route.dialect is not None:
+            return self.route.dialect
+        usage = self.route.usage or ""
+        if usage.startswith("openai"):
+            return Dialect.OPENAI
+        return Dialect.ANTHROPIC if usage.startswith("anthropic") else Dialect.PROBLEM
+
     def deny(self, denial: Deny) -> Response:
         """Record the refusal and write it in the route's shape; return it from ``handle``."""
         self.decisions.append(denial)
-        dialect = self.route.dialect
-        if dialect is None:
-            usage = self.route.usage or ""
-            dialect = (
-                Dialect.OPENAI
-                if usage.startswith("openai")
-                else Dialect.ANTHROPIC
-                if usage.startswith("anthropic")
-                else Dialect.PROBLEM
-            )
-        status, headers, body = render_refusal(denial, dialect, self.id)
+        status, headers, body = render_refusal(denial, self.dialect, self.id)
         return Response(status, Headers(headers), body)
 
     def resolve(self, resolver: Callable[[Outcome], Flow[None] | None], *, strict: bool = False) -> None:

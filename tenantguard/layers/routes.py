@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class KnownRoutes:
-    """Answer 404 to requests that match no route. In front of a model endpoint it closes the way around the prices."""
+    """Answer 404 to requests that match no route: in front of a model endpoint, the way around the prices is closed."""
 
     name = "routes"
 

@@ -72,15 +72,13 @@ def excess(end: int, rate: Rate, now: int) -> int:
     return end - now - rate.burst_ticks
 
 
-def remaining(tat: int, rate: Rate, now: int) -> int:
-    """The whole units that a bucket holds."""
-    left = rate.burst_ticks - (tat - now if tat > now else 0)
-    return left // rate.unit_ticks if left > 0 else 0
-
-
-def full_in_ns(tat: int, now: int) -> int:
-    """Nanoseconds, rounded up, until a bucket is full."""
-    return up_to_ns(tat - now) if tat > now else 0
+def level(tat: int, rate: Rate, now: int) -> tuple[int, int]:
+    """The whole units that a bucket holds, and nanoseconds, rounded up, until it is full."""
+    missing = tat - now
+    if missing <= 0:
+        return rate.burst, 0
+    left = rate.burst_ticks - missing
+    return left // rate.unit_ticks if left > 0 else 0, -(-missing // TICKS_PER_NANO)
 
 
 def next_unit_in_ns(full_in_ns: int, rate: Rate) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tenantguard.settings.building import build, load
+from tenantguard.settings.building import build, load, loopholes
+from tenantguard.settings.layers import import_target
 from tenantguard.settings.policies import ResolvedPolicy
 from tenantguard.settings.problems import Problem, SettingsError
 from tenantguard.settings.reading import Settings, parse_settings, read_settings
@@ -13,7 +14,9 @@ __all__ = [
     "Settings",
     "SettingsError",
     "build",
+    "import_target",
     "load",
+    "loopholes",
     "parse_settings",
     "read_settings",
 ]

@@ -61,7 +61,7 @@ def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path
     """The stack that ``guard.layers`` names, or the default one: audit, tenant and what is wanted."""
     if guard.layers is None:
         names = [name for name in BUILT_IN if name in {"audit", "tenant"} or name in wanted]
-        return tuple(LayerChoice(name, _import(BUILT_IN[name])) for name in names)
+        return tuple(LayerChoice(name, import_target(BUILT_IN[name])) for name in names)
     path = ("guard", "layers")
     choices: list[LayerChoice] = []
     for index, name in enumerate(guard.layers):
@@ -69,9 +69,9 @@ def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path
         if name in BUILT_IN:
             if any(choice.name == name for choice in choices):
                 document.problem(at, f"the layer {name!r} is there already")
-            choices.append(LayerChoice(name, _import(BUILT_IN[name])))
+            choices.append(LayerChoice(name, import_target(BUILT_IN[name])))
         elif ":" in name:
-            target = document.attempt(partial(_import, name), at)
+            target = document.attempt(partial(import_target, name), at)
             if target is not None:
                 choices.append(LayerChoice(name, target))
         else:
@@ -86,7 +86,7 @@ def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path
     return tuple(choices)
 
 
-def _import(target: str) -> Any:
+def import_target(target: str) -> Any:
     if not _TARGET.match(target):
         raise ConfigurationError(f"cannot read {target!r}: write 'package.module:attribute'")
     module, _, attributes = target.partition(":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from tenantguard.errors import LayerError
 from tenantguard.flow.ports import PlaceHold, ResolveHold
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tenantguard.rules.ledger import Books
 
 Command: TypeAlias = PlaceHold | ResolveHold
+
+_encode: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
 class Backend(Protocol):
@@ -68,6 +70,6 @@ def _json(evidence: Mapping[str, Any]) -> str:
     if not evidence:
         return "{}"
     try:
-        return json.dumps(dict(evidence), default=str)
+        return _encode(dict(evidence))
     except (TypeError, ValueError):
         raise LayerError("evidence must be JSON: a mapping with text as keys and no cycles") from None

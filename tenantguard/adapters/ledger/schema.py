@@ -42,11 +42,11 @@ SCHEMA: Final = (
     CREATE TABLE hold (
         id BLOB NOT NULL PRIMARY KEY,
         tenant TEXT,  -- NULL: barred, nothing was ever placed
-        state TEXT NOT NULL CHECK (state IN ('pending', 'settled', 'voided', 'expired', 'review')),
+        state TEXT NOT NULL,
         on_orphan TEXT NOT NULL,
         owner BLOB NOT NULL,
         placed_ns INTEGER NOT NULL,
-        resolved_ns INTEGER,
+        ended_ns INTEGER,  -- these two where no entry says it
         reason TEXT
     ) STRICT, WITHOUT ROWID
     """,

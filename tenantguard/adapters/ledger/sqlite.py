@@ -29,7 +29,7 @@ from tenantguard.rules.ledger import Account, Books, Hold, account_key
 if TYPE_CHECKING:
     import os
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tenantguard.adapters.ledger.backend import Command
     from tenantguard.adapters.ledger.promise import LedgerPromise
@@ -40,7 +40,7 @@ QUEUE_MAX: Final = 10_000
 LEASE_S: Final = 20.0
 _ACCOUNTS_KEPT_MAX: Final = 100_000
 _ORPHANS_AT_ONCE: Final = 512
-_ROWS: Final = (128, 32, 8, 1)
+_ROWS: Final = (128, 32, 8, 2, 1)
 """Statements are prepared for these numbers of rows: few texts to keep, few steps for a batch."""
 
 _STATES: Final = {str(state): state for state in HoldState}
@@ -257,18 +257,17 @@ class SQLiteBackend:
             return
         rows = _select(
             db,
-            "SELECT id, tenant, state, on_orphan, placed_ns, resolved_ns, reason, account, amount"
+            "SELECT id, tenant, state, on_orphan, placed_ns, account, amount"
             " FROM hold LEFT JOIN leg ON leg.hold = hold.id WHERE hold.id IN ({}) ORDER BY hold.id, leg.leg",
             ids,
         )
         if not rows:
             return
-        self._load_numbered(db, {row[7] for row in rows} - self._numbered.keys() - {None})
-        for hold_id, tenant, state, on_orphan, placed_ns, resolved_ns, reason, number, amount in rows:
+        self._load_numbered(db, {row[5] for row in rows} - self._numbered.keys() - {None})
+        for hold_id, tenant, state, on_orphan, placed_ns, number, amount in rows:
             hold = self._books.holds.get(hold_id)
             if hold is None:
                 hold = Hold(hold_id, tenant, (), _ON_ORPHAN[on_orphan], placed_ns, _STATES[state])
-                hold.resolved_ns, hold.reason = resolved_ns, reason
                 self._books.holds[hold_id] = hold
             if number is not None:
                 hold.legs += ((self._numbered[number], amount),)
@@ -307,50 +306,53 @@ class SQLiteBackend:
 
     def _store(self, db: sqlite3.Connection, before: dict[bytes, HoldState | None]) -> None:
         """Write every hold whose state is no longer what it was, its accounts, its legs if new, and the entries."""
-        holds: list[tuple[Any, ...]] = []
         fresh: list[Hold] = []
-        accounts: dict[AccountKey, Account] = {}
+        ended: dict[tuple[HoldState, int | None, str | None], list[bytes]] = {}
+        accounts: dict[int, Account] = {}
         for hold_id, state in before.items():
             hold = self._books.holds.get(hold_id)
             if hold is None or hold.state is state:
                 continue
-            holds.append(
+            if state is None:
+                fresh.append(hold)
+            else:
+                ended.setdefault((hold.state, *_ending(hold)), []).append(hold_id)
+            for account, _ in hold.legs:
+                accounts[id(account)] = account
+        self._store_accounts(db, accounts.values())
+        _write(
+            db,
+            "INSERT INTO hold VALUES {}",
+            [
                 (
-                    hold_id,
+                    hold.id,
                     None if hold.tenant is None else str(hold.tenant),
                     str(hold.state),
                     str(hold.on_orphan),
                     self._owner,
                     hold.placed_ns,
-                    hold.resolved_ns,
-                    hold.reason,
+                    *_ending(hold),
                 )
-            )
-            if state is None:
-                fresh.append(hold)
-            for account, _ in hold.legs:
-                accounts[account.key] = account
-        self._store_accounts(db, accounts.values())
-        _insert(
-            db,
-            "INSERT INTO hold VALUES",
-            holds,
-            "ON CONFLICT (id) DO UPDATE SET state = excluded.state, resolved_ns = excluded.resolved_ns,"
-            " reason = excluded.reason",
+                for hold in fresh
+            ],
         )
-        _insert(
+        _write(
             db,
-            "INSERT INTO leg VALUES",
+            "INSERT INTO leg VALUES {}",
             [
                 (hold.id, index, account.number, amount)
                 for hold in fresh
                 for index, (account, amount) in enumerate(hold.legs)
             ],
         )
-        _insert(
+        for (state, ended_ns, reason), ids in ended.items():
+            statement = "UPDATE hold SET state = ?, ended_ns = ?, reason = ? WHERE id IN ({})"
+            for part, places in _parts(ids):
+                db.execute(statement.format(places), (str(state), ended_ns, reason, *part))
+        _write(
             db,
             "INSERT INTO entry (hold, leg, account, tenant, amount, absorbed, unit, at_ns, reason, evidence, source,"
-            " external_id) VALUES",
+            " external_id) VALUES {}",
             [
                 (
                     line.hold.id,
@@ -373,32 +375,32 @@ class SQLiteBackend:
     def _store_accounts(self, db: sqlite3.Connection, accounts: Iterable[Account]) -> None:
         known: list[tuple[Any, ...]] = []
         for account in accounts:
-            budget, period, unit, starts_ns = account.key
             tenant = None if account.tenant is None else str(account.tenant)
-            row = (
-                account.number or None,
-                json.dumps(budget),
-                str(period),
-                unit,
-                starts_ns or 0,
-                account.window_ends_ns,
-                tenant,
-                account.limit,
-                account.spent,
-                account.held,
-            )
             if account.number:
-                known.append(row)
-            else:
-                number = db.execute("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid
-                account.number = number or 0
-                self._numbered[account.number] = account
-        _insert(
+                known.append((account.number, tenant, account.limit, account.spent, account.held))
+                continue
+            budget, period, unit, starts_ns = account.key
+            ((account.number,),) = db.execute(
+                "INSERT INTO account (budget, period, unit, window_starts_ns, window_ends_ns, tenant, ceiling, spent,"
+                " held) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    json.dumps(budget),
+                    str(period),
+                    unit,
+                    starts_ns or 0,
+                    account.window_ends_ns,
+                    tenant,
+                    account.limit,
+                    account.spent,
+                    account.held,
+                ),
+            ).fetchall()
+            self._numbered[account.number] = account
+        _write(
             db,
-            "INSERT INTO account VALUES",
+            "UPDATE account SET tenant = new.column2, ceiling = new.column3, spent = new.column4, held = new.column5"
+            " FROM (VALUES {}) AS new WHERE id = new.column1",
             known,
-            "ON CONFLICT (id) DO UPDATE SET tenant = excluded.tenant, ceiling = excluded.ceiling,"
-            " spent = excluded.spent, held = excluded.held",
         )
 
     def _settle_down(self, before: Iterable[bytes]) -> None:
@@ -412,25 +414,34 @@ class SQLiteBackend:
         books.charged.clear()
 
 
-def _select(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run ``query`` with ``values`` in the place of its ``{}``, in as few steps as prepared statements allow."""
-    rows: list[tuple[Any, ...]] = []
+def _parts(values: Sequence[Any]) -> Iterator[tuple[list[Any], str]]:
+    """``values`` in parts of a few sizes, the last one filled up with its last value, and the places for each."""
     for start in range(0, len(values), _ROWS[0]):
         part = values[start : start + _ROWS[0]]
         size = min(size for size in _ROWS if size >= len(part))
-        filled = [*part, *[part[-1]] * (size - len(part))]
-        rows += db.execute(query.format(", ".join("?" * size)), filled).fetchall()
-    return rows
+        yield [*part, *[part[-1]] * (size - len(part))], ", ".join("?" * size)
 
 
-def _insert(db: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
-    """Insert ``rows``, many in one statement."""
+def _select(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run ``query`` with ``values`` in the place of its ``{}``."""
+    return [row for part, places in _parts(values) for row in db.execute(query.format(places), part).fetchall()]
+
+
+def _ending(hold: Hold) -> tuple[int | None, str | None]:
+    """When and why a hold ended, where no entry says so. A row that does not grow is cheaper to update."""
+    if hold.state is HoldState.SETTLED and any(hold.charged):
+        return None, None
+    return hold.resolved_ns, hold.reason
+
+
+def _write(db: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run ``statement`` with ``rows`` in the place of its ``{}``, many rows at a time."""
     start = 0
     for size in _ROWS:
         while len(rows) - start >= size:
             part = rows[start : start + size]
             places = f"({', '.join('?' * len(part[0]))})"
-            db.execute(f"{head} {', '.join([places] * size)} {tail}", list(chain.from_iterable(part)))
+            db.execute(statement.format(", ".join([places] * size)), list(chain.from_iterable(part)))
             start += size
 
 

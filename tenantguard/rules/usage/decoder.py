@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.rules.sse import BYTE_ORDER_MARK, EVENT_BYTES_MAX, SSELines, read_field
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 DOCUMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest document that is copied to be decoded; the usage of a longer one is missing."""
 _BLANK: Final = frozenset({b"\n", b"\r\n", b"\r"})
+_ONE_EVENT: Final = re.compile(rb"(?:event: (.*+)\n)?data: (.*+)\n\n")
+"""A chunk that is one whole event, as nearly every chunk is: it is read in half the time of the general way."""
 _JSON_SPACE: Final = b" \t\r\n"
 _ID_CHARS_MIN: Final = 16
 _ID_CHARS_MAX: Final = 256
@@ -135,15 +138,13 @@ class StreamDecoder(UsageDecoder):
         """Read the lines that the next bytes complete."""
         if self._passing:
             return chunk
-        if (  # one whole event of one line, as nearly every chunk is: half the time of the general way
-            self._between
-            and chunk.endswith(b"\n\n")
-            and chunk.startswith(b"data: ")
-            and chunk.find(b"\n") == len(chunk) - 2 < EVENT_BYTES_MAX
-            and b"\r" not in chunk
-        ):
+        one = _ONE_EVENT.fullmatch(chunk) if self._between else None
+        if one is not None and b"\r" not in chunk and len(chunk) <= EVENT_BYTES_MAX:
             self._begun = True
-            self.read_data(chunk[6:-2])
+            name, data = one.groups()
+            if name == b"error":
+                self.failed = True
+            self.read_data(data)
             self._passing = self.ended
             return b"".join(self._release()) if self._extra else chunk
         leaving = self._feed_lines(chunk)

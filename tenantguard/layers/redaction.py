@@ -1,0 +1,255 @@
+"""The redaction layer: personal data out of the request before the application sees a byte, and out of the response.
+
+What is redacted: the strings of JSON bodies (values, not keys and not numbers), plain text responses, and event
+streams while they stream. A body that cannot be read (another type of text, an unknown charset, a content encoding)
+is refused; pictures, sound, archives and the like pass by their type, and so do such values in base64 inside of JSON.
+The query string, the path and headers are not redacted. Whatever fails, nothing raw leaves: a request is refused, a
+response cut.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from tenantguard.flow.effects import ReadBody, compute
+from tenantguard.flow.http import Cut, Unreadable
+from tenantguard.model.decision import Deny, Reason
+from tenantguard.model.policy import Policy
+from tenantguard.model.route import Dialect
+from tenantguard.model.sections import RedactRequest, RedactResponse, RedactSection
+from tenantguard.model.tenant import Tenant
+from tenantguard.rules.placeholders import Vault, tenant_key
+from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, JsonBody, NoBody, TextBody
+from tenantguard.rules.redaction.events import EventStream
+from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON, rewrite_json
+from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, ResponseScrub
+from tenantguard.rules.refusals import render_error_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tenantguard.flow.effects import Flow
+    from tenantguard.flow.exchange import Exchange
+    from tenantguard.flow.http import Headers, Response
+    from tenantguard.flow.layer import Handler
+    from tenantguard.flow.ports import Detector
+    from tenantguard.rules.redaction.json_text import Shape
+
+REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
+
+_NAME: Final = "redaction"
+_MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", re.ASCII)
+_CHARSET: Final = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
+_UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii"})
+_JSON: Final = re.compile(r"(?:application|text)/json|[\w!#$&^.+-]+/[\w!#$&^.-]+\+json", re.ASCII)
+_PLAIN: Final = frozenset({"text/plain", "text/markdown", "text/csv"})
+_BINARY: Final = re.compile(
+    r"(?!image/svg)(?:image|audio|video|font)/[^/]+|application/(?:octet-stream|pdf|zip|gzip|x-tar|wasm)",
+)
+_DESCRIBING: Final = ("content-md5", "digest", "content-digest", "repr-digest")
+
+
+class _Content(NamedTuple):
+    """What headers say of a body: its media type ("" if none is given), and why it cannot be read as text."""
+
+    type: str
+    problem: str | None
+
+
+class _Rewriting(Protocol):
+    def feed(self, chunk: bytes) -> bytes: ...
+    def finish(self) -> bytes: ...
+
+
+class Redaction:
+    """Redact requests and responses as the policy's :class:`~tenantguard.model.sections.RedactSection` says.
+
+    ``detector_for`` gives the detector of a section; it is called in each request, so it looks up what was built
+    with the guard. ``key`` (at least 16 bytes, the same in every process) is what tenants' placeholders are derived
+    from. A JSON request has at most ``request_limit`` bytes, a JSON response at most ``response_limit``.
+    """
+
+    name = _NAME
+    requires = (Tenant, Policy)
+
+    def __init__(
+        self,
+        detector_for: Callable[[RedactSection], Detector],
+        key: bytes,
+        *,
+        request_limit: int = REQUEST_BYTES_MAX,
+        response_limit: int = JSON_BYTES_MAX,
+    ) -> None:
+        tenant_key(key, "")  # refuses a short key now
+        self._detector_for = detector_for
+        self._key = key
+        self._request_limit = request_limit
+        self._response_limit = response_limit
+
+    def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
+        """Mask the request before ``proceed``, add the response's transform after it."""
+        section = exchange.get(Policy).section(RedactSection)
+        if section is None or (section.request is RedactRequest.OFF and section.response is RedactResponse.OFF):
+            return (yield from proceed(exchange))
+        if exchange.request.protocol == "websocket":
+            message = "This tenant's messages are redacted, which is not possible over a WebSocket."
+            return exchange.deny(Deny(_NAME, Reason.REDACTION_FAILED, 403, message))
+        detect = self._detector_for(section).detect
+        vault = Vault(tenant_key(self._key, exchange.get(Tenant).id))
+        exchange.observe(lambda _: vault.erase())
+        restore = section.response is RedactResponse.RESTORE
+        if section.request is RedactRequest.REPLACE:
+            denial = yield from self._mask(exchange, RequestMask(detect, vault, escape=restore))
+            if denial is not None:
+                return exchange.deny(denial)
+        if section.response is RedactResponse.OFF:
+            return (yield from proceed(exchange))
+        exchange.request.headers.remove("accept-encoding", "range", "if-range")
+        response = yield from proceed(exchange)
+        return (yield from self._scrub(exchange, response, ResponseScrub(detect, vault, restore=restore)))
+
+    def _mask(self, exchange: Exchange, rule: RequestMask) -> Flow[Deny | None]:
+        request = exchange.request
+        content = _content(request.headers)
+        model_call = _is_model_call(exchange)
+        if content.problem is None and _BINARY.fullmatch(content.type) and not model_call:
+            exchange.allow(_NAME, "request.binary")
+            return None
+        body = yield from ReadBody(self._request_limit)
+        if isinstance(body, Unreadable):
+            return Deny(_NAME, body.reason, body.status, body.message)
+        if body.data and (content.problem is not None or not (content.type == "" or _JSON.fullmatch(content.type))):
+            problem = content.problem or "is of a type that cannot be redacted: send JSON"
+            return Deny(_NAME, Reason.BODY_ENCODED, 415, f"The request body {problem}.")
+        if body.data:
+            shape = LLM_JSON if model_call else ANY_JSON
+            masked = yield from compute(partial(_masked, body.data, rule, shape), len(body.data))
+            if isinstance(masked, Deny):
+                return masked
+            if masked != body.data:
+                request.body = masked
+                request.headers.remove(*_DESCRIBING)
+        exchange.allow(_NAME, "request", replaced=dict(rule.replaced))
+        return None
+
+    def _scrub(self, exchange: Exchange, response: Response, rule: ResponseScrub) -> Flow[Response]:
+        if exchange.request.method == "HEAD" or response.status in {204, 304} or response.status < 200:
+            return response
+        if exchange.decisions and exchange.decisions[-1].kind == "deny":
+            return response  # a refusal of a layer further in
+        body = self._body(exchange, response, rule)
+        if isinstance(body, Deny):
+            return exchange.deny(body)
+        if body is None:
+            return response
+        transform = _FailClosed(body, exchange, stream=isinstance(body, EventStream))
+        if response.body is None:
+            exchange.resolve(lambda _: exchange.allow(_NAME, "response", replaced=dict(rule.replaced)))
+            response.transforms.append(transform)
+            return response
+        whole = yield from compute(partial(transform.whole, response.body), len(response.body))
+        if isinstance(whole, Cut):
+            return exchange.deny(_failure(Reason(whole.reason)))
+        response.body = whole
+        response.headers.remove("etag", *_DESCRIBING)
+        response.headers.set("content-length", str(len(whole)))
+        exchange.allow(_NAME, "response", replaced=dict(rule.replaced))
+        return response
+
+    def _body(self, exchange: Exchange, response: Response, rule: ResponseScrub) -> _Rewriting | Deny | None:
+        """How the response's body is redacted; None if it passes by its type, or is empty."""
+        content = _content(response.headers)
+        if response.body == b"" or (response.body is None and response.headers.get("content-length") == "0"):
+            return None
+        if response.status == 206 or content.problem is not None:
+            return _failure(Reason.RESPONSE_UNREADABLE)
+        if content.type == "":
+            return NoBody()
+        if _BINARY.fullmatch(content.type):
+            return None
+        model_call = _is_model_call(exchange)
+        if content.type == "text/event-stream":
+            return EventStream(rule, protocol=model_call)
+        if _JSON.fullmatch(content.type):
+            return JsonBody(rule, LLM_JSON if model_call else ANY_JSON, self._response_limit)
+        return TextBody(rule) if content.type in _PLAIN else _failure(Reason.RESPONSE_UNREADABLE)
+
+
+class _FailClosed:
+    """A body's rewriting as a transform. Whatever it raises, the response ends there and nothing raw leaves.
+
+    An event stream ends with the error event of its dialect, anything else by closing the connection.
+    """
+
+    rewrites = True
+
+    def __init__(self, body: _Rewriting, exchange: Exchange, *, stream: bool) -> None:
+        self._body = body
+        self._exchange = exchange
+        self._stream = stream
+
+    def feed(self, chunk: bytes) -> bytes | Cut:
+        """Take the next bytes; return what may leave."""
+        return self._attempt(partial(self._body.feed, chunk))
+
+    def finish(self) -> bytes | Cut:
+        """The body has ended; return the rest of it."""
+        return self._attempt(self._body.finish)
+
+    def whole(self, data: bytes) -> bytes | Cut:
+        """A whole body at once."""
+        return self._attempt(lambda: self._body.feed(data) + self._body.finish())
+
+    def _attempt(self, step: Callable[[], bytes]) -> bytes | Cut:
+        try:
+            return step()
+        except MalformedTextError:
+            reason = Reason.RESPONSE_UNREADABLE
+        except Exception:  # noqa: BLE001 - of any failure the reason is told, never the text, which may be personal
+            reason = Reason.REDACTION_FAILED
+        if not self._stream:
+            return Cut(reason)
+        exchange = self._exchange
+        return Cut(reason, render_error_event(_failure(reason), exchange.dialect, exchange.id))
+
+
+def _masked(data: bytes, rule: RequestMask, shape: Shape) -> bytes | Deny:
+    try:
+        return rewrite_json(data, rule, shape)
+    except MalformedTextError as error:
+        return Deny(_NAME, Reason.BODY_MALFORMED, 400, f"The request body is no JSON: {error}.")
+    except Exception as error:  # noqa: BLE001 - its text may be personal, and is told to nobody
+        message = "The request could not be redacted, so it was not passed on."
+        return Deny(_NAME, Reason.REDACTION_FAILED, 503, message, details={"error": type(error).__name__})
+
+
+def _failure(reason: Reason) -> Deny:
+    if reason is Reason.RESPONSE_UNREADABLE:
+        message = "The response is in a form that cannot be redacted, so it was not passed on."
+        return Deny(_NAME, reason, 502, message)
+    return Deny(_NAME, reason, 503, "The response could not be redacted, so it was not passed on.")
+
+
+def _is_model_call(exchange: Exchange) -> bool:
+    return exchange.route.usage is not None or exchange.dialect is not Dialect.PROBLEM
+
+
+def _content(headers: Headers) -> _Content:
+    encodings = [name.strip().lower() for line in headers.all("content-encoding") for name in line.split(",")]
+    if any(name not in {"", "identity"} for name in encodings):
+        return _Content("", "is encoded, and cannot be redacted: send it without a content-encoding")
+    given = headers.all("content-type")
+    if not given:
+        return _Content("", None)
+    found = _MEDIA_TYPE.match(given[0].strip())
+    if len(given) > 1 or found is None:
+        return _Content("", "has no clear content-type")
+    media_type = found[0].lower()
+    rest = given[0].strip()[found.end() :].lstrip()
+    if rest and not rest.startswith(";"):
+        return _Content("", "has no clear content-type")
+    if any(charset.lower() not in _UTF8 for charset in _CHARSET.findall(rest)):
+        return _Content("", "is in a charset other than UTF-8")
+    return _Content(media_type, None)
