@@ -110,7 +110,7 @@ class Naive:
             db = self._db
             db.execute("BEGIN IMMEDIATE")
             db.execute(
-                "UPDATE hold SET state = 'settled', resolved_ns = ?, reason = ? WHERE id = ? AND state = 'pending'",
+                "UPDATE hold SET state = 'settled', ended_ns = ?, reason = ? WHERE id = ? AND state = 'pending'",
                 (time.time_ns(), command.reason, command.id),
             )
             ((account, held),) = db.execute("SELECT account, amount FROM leg WHERE hold = ?", (command.id,)).fetchall()

@@ -258,7 +258,7 @@ def _serve_target(target: str, upstream: str, fd: int) -> None:
 
     module, _, name = target.partition(":")
     app = getattr(importlib.import_module(module), name)(upstream)
-    quiet = {"log_level": "error", "access_log": False, "server_header": False, "date_header": False}
+    quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False, "date_header": False}
     config = uvicorn.Config(app, proxy_headers=False, **quiet)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 

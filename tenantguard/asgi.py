@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -23,8 +21,6 @@ from tenantguard.flow.effects import Ask, CallApp, Compute, PortEffect, Promise,
 from tenantguard.flow.exchange import CURRENT, Exchange
 from tenantguard.flow.http import (
     Body,
-    Cut,
-    Ending,
     Headers,
     Request,
     Response,
@@ -49,7 +45,7 @@ from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.route import OnDisconnect, Success
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 
     from tenantguard.flow.effects import Effect, Flow
     from tenantguard.flow.http import Outcome
@@ -64,8 +60,11 @@ if TYPE_CHECKING:
 STATE_KEY: Final = "tenantguard"
 """Where the exchange travels in ``scope["state"]`` (``request.state.tenantguard`` in Starlette)."""
 
+_BODY: Final = "http.response.body"
 _BYPASSES: Final = ("http.response.pathsend", "http.response.zerocopysend")
 _DISCONNECT: Final = "http.disconnect"
+
+T = TypeVar("T")
 
 
 class ASGIGuard:
@@ -93,7 +92,10 @@ class ASGIGuard:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def closing(message: Message) -> None:
             if message["type"] in {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
-                await anyio.to_thread.run_sync(self.guard.close)
+                try:
+                    await anyio.to_thread.run_sync(self.guard.close)
+                except Exception as failure:  # noqa: BLE001 - the application has shut down well all the same
+                    log.error("closing the guard failed: error=%s", describe_failure(failure))
             await send(message)
 
         await self.app(scope, receive, closing)
@@ -185,7 +187,7 @@ class _Run:
     """What HTTP and WebSocket runs share: advancing the flow, and ending it exactly once."""
 
     # Defaults stand on the class: an exchange pays for the fields that it changes.
-    _cancelled: BaseException | None = None
+    _cancelled: BaseException | None = None  # came while resolvers or observers ran, and is raised after them
     _settled_event: anyio.Event | None = None
     _observed = False
 
@@ -230,12 +232,19 @@ class _Run:
             scope["headers"] = headers
         return scope
 
-    async def advance(self, answer: Response | BaseException | None) -> CallApp | Response:
-        """Run the flow until it calls the application or returns its response."""
+    def leave(self) -> None:
+        """Back out: between two guards, the state names the outer one's exchange again."""
+        outer = self.exchange.outer
+        if outer is not None:
+            self.scope["state"][STATE_KEY] = outer
+
+    async def advance(self, answer: Response | Exception | None) -> CallApp | Response:
+        """Run the flow until it calls the application or returns its response; a failed port becomes a refusal."""
         flow = self._flow
+        session = self.session
         try:
-            effect = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
-            while not isinstance(effect, CallApp):
+            effect = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+            while session.called or not isinstance(effect, CallApp):
                 try:
                     value = await self.answer(effect)
                 except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
@@ -246,7 +255,11 @@ class _Run:
             if not isinstance(stop.value, Response):
                 raise LayerError("a layer's handle must return a Response") from None
             return stop.value
-        self.session.call()
+        except PortError as failure:
+            if failure is answer:  # the application's own
+                raise
+            return self.exchange.deny(store_refusal(failure))
+        session.call()
         return effect
 
     async def answer(self, effect: Effect[Any]) -> Any:
@@ -270,6 +283,8 @@ class _Run:
             else:
                 answer = await anyio.to_thread.run_sync(effect.call)
             return await answer if isawaitable(answer) else answer
+        if isinstance(effect, CallApp):
+            self.session.call()  # says what is wrong with a second one
         raise LayerError(f"a layer yielded {type(effect).__name__}, which is no effect")
 
     async def read_body(self, limit: int) -> Body | Unreadable:
@@ -278,40 +293,35 @@ class _Run:
         return Body(b"")
 
     async def settle(self, outcome: Outcome) -> bool:
-        """End everything taken, innermost first. False where money could not be ended and ``strict`` said so."""
+        """End everything taken, innermost first. False where money could not be ended and ``strict`` said so.
+
+        Who comes second waits until that is done.
+        """
         session = self.session
         if session.settled:
-            if self._settled_event is not None:
-                await self._settled_event.wait()
+            if self._settled_event is not None and not self._settled_event.is_set():
+                await self._undisturbed(self._settled_event.wait())
+                self._raise_cancelled()
             return True
         session.settle(outcome)
-        resolvers, self.exchange.resolvers = self.exchange.resolvers, []
-        if not resolvers and self._settled_event is None:
+        if not self.exchange.resolvers and self._settled_event is None:
             session.finish()
             return True
         if self._settled_event is None:
             self._settled_event = anyio.Event()
-        sound = True
         try:
-            if _library() == "trio":
-                with anyio.CancelScope(shield=True):
-                    sound = await self._resolve(resolvers, outcome)
-            else:
-                sound = await self._resolve(resolvers, outcome)
+            sound = await self._shielded(self._resolve(outcome))
         finally:
             session.finish()
             self._settled_event.set()
-        if self._cancelled is not None:
-            raise self._cancelled
+        self._raise_cancelled()
         return sound
 
-    async def _resolve(
-        self,
-        resolvers: list[tuple[Callable[[Outcome], Flow[None] | None], bool]],
-        outcome: Outcome,
-    ) -> bool:
+    async def _resolve(self, outcome: Outcome) -> bool:
         sound = True
-        for resolver, strict in reversed(resolvers):
+        resolvers = self.exchange.resolvers
+        while resolvers:
+            resolver, strict = resolvers.pop()
             try:
                 flow = resolver(outcome)
                 if flow is not None:
@@ -321,54 +331,16 @@ class _Run:
                 sound = sound and not strict
         return sound
 
-    async def _drive(self, flow: Flow[None]) -> None:
-        """Run a resolver's flow to its end, whatever cancels us meanwhile."""
-        try:
-            effect = flow.send(None)
-            while True:
-                try:
-                    value = await self._answer_shielded(effect)
-                except Exception as failure:  # noqa: BLE001 - the resolver decides what a failure means
-                    effect = flow.throw(failure)
-                else:
-                    effect = flow.send(value)
-        except StopIteration:
-            return
-
-    async def _answer_shielded(self, effect: Effect[Any]) -> Any:
-        """Answer an effect of a resolver; a cancellation cannot come between a store and its answer."""
-        answer: Any = None
-        if isinstance(effect, PortEffect):
-            answer = effect.perform(self.guard.ports)
-            if isinstance(answer, Promise):
-                if not await self._kept_shielded(answer):
-                    raise PortTimeout(answer.port, answer.deadline_s)
-                return answer.result()
-            if not isawaitable(answer):
-                return answer
-        with anyio.CancelScope(shield=True):
-            answer = await answer if answer is not None else await self.answer(effect)
-        return answer  # noqa: RET504 - mypy holds that a scope may swallow a return
-
-    async def _kept_shielded(self, promise: Promise[Any]) -> bool:
-        """Wait as usual and pay for a shield only once a cancellation has come."""
-        try:
-            return await _kept(promise)
-        except asyncio.CancelledError as cancelled:
-            self._cancelled = cancelled
-        kept: bool | None = None
-        with anyio.CancelScope(shield=True):
-            while kept is None:
-                with suppress(asyncio.CancelledError):
-                    kept = await _kept(promise)
-        return bool(kept)
-
     async def observe(self) -> None:
         """Tell the outcome to whoever wants to hear it; once, after the hand-off."""
-        outcome = self.session.outcome
-        if self._observed or outcome is None:
+        if self._observed or self.session.outcome is None:
             return
         self._observed = True
+        if self.exchange.observers:
+            await self._shielded(self._tell(self.session.final()))
+            self._raise_cancelled()
+
+    async def _tell(self, outcome: Outcome) -> None:
         for observer in self.exchange.observers:
             try:
                 flow = observer(outcome)
@@ -376,6 +348,85 @@ class _Run:
                     await self._drive(flow)
             except Exception as failure:  # noqa: BLE001 - an observer can neither delay nor change the outcome
                 log.error("an observer failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
+
+    async def _drive(self, flow: Flow[None]) -> None:
+        """Run the flow of a resolver or observer to its end, whatever cancels us meanwhile."""
+        try:
+            effect = flow.send(None)
+            while True:
+                try:
+                    value = await self._answer_undisturbed(effect)
+                except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(value)
+        except StopIteration:
+            return
+
+    def close_flow(self) -> None:
+        """End the flow where it stands; what its layers took is ended by resolvers, so nothing may stop these."""
+        try:
+            self._flow.close()
+        except Exception as failure:  # noqa: BLE001
+            log.error(
+                "a layer failed while it was being closed (it must not yield there, but register ends with "
+                "exchange.resolve): exchange=%s error=%s",
+                self.exchange.id,
+                describe_failure(failure),
+            )
+
+    # A cancellation must not come between a store and its answer. Under trio a shield does that. Under asyncio a
+    # shield stops anyio's scopes but not ``task.cancel()``, so the waits themselves go on; both are remembered, and
+    # raised when everything has run. Nothing of this costs anything until a cancellation comes.
+
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        if _library() == "trio":
+            with anyio.CancelScope(shield=True):
+                return await work
+        return await work
+
+    async def _answer_undisturbed(self, effect: Effect[Any]) -> Any:
+        if isinstance(effect, PortEffect):
+            answer = effect.perform(self.guard.ports)
+            if isinstance(answer, Promise):
+                if not await self._kept_undisturbed(answer):
+                    raise PortTimeout(answer.port, answer.deadline_s)
+                return answer.result()
+            return await self._undisturbed(answer) if isawaitable(answer) else answer
+        return await self._undisturbed(self.answer(effect))
+
+    async def _kept_undisturbed(self, promise: Promise[Any]) -> bool:
+        try:
+            return await _kept(promise)
+        except asyncio.CancelledError as cancelled:
+            self._cancelled = cancelled
+        while True:
+            try:
+                with anyio.CancelScope(shield=True):
+                    return await _kept(promise)
+            except asyncio.CancelledError as cancelled:
+                self._cancelled = cancelled
+
+    async def _undisturbed(self, work: Awaitable[T]) -> T:
+        """Await ``work`` to its end, in a task of its own under asyncio."""
+        if _library() == "trio":
+            with anyio.CancelScope(shield=True):
+                return await work
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([task])
+            except asyncio.CancelledError as cancelled:
+                self._cancelled = cancelled
+        if task.cancelled():
+            raise PortError("task", "cancelled by something else before it had answered")
+        return task.result()
+
+    def _raise_cancelled(self) -> None:
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            raise cancelled
 
 
 class _HTTPRun(_Run):
@@ -387,14 +438,15 @@ class _HTTPRun(_Run):
     _idle: anyio.Event | None = None
     _head: Message | None = None  # held until the first bytes leave
     _closed = False  # what the application still sends goes nowhere
-    _stop: ResponseCut | None = None  # raised into the application, so that it stops
-    _abort: ResponseCut | None = None  # raised to the server, so that the connection breaks off
+    _stop: Exception | None = None  # raised into the application, so that it stops
+    _abort: Exception | None = None  # raised to the server, so that the connection breaks off
     _receiving = 0
-    _peeked: asyncio.Task[Message] | None = None
+    _peeked: asyncio.Future[Message] | None = None
     _gone = False  # the client has left
     _draining = False
+    _drain_place = False  # among the guard's ``drains_max``
     _drain_ends_ns = 0
-    _parked: tuple[bytes, Message] | None = None  # the end of a "returned" response
+    _parked: list[tuple[bytes, Message]] | None = None  # the end of a "returned" response
     _parked_event: anyio.Event | None = None
 
     def __init__(self, owner: ASGIGuard, scope: Scope, receive: Receive, send: Send) -> None:
@@ -405,34 +457,39 @@ class _HTTPRun(_Run):
         """Serve the exchange from its head to its end."""
         token = CURRENT.set(self.exchange)
         try:
-            try:
-                step = await self.advance(None)
-            except PortError as failure:
-                step = self.exchange.deny(store_refusal(failure))
+            step = await self.advance(None)
             if isinstance(step, Response):
-                await self._reply(step)
+                await self._answer_by_layer(step)
             else:
                 await self._call_app()
-        except ClientLeftError:
-            await self._fail(None)
+            await self.observe()
         except BaseException as failure:
-            await self._fail(failure)
-            raise
+            self.close_flow()
+            if isinstance(failure, ClientLeftError) and not self.session.called:
+                await self._end(None)
+            else:
+                await self._end(failure)
+                raise
         finally:
             CURRENT.reset(token)
-            if self._draining:
-                self.guard.end_drain()
+            self.leave()
+            self._give_up_drain()
             if self._peeked is not None:
                 self._peeked.cancel()
+
+    async def _end(self, failure: BaseException | None) -> None:
+        await self.settle(self.session.conclude(error=failure, left=self._gone))
         await self.observe()
+
+    # the request's body
 
     async def read_body(self, limit: int) -> Body | Unreadable:
         """Buffer the request's body once; what was read is replayed to the application either way."""
         request = self.exchange.request
         known = request.body_read
-        if isinstance(known, Unreadable):
-            return known
-        if known is None:
+        if not isinstance(known, Body):
+            if self.session.called:
+                raise LayerError("the application reads the body now: ReadBody belongs before proceed")
             known = request.body_read = await self._buffer_body(limit)
         if isinstance(known, Body) and len(known.data) > limit:
             return too_large(limit)
@@ -444,9 +501,10 @@ class _HTTPRun(_Run):
             return declared
         if declared is not None and declared > limit:
             return too_large(limit)
-        chunks: list[bytes] = []
-        read = 0
-        while True:
+        chunks: list[bytes] = [message.get("body", b"") for message in self._replay]  # read up to a smaller limit
+        read = sum(map(len, chunks))
+        more = not self._replay or self._replay[-1].get("more_body", False)
+        while more and read <= limit:
             message = await self.receive()
             if message["type"] == _DISCONNECT:
                 self._gone = True
@@ -455,13 +513,12 @@ class _HTTPRun(_Run):
             chunk = message.get("body", b"")
             chunks.append(chunk)
             read += len(chunk)
-            if read > limit:
-                return too_large(limit)
-            if not message.get("more_body", False):
-                break
+            more = message.get("more_body", False)
+        if read > limit:
+            return too_large(limit)
         if declared is not None and declared != read:
             return length_mismatch()
-        return Body(b"".join(chunks) if len(chunks) > 1 else chunks[0])
+        return Body(b"".join(chunks) if len(chunks) > 1 else bytes(chunks[0]))
 
     # the application
 
@@ -478,36 +535,41 @@ class _HTTPRun(_Run):
                 await self._call_until_returned(scope)
             else:
                 await self.app(scope, self._receive, self._send)
-        except ResponseCut as cut:
-            if cut is not self._stop:
-                raise
         except Exception as failure:
-            if self.session.response is not None or self.session.settled:
-                raise
-            step = await self.advance(failure)
-            assert isinstance(step, Response)
-            await self._replace(step, error=failure)
-            return
+            if self._stop is None or not _stems_from(failure, self._stop):
+                if self.session.response is not None or self.session.settled:
+                    raise
+                step = await self.advance(failure)
+                assert isinstance(step, Response)
+                await self._answer_by_layer(step, error=failure)
+                return
         await self._app_returned()
 
     async def _app_returned(self) -> None:
-        if self._parked is not None:
+        if self._parked:
             await self._release()
-        if not self.session.settled:
-            self._close_flow()
-            await self.settle(self.session.conclude(left=await self._client_gone()))
+        session = self.session
+        if not session.settled:
+            self.close_flow()
+            await self.settle(session.conclude(error=self._abort, left=await self._client_gone()))
         if self._abort is not None:
             raise self._abort
+        if self._head is not None:  # never followed by a body: forwarded so
+            head, self._head = self._head, None
+            await self._hand_over(head)
 
     async def _call_until_returned(self, scope: Scope) -> None:
         """Hold the end of the response until the application has returned, at most the guard's bound."""
-        failed: Exception | None = None
+        failed: BaseException | None = None
+        self._parked = []
         self._parked_event = anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._release_late)
             try:
                 await self.app(scope, self._receive, self._send)
-            except Exception as failure:  # noqa: BLE001 - raised below, outside of the group
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as failure:  # noqa: BLE001 - raised below: a group would wrap it
                 failed = failure
             tasks.cancel_scope.cancel()
         if failed is not None:
@@ -518,96 +580,99 @@ class _HTTPRun(_Run):
         await self._parked_event.wait()
         await anyio.sleep(self.guard.return_wait_s)
         with anyio.CancelScope(shield=True):
-            await self._release()
+            try:
+                await self._release()
+            except Exception as failure:  # noqa: BLE001 - the application is still running: it hears it from ``send``
+                self._stop = self._stop or failure
 
     async def _release(self) -> None:
-        if self._parked is None:
-            return
-        (out, message), self._parked = self._parked, None
-        if await self._settle_held():
-            await self._emit(out, message, more=False)
-
-    async def _fail(self, failure: BaseException | None) -> None:
-        self._close_flow()
-        session = self.session
-        if not session.settled or self._settled_event is not None:
-            await self.settle(session.conclude(error=failure, left=self._gone))
-        await self.observe()
-
-    def _close_flow(self) -> None:
+        if self._busy:
+            await self._wait_turn()
+        self._busy = True
         try:
-            self._flow.close()
-        except RuntimeError:
-            log.error("a layer yields while it is being closed: register ends with exchange.resolve instead")
+            parked, self._parked = self._parked, None
+            if parked and await self._settle_held():
+                for out, message in parked:
+                    await self._emit(out, message)
+        finally:
+            self._rest()
 
     # messages towards the client
 
     async def _send(self, message: Message) -> None:
-        if self._bare:
+        if self._bare and not self.exchange.resolvers:
             await self._pass(message)
             return
-        if not self._busy:
+        if self._busy:
+            await self._wait_turn()
+        self._busy = True
+        try:
             await self._take(message)
-            return
+        finally:
+            self._rest()
+
+    async def _wait_turn(self) -> None:
+        """Frameworks send from several tasks: one message is handled after the other."""
         if self._turn is None:
             self._turn = anyio.Lock()
-        async with self._turn:  # frameworks that send from several tasks: one message after the other
+        async with self._turn:
             while self._is_busy():
                 self._idle = anyio.Event()
                 await self._idle.wait()
-            await self._take(message)
+
+    def _is_busy(self) -> bool:
+        return self._busy
+
+    def _rest(self) -> None:
+        self._busy = False
+        if self._idle is not None:
+            self._idle.set()
+            self._idle = None
 
     async def _pass(self, message: Message) -> None:
         """Nothing rewrites and nothing ends with this response: forward what comes, as it comes."""
         session = self.session
-        ending = session.count(message.get("body", b""), more=message.get("more_body", False))
+        kind = message["type"]
+        if kind == _BODY or kind in _BYPASSES:
+            session.count(message.get("body", b""), more=message.get("more_body", False))
         try:
             await self.send(message)
         except OSError:
             self._gone = True
             raise
-        if ending and not session.settled:
+        if session.end_seen and not session.settled:
             session.settle_bare(left=self._gone)
             await self.observe()
 
-    def _is_busy(self) -> bool:
-        return self._busy
-
     async def _take(self, message: Message) -> None:
-        self._busy = True
-        try:
-            if self._stop is not None:
-                raise self._stop
-            if self._closed:
-                return
-            kind = message["type"]
-            if kind == "http.response.body":
-                await self._body(message)
-            elif kind == "http.response.start":
-                await self._start(message)
-            elif kind in _BYPASSES and self.session.transforms:
-                raise LayerError(f"the application sent {kind}, which was not offered to it")
-            else:
-                await self._hand_over(message)
-        finally:
-            self._busy = False
-            if self._idle is not None:
-                self._idle.set()
-                self._idle = None
+        if self._stop is not None:
+            raise self._stop
+        if self._closed:
+            return
+        kind = message["type"]
+        if kind == _BODY:
+            await self._body(message)
+        elif kind == "http.response.start":
+            await self._start(message)
+        elif kind in _BYPASSES and self.guard.layers:
+            raise RuntimeError(f"the application sent {kind}, which was not offered to it")
+        else:
+            await self._hand_over(message)
 
     async def _start(self, message: Message) -> None:
         session = self.session
         if session.response is not None:
-            raise LayerError("the application started its response twice")
+            raise RuntimeError("the application started its response twice")
         raw = message.get("headers", ())
         response = Response(message["status"], Headers(raw))
         try:
             step = await self.advance(response)
-        except PortError as failure:
-            step = self.exchange.deny(store_refusal(failure))
+        except Exception as failure:
+            self._stop = self._abort = failure  # a layer's fault, whatever the application makes of it
+            raise
         assert isinstance(step, Response)
         if step.body is not None:
-            await self._replace(step)
+            await self._answer_by_layer(step)
             return
         session.respond(step)
         if step.headers.raw is not raw or step.status != message["status"]:
@@ -620,15 +685,20 @@ class _HTTPRun(_Run):
 
     async def _body(self, message: Message) -> None:
         session = self.session
+        if session.response is None:
+            raise RuntimeError("the application sent a body before it started its response")
         chunk: bytes = message.get("body", b"")
+        if not isinstance(chunk, bytes):
+            chunk = bytes(chunk)  # a memoryview, or a bytearray that the application may change
         more: bool = message.get("more_body", False)
         if session.rewrites and len(chunk) > COMPUTE_IN_PLACE_BYTES:
-            out = await anyio.to_thread.run_sync(partial(session.feed, chunk, more=more))
+            out = await self._undisturbed(anyio.to_thread.run_sync(partial(session.feed, chunk, more=more)))
+            self._raise_cancelled()
         else:
             out = session.feed(chunk, more=more)
         if session.due:
-            if not more and session.cut is None and self.exchange.route.success is Success.RETURNED:
-                self._parked = (out, message)
+            if self._parked is not None and session.cut is None:
+                self._parked.append((out, message))
                 assert self._parked_event is not None
                 self._parked_event.set()
                 return
@@ -636,17 +706,19 @@ class _HTTPRun(_Run):
                 return
         if session.cut is not None:
             await self._cut(out)
-        elif out or not more or not session.transforms:
-            await self._emit(out, message, more=more)
-        if self._draining and self._drain_over():
-            raise ResponseCut("the client left")
+        elif out or not more or not session.rewrites:
+            await self._emit(out, message)
+        if self._draining and not session.settled and self._drain_left_s() <= 0:
+            await self._end_drain()
+            self._closed = True
+            self._stop = ResponseCut("the client left")
+            raise self._stop
 
     async def _settle_held(self) -> bool:
         """Settle at the settling point; where money could not be ended, what is held never leaves."""
         session = self.session
         if await self.settle(session.conclude(left=await self._client_gone())):
             return True
-        session.cut = Cut(Reason.SETTLE_FAILED)
         await self._break_off(settle_refusal())
         return False
 
@@ -657,8 +729,7 @@ class _HTTPRun(_Run):
         if session.cut.tail and self._head is None:
             self._closed = True
             self._stop = ResponseCut(session.cut.reason)
-            session.sent += len(tail)
-            await self._hand_over({"type": "http.response.body", "body": tail, "more_body": False})
+            await self._hand_over({"type": _BODY, "body": tail, "more_body": False})
             await self.observe()
             raise self._stop
         await self._break_off(cut_refusal(session.cut.reason))
@@ -669,13 +740,15 @@ class _HTTPRun(_Run):
         refusal = self.exchange.deny(denial)
         if self._head is not None:
             self._head = None
+            self.session.withhold(denial.reason, refusal)
             await self._send_whole(refusal)
         else:
+            self.session.withhold(denial.reason, None)
             self._abort = self._stop
         await self.observe()
         raise self._stop
 
-    async def _emit(self, out: bytes, message: Message, *, more: bool) -> None:
+    async def _emit(self, out: bytes, message: Message) -> None:
         head = self._head
         if head is not None:
             self._head = None
@@ -685,11 +758,10 @@ class _HTTPRun(_Run):
                 session.response.headers.set("content-length", str(len(out)))
                 head["headers"] = session.response.headers.raw
             await self._hand_over(head)
-        self.session.sent += len(out)
         if out is not message.get("body", b""):
             message = {**message, "body": out}
         await self._hand_over(message)
-        if not more:
+        if not message.get("more_body", False):
             await self.observe()
 
     async def _hand_over(self, message: Message) -> None:
@@ -701,34 +773,38 @@ class _HTTPRun(_Run):
         except OSError:
             if not self._client_left():
                 raise
+        else:
+            self.session.sent += len(message.get("body", b""))
 
-    async def _reply(self, response: Response) -> None:
-        """A layer answered by itself; what was taken is ended before the answer leaves."""
-        self.session.refuse(response)
-        await self.settle(self.session.conclude())
-        await self._send_whole(response)
+    async def _answer_by_layer(self, response: Response, *, error: Exception | None = None) -> None:
+        """A layer answers, and the application, where it was called, goes on unheard.
 
-    async def _replace(self, response: Response, *, error: Exception | None = None) -> None:
-        """A layer answers instead of the application, which goes on unheard."""
+        What was taken is ended before the answer leaves.
+        """
         session = self.session
         self._closed = True
-        if error is None:
-            last = self.exchange.decisions[-1] if self.exchange.decisions else None
-            session.cut = Cut(last.reason if isinstance(last, Deny) else "response.replaced")
-        session.refuse(response)
-        await self.settle(session.conclude(error=error, left=self._gone))
+        if not session.refuse(response, error=error):
+            assert session.cut is not None
+            response = session.response = self.exchange.deny(cut_refusal(session.cut.reason))
+        if not await self.settle(session.conclude(error=error, left=self._gone)):
+            denial = settle_refusal()
+            response = self.exchange.deny(denial)
+            session.withhold(denial.reason, response)
         await self._send_whole(response)
         await self.observe()
 
     async def _send_whole(self, response: Response) -> None:
-        body = b"" if self.exchange.request.method == "HEAD" else response.body or b""
-        if response.headers.get("content-length") is None:
-            response.headers.set("content-length", str(len(response.body or b"")))
-        self.session.sent += len(body)
+        body = response.body or b""
+        if response.status in {204, 304}:
+            response.headers.remove("content-length")  # RFC 9110 8.6
+        else:
+            response.headers.set("content-length", str(len(body)))
+        if self.session.bodiless(response):
+            body = b""
         await self._hand_over(
             {"type": "http.response.start", "status": response.status, "headers": response.headers.raw},
         )
-        await self._hand_over({"type": "http.response.body", "body": body, "more_body": False})
+        await self._hand_over({"type": _BODY, "body": body, "more_body": False})
 
     # messages from the client
 
@@ -746,9 +822,8 @@ class _HTTPRun(_Run):
                 message = await self.receive()
         finally:
             self._receiving -= 1
-        if message["type"] == _DISCONNECT and not self.session.settled:
-            if self._client_left():
-                return await self._parked_disconnect()
+        if message["type"] == _DISCONNECT and not self.session.settled and self._client_left():
+            return await self._parked_disconnect()
         return message
 
     def _client_left(self) -> bool:
@@ -757,33 +832,49 @@ class _HTTPRun(_Run):
         if self.session.settled or self.exchange.on_disconnect is not OnDisconnect.DRAIN:
             return False
         if not self._draining and self.guard.start_drain():
-            self._draining = True
+            self._draining = self._drain_place = True
             clock = self.guard.ports.system.clock
             self._drain_ends_ns = clock.monotonic_ns() + int(self.guard.drain_s * 1e9)
         return self._draining
 
-    def _drain_over(self) -> bool:
-        return self.guard.ports.system.clock.monotonic_ns() >= self._drain_ends_ns
+    def _drain_left_s(self) -> float:
+        return (self._drain_ends_ns - self.guard.ports.system.clock.monotonic_ns()) / 1e9
+
+    async def _end_drain(self) -> None:
+        self._give_up_drain()
+        await self.settle(self.session.conclude(left=True))
+
+    def _give_up_drain(self) -> None:
+        if self._drain_place:
+            self._drain_place = False
+            self.guard.end_drain()
 
     async def _parked_disconnect(self) -> Message:
         """While draining, the application hears that the client left only once settled, or at the bound."""
-        left_ns = self._drain_ends_ns - self.guard.ports.system.clock.monotonic_ns()
         if not self.session.settled:
             if self._settled_event is None:
                 self._settled_event = anyio.Event()
-            with anyio.move_on_after(max(0, left_ns) / 1e9):
+            with anyio.move_on_after(max(0.0, self._drain_left_s())):
                 await self._settled_event.wait()
+            if not self.session.settled:
+                await self._end_drain()
         return {"type": _DISCONNECT}
 
     async def _client_gone(self) -> bool:
-        """Look for the client once, at the settling point; what was read is replayed."""
+        """Look for the client at the settling point; what was read is replayed."""
         if self._gone or self._receiving or not self.exchange.resolvers:
             return self._gone
-        message = await self._peek()
-        if message is not None:
+        if self._head is not None and self.exchange.request.headers.get("expect") is not None:
+            return False  # reading would tell a client that waits with its body to send it
+        for _ in range(2):  # the end of a body that nobody read may stand before the disconnect
+            message = await self._peek()
+            if message is None:
+                break
+            self._replay.append(message)
             if message["type"] == _DISCONNECT:
                 self._gone = True
-            self._replay.append(message)
+            if self._gone or message.get("more_body", False):
+                break
         return self._gone
 
     async def _peek(self) -> Message | None:
@@ -808,97 +899,106 @@ class _HTTPRun(_Run):
         return peeked.result()
 
 
+def _stems_from(failure: BaseException, origin: BaseException) -> bool:
+    """Whether ``failure`` is ``origin``, or what an application made of it: another exception, or a group."""
+    left: list[BaseException | None] = [failure]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is origin:
+            return True
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+    return False
+
+
 class _WebSocketRun(_Run):
     """One WebSocket: the flow runs at connect; completed means closed with 1000 or 1001 and no exception."""
 
-    _closed = False
-    _code: int | None = None
+    _closed = False  # refused after the application had accepted: what it still sends goes nowhere
 
     async def run(self) -> None:
         """Serve the socket from connect to close."""
         token = CURRENT.set(self.exchange)
         try:
-            try:
-                step = await self.advance(None)
-            except PortError as failure:
-                step = self.exchange.deny(store_refusal(failure))
+            step = await self.advance(None)
             if isinstance(step, Response):
-                self.session.refuse(step)
-                await self.settle(self.session.conclude())
-                await self._deny(step)
+                await self.receive()  # the connect
+                await self._refuse(step)
             else:
                 await self.app(self.inner_scope(), self._receive, self._send)
-                await self._end(None)
+                await self._end(None, left=False)
+            await self.observe()
         except BaseException as failure:
-            await self._end(failure)
+            await self._end(None, left=False, error=failure)
+            await self.observe()
             raise
         finally:
             CURRENT.reset(token)
-        await self.observe()
+            self.leave()
 
-    async def _deny(self, response: Response) -> None:
+    async def _end(self, code: int | None, *, left: bool, error: BaseException | None = None) -> None:
+        if not self.session.settled:
+            self.close_flow()
+        await self.settle(self.session.conclude_socket(code, left=left, error=error))
+
+    async def _refuse(self, response: Response) -> None:
         """Refuse before accepting: by the denial-response extension, else close code 1008 (policy violation)."""
+        session = self.session
+        self._closed = True
+        if not session.refuse(response):
+            assert session.cut is not None
+            response = session.response = self.exchange.deny(cut_refusal(session.cut.reason))
+        await self.settle(session.conclude())
         if "websocket.http.response" in (self.scope.get("extensions") or {}):
-            await self.send(
-                {
-                    "type": "websocket.http.response.start",
-                    "status": response.status,
-                    "headers": response.headers.raw,
-                },
-            )
-            await self.send({"type": "websocket.http.response.body", "body": response.body or b""})
+            body = response.body or b""
+            response.headers.set("content-length", str(len(body)))
+            kind = "websocket.http.response"
+            await self.send({"type": f"{kind}.start", "status": response.status, "headers": response.headers.raw})
+            await self.send({"type": f"{kind}.body", "body": body})
         else:
             await self.send({"type": "websocket.close", "code": 1008, "reason": ""})
 
     async def _send(self, message: Message) -> None:
         if self._closed:
             return
+        session = self.session
         kind = message["type"]
-        if kind == "websocket.accept":
+        if kind == "websocket.send":
+            session.received += _frame_length(message)
+        elif kind == "websocket.accept":
             await self._accept(message)
             return
-        if kind == "websocket.close":
-            self._code = message.get("code", 1000)
-            await self._end(None)
-        elif kind == "websocket.http.response.start":
-            self._respond(Response(message["status"]))
+        elif kind == "websocket.close":
+            await self._end(message.get("code", 1000), left=False)
+        elif kind == "websocket.http.response.start" and session.response is None:
+            session.respond(Response(message["status"]))
         await self.send(message)
+        if kind == "websocket.send":
+            session.sent += _frame_length(message)
 
     async def _accept(self, message: Message) -> None:
-        response = Response(101, Headers(message.get("headers", ())))
-        try:
-            step = await self.advance(response)
-        except PortError as failure:
-            step = self.exchange.deny(store_refusal(failure))
+        step = await self.advance(Response(101, Headers(message.get("headers", ()))))
         assert isinstance(step, Response)
+        if step.body is None and any(transform.rewrites for transform in step.transforms):
+            step = self.exchange.deny(cut_refusal(Reason.RESPONSE_UNREADABLE))  # frames are not rewritten
         if step.body is not None:
-            self._closed = True
-            self.session.cut = Cut("response.replaced")
-            await self._end(None)
-            await self._deny(step)
+            await self._refuse(step)
             return
-        self._respond(step)
+        self.session.respond(step)
         await self.send({**message, "headers": step.headers.raw})
-
-    def _respond(self, response: Response) -> None:
-        if self.session.response is None:
-            self.session.respond(response)
 
     async def _receive(self) -> Message:
         message = await self.receive()
         if message["type"] == "websocket.disconnect":
-            self._code = message.get("code", 1005)
-            await self._end(None)
+            await self._end(message.get("code", 1005), left=True)
         return message
 
-    async def _end(self, failure: BaseException | None) -> None:
-        session = self.session
-        if session.settled:
-            return
-        self._flow.close()
-        clean = self._code in {1000, 1001} and failure is None
-        outcome = session.conclude(error=failure)
-        if outcome.ending is not Ending.CUT and session.response is not None and session.response.status == 101:
-            ending = Ending.COMPLETED if clean else Ending.FAILED if failure is not None else Ending.LEFT
-            outcome = replace(outcome, ending=ending, reason=None if clean else f"websocket.{self._code}")
-        await self.settle(outcome)
+
+def _frame_length(message: Message) -> int:
+    data = message.get("bytes")
+    return len(data) if data is not None else len((message.get("text") or "").encode())

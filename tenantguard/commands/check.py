@@ -95,7 +95,7 @@ def _print_policy(name: str, settings: Settings) -> None:
     heading += f", inherits {resolved.inherits})" if resolved.inherits is not None else ")"
     print(heading)
     keys = [
-        f"{identity.id} ({identity.role.value})"
+        f"{identity.id} ({identity.role.value}{'' if identity.tenant == name else f' of {identity.tenant}'})"
         for identity in settings.keys.values()
         if identity.tenant == name or (name == settings.tenancy.fallback and identity.tenant not in settings.policies)
     ]

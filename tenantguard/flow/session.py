@@ -4,18 +4,31 @@ Rules of this file
 1. Everything that decides when an exchange settles, and how it ended, lives here and nowhere else.
 2. It knows no protocol: a driver turns ASGI messages or WSGI calls into events, and commands back into them.
 3. It does no I/O and keeps no time.
+4. An event that the table does not list is a fault: of a layer for ``call``, else of the driver.
 
-=========  ==============================================  =========================================
-state      event                                           next
-=========  ==============================================  =========================================
-OPEN       ``call``: the flow asks for the application     CALLED
-OPEN       ``refuse``: a layer answered by itself          HEADED
-CALLED     ``respond``: the application's head came        HEADED
-CALLED     ``refuse``: a layer answered for a failure      HEADED
-HEADED     ``feed``: body bytes                            STREAMING
-any above  ``settle`` at the first settling point          SETTLING
-SETTLING   ``settled``: every resolver has run             DONE
-=========  ==============================================  =========================================
+=========  ==============================================================  =========
+state      event                                                           next
+=========  ==============================================================  =========
+OPEN       ``call``: the flow asks for the application                     CALLED
+OPEN       ``refuse``: a layer answers by itself                           HEADED
+OPEN       ``settle``: the flow failed, or was cancelled                   SETTLING
+CALLED     ``refuse``: a layer answers instead of the application          HEADED
+CALLED     ``respond``: the application's head has passed the layers       HEADED
+CALLED     ``settle``: the application failed, or returned without a head  SETTLING
+HEADED     ``respond``: an error page takes the place of that head         HEADED
+HEADED     ``count``: bytes pass that nobody looks at                      HEADED
+HEADED     ``settle_bare``: they have ended, and nothing was taken         DONE
+HEADED     ``feed``: the first bytes pass the transforms                   STREAMING
+HEADED     ``settle``: a settling point before any bytes                   SETTLING
+STREAMING  ``feed``: more bytes                                            STREAMING
+STREAMING  ``settle``: a settling point                                    SETTLING
+SETTLING   ``feed``: bytes after the settling point                        SETTLING
+SETTLING   ``withhold``: money could not be ended                          SETTLING
+SETTLING   ``finish``: every resolver has run                              DONE
+DONE       ``count``: bytes after the end                                  DONE
+DONE       ``feed``: bytes after the settling point                        DONE
+DONE       ``withhold``: money could not be ended                          DONE
+=========  ==============================================================  =========
 
 Settling points: the chunk that carries the protocol's terminal marker, the chunk that completes
 ``content-length``, the final chunk, the end or failure of the application, a cut, the end of a drain, cancellation.
@@ -24,6 +37,7 @@ What ``feed`` returned at a settling point is held by the driver until resolvers
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +52,9 @@ if TYPE_CHECKING:
 
 SUCCESS: Final = range(200, 400)
 """The statuses of a response that may be charged."""
+
+CLEAN_CLOSES: Final = frozenset({1000, 1001})
+"""The close codes of a WebSocket that ended as it should: normal closure, going away (RFC 6455 7.4.1)."""
 
 _DESCRIBING: Final = (
     "content-length",
@@ -66,7 +83,7 @@ class Session:
 
     ``due`` says that what ``feed`` just returned must be held until the exchange has settled; ``cut`` says that the
     stream ends here. ``holds_head`` says that the head must wait for the first bytes, so that a failure can still
-    become a clean refusal.
+    become a clean refusal. ``bare`` says that nothing rewrites the response and nothing ends with it.
     """
 
     # Defaults stand on the class: an exchange pays for the fields that it changes.
@@ -96,35 +113,56 @@ class Session:
     def call(self) -> None:
         """The flow asks for the application."""
         if self.state is not State.OPEN:
-            raise LayerError("a layer called proceed twice for one exchange")
+            raise LayerError("proceed was called a second time, or outside of handle")
         self.state = State.CALLED
         self.called = True
 
     def respond(self, response: Response) -> None:
         """The application's head has passed the layers on its way out."""
+        assert State.CALLED <= self.state <= State.HEADED
         self.state = State.HEADED
         self.response = response
-        length = response.headers.get("content-length")
-        if length is not None and length.isascii() and length.isdigit():
-            self.declared = int(length)
-        if self.exchange.request.method == "HEAD" or response.status in {204, 304} or response.status < 200:
+        bodiless = self.bodiless(response)
+        self.declared = None
+        if bodiless:
             response.marker = None
-            self.declared = None
-        elif response.transforms:
-            self.transforms = response.transforms
-            self.rewrites = any(transform.rewrites for transform in self.transforms)
-            if self.rewrites:
-                response.headers.remove(*_DESCRIBING)
+        else:
+            length = response.headers.get("content-length")
+            if length is not None and length.isascii() and length.isdigit():
+                self.declared = int(length)
+            if response.transforms:
+                self._enlist(response)
         self.bare = not self.transforms and not self.exchange.resolvers and response.marker is None
-        self.holds_head = self.declared is not None and not self.bare
+        self.holds_head = not self.bare and (bodiless or self.declared is not None)
 
-    def refuse(self, response: Response) -> None:
-        """A layer answered instead of the application; the body is whole."""
+    def refuse(self, response: Response, *, error: BaseException | None = None) -> bool:
+        """A layer answers, for ``error`` of the application where it is given; the body is whole.
+
+        It passes the transforms of the layers further out. False where one of these cut it: then nothing of it may
+        leave.
+        """
+        assert self.state <= State.CALLED
         self.state = State.HEADED
         self.response = response
+        if self.called and error is None:
+            self.cut = Cut(self._denial() or "response.replaced")
+        if not response.transforms or not response.body or self.bodiless(response):
+            return True
+        self._enlist(response)
+        passed, self.cut = self.cut, None
+        response.body = self._transform(response.body, ending=True)
+        if self.cut is not None:
+            return False
+        self.cut = passed
+        return True
+
+    def bodiless(self, response: Response) -> bool:
+        """HTTP gives this response no body (RFC 9110 6.4.1)."""
+        return self.exchange.request.method == "HEAD" or response.status in {204, 304} or response.status < 200
 
     def feed(self, chunk: bytes, *, more: bool) -> bytes:
         """Take body bytes of the application; return what may leave, and set ``due`` or ``cut``."""
+        assert self.state >= State.HEADED
         if self.state is State.HEADED:
             self.state = State.STREAMING
         self.received += len(chunk)
@@ -155,6 +193,58 @@ class Session:
         if self.exchange.observers:
             self.outcome = self.conclude(left=left)
         self.state = State.DONE
+
+    def settle(self, outcome: Outcome) -> None:
+        """The settling point was reached; resolvers run now."""
+        assert not self.settled, "an exchange settles once"
+        self.outcome = outcome
+        self.state = State.SETTLING
+        self.due = False
+
+    def withhold(self, reason: str, response: Response | None) -> None:
+        """What was held never leaves; ``response`` does instead, where the head is not out."""
+        assert self.settled
+        self.cut = Cut(reason)
+        if response is not None:
+            self.response = response
+        if self.outcome is not None:
+            status = self.response.status if self.response is not None else 0
+            self.outcome = replace(self.outcome, ending=Ending.CUT, reason=reason, status=status)
+
+    def finish(self) -> None:
+        """Every resolver has run."""
+        assert self.state is State.SETTLING
+        self.state = State.DONE
+
+    def conclude(self, *, error: BaseException | None = None, left: bool = False) -> Outcome:
+        """How the exchange ends if it ends now. ``left``: the client is known to have gone."""
+        return self._outcome(*self._ending(error, left=left), error)
+
+    def conclude_socket(self, code: int | None, *, left: bool, error: BaseException | None = None) -> Outcome:
+        """How a WebSocket ends if it ends now, closed with ``code`` by the client (``left``) or the application."""
+        accepted = self.response is not None and self.response.status == 101 and self.cut is None
+        if not accepted:
+            return self.conclude(error=error, left=left)
+        if error is not None:
+            return self._outcome(Ending.FAILED, type(error).__name__, error)
+        if code is None:
+            return self._outcome(Ending.FAILED, "response.unfinished", None)
+        self.end_seen = code in CLEAN_CLOSES
+        if self.end_seen:
+            return self._outcome(Ending.COMPLETED, None, None)
+        return self._outcome(Ending.LEFT if left else Ending.FAILED, f"websocket.{code}", None)
+
+    def final(self) -> Outcome:
+        """The outcome as observers hear it: with what was sent after settling. Only once settled."""
+        outcome = self.outcome
+        assert outcome is not None
+        return outcome if outcome.sent == self.sent else replace(outcome, sent=self.sent)
+
+    def _enlist(self, response: Response) -> None:
+        self.transforms = response.transforms
+        self.rewrites = any(transform.rewrites for transform in self.transforms)
+        if self.rewrites:
+            response.headers.remove(*_DESCRIBING)
 
     def _after_end(self, chunk: bytes) -> bytes:
         """Bytes beyond ``content-length`` or the end: never past transforms that have finished."""
@@ -195,9 +285,7 @@ class Session:
             return b""
         return data
 
-    def conclude(self, *, error: BaseException | None = None, left: bool = False) -> Outcome:
-        """How the exchange ends if it ends now. ``left``: the client is known to have gone."""
-        ending, reason = self._ending(error, left=left)
+    def _outcome(self, ending: Ending, reason: str | None, error: BaseException | None) -> Outcome:
         return Outcome(
             ending,
             called=self.called,
@@ -209,39 +297,34 @@ class Session:
             error=error,
         )
 
-    def settle(self, outcome: Outcome) -> None:
-        """The settling point was reached; resolvers run now."""
-        assert not self.settled, "an exchange settles once"
-        self.outcome = outcome
-        self.state = State.SETTLING
-        self.due = False
-
-    def finish(self) -> None:
-        """Every resolver has run."""
-        self.state = State.DONE
-
     def _ended(self) -> bool:
         marker = self.response.marker if self.response is not None else None
         if marker is not None:
             return marker.ended and not marker.failed
         return self.end_seen and (self.declared is None or self.received == self.declared)
 
+    def _denial(self) -> str | None:
+        """Why the last decision refused this request, if it did."""
+        decisions = self.exchange.decisions
+        return decisions[-1].reason if decisions and decisions[-1].kind == "deny" else None
+
     def _ending(self, error: BaseException | None, *, left: bool) -> tuple[Ending, str | None]:
         response = self.response
+        failure = type(error).__name__ if error is not None else None
         if self.cut is not None:
             return Ending.CUT, self.cut.reason
         if not self.called:
             if left:
                 return Ending.LEFT, None
-            return (Ending.REFUSED, None) if error is None else (Ending.FAILED, type(error).__name__)
+            return (Ending.REFUSED, self._denial()) if failure is None else (Ending.FAILED, failure)
         if response is not None and response.status not in SUCCESS:
-            return Ending.FAILED, "response.status"
+            return Ending.FAILED, failure or "response.status"
         if response is not None and response.marker is not None and response.marker.failed:
             return Ending.FAILED, "response.error_event"
         if left:
             return Ending.LEFT, None
-        if error is not None:
-            return Ending.FAILED, type(error).__name__
+        if failure is not None:
+            return Ending.FAILED, failure
         if response is None or not (self._ended() or self.end_seen):
             return Ending.FAILED, "response.unfinished"
         if not self._ended():

@@ -137,7 +137,7 @@ class Redaction:
     def _scrub(self, exchange: Exchange, response: Response, rule: ResponseScrub) -> Flow[Response]:
         if exchange.request.method == "HEAD" or response.status in {204, 304} or response.status < 200:
             return response
-        if exchange.decisions and exchange.decisions[-1].kind == "deny":
+        if response.body is not None and exchange.decisions and exchange.decisions[-1].kind == "deny":
             return response  # a refusal of a layer further in
         body = self._body(exchange, response, rule)
         if isinstance(body, Deny):
@@ -219,7 +219,7 @@ def _masked(data: bytes, rule: RequestMask, shape: Shape) -> bytes | Deny:
     try:
         return rewrite_json(data, rule, shape)
     except MalformedTextError as error:
-        return Deny(_NAME, Reason.BODY_MALFORMED, 400, f"The request body is no JSON: {error}.")
+        return Deny(_NAME, Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {error}.")
     except Exception as error:  # noqa: BLE001 - its text may be personal, and is told to nobody
         message = "The request could not be redacted, so it was not passed on."
         return Deny(_NAME, Reason.REDACTION_FAILED, 503, message, details={"error": type(error).__name__})

@@ -79,7 +79,8 @@ def known_currency(code: str) -> str:
 
 
 def _to_nanos(value: Decimal, shown: str) -> int:
-    scaled = value.scaleb(9)
-    if scaled != scaled.to_integral_value():
+    numerator, denominator = value.as_integer_ratio()  # exact; decimal arithmetic would round at 28 digits
+    nanos, rest = divmod(numerator * NANOS, denominator)
+    if rest:
         raise ConfigurationError(f"{shown!r} has more than nine decimals")
-    return int(scaled)
+    return nanos

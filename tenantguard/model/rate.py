@@ -13,6 +13,11 @@ TICKS_PER_NANO: Final = 1_000_000_000
 """Buckets count time in attoseconds, so that a unit of any rate is a whole number of ticks within 1e-6 of its own."""
 
 _BURST: Final = re.compile(r"\A(?P<rate>.*?)\s+burst\s+(?P<burst>[0-9]{1,13})\s*\Z", re.IGNORECASE | re.DOTALL)
+_NO_PERIOD: Final = re.compile(r"(?:/|per)\s*0+\s*[a-z]", re.IGNORECASE)
+_PERIODS_NS: Final = {
+    name: seconds * NANOS_PER_SECOND
+    for name, seconds in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+}
 _EMISSION_MAX_NS: Final = 366 * 86_400 * NANOS_PER_SECOND
 _COUNT_MAX: Final = 10**12
 _UNITS_PER_NANO_MAX: Final = 1000
@@ -71,10 +76,13 @@ class Rate:
                 "or '100/minute burst 200'",
             ) from None
         burst = int(matched["burst"]) if matched else item.amount
-        if burst == 0:
+        if burst == 0 or _NO_PERIOD.search(notation):  # limits reads "per 0 seconds" as per second
             raise ConfigurationError(f"the rate {text!r} would never let anything through")
         return cls(amount=item.amount, period_ns=item.get_expiry() * NANOS_PER_SECOND, burst=burst)
 
     def __str__(self) -> str:
-        seconds = self.period_ns / NANOS_PER_SECOND
-        return f"{self.amount} per {seconds:g} s, burst {self.burst}"
+        for name, length_ns in _PERIODS_NS.items():
+            count, rest = divmod(self.period_ns, length_ns)
+            if count and not rest:
+                return f"{self.amount} per {name if count == 1 else f'{count} {name}s'}, burst {self.burst}"
+        return f"{self.amount} per {self.period_ns} ns, burst {self.burst}"

@@ -29,10 +29,10 @@ class TenantId(str):
             raise BadRequestError("a tenant id must be a string")
         if not value.strip():
             raise BadRequestError("a tenant id must be non-empty")
+        if len(value) <= TENANT_ID_CHARS_MAX and not value.isascii():
+            value = unicodedata.normalize("NFC", value)
         if len(value) > TENANT_ID_CHARS_MAX:
             raise BadRequestError(f"a tenant id has at most {TENANT_ID_CHARS_MAX} characters")
-        if not value.isascii():
-            value = unicodedata.normalize("NFC", value)
         if not value.isprintable() or any(letter.isspace() for letter in value):
             raise BadRequestError("a tenant id has only printable characters and no spaces")
         return super().__new__(cls, value)

@@ -14,9 +14,9 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from tenantguard.model.rate import TICKS_PER_NANO
 
@@ -25,51 +25,69 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound=Hashable)
 
+Draw: TypeAlias = "tuple[K, int, Rate, int]"
+"""A bucket, its TAT before (the same in every draw of one bucket), its rate, and the units asked of it, 0 or more."""
+
 
 @dataclass(frozen=True, slots=True)
-class Verdict(Generic[K]):
-    """What taking every draw, or none, comes to.
+class Overdrawn:
+    """Nothing is taken. ``failing`` are the indexes of the draws that do not fit now.
 
-    ``failing`` are the indexes of the draws that do not fit now; where there are none, everything fits. Asking again
-    after ``retry_after_ns`` succeeds, and no sooner, if nobody else takes meanwhile; None says that it never will.
-    ``ends`` is the TAT of every bucket that is asked for something, once all of that is taken.
+    Asking again after ``retry_after_ns`` succeeds, no sooner, if nobody else takes meanwhile; None: it never will.
     """
 
     failing: tuple[int, ...]
     retry_after_ns: int | None
-    ends: Mapping[K, int]
 
 
-def draw_all(draws: Iterable[tuple[K, Rate, int]], tats: Mapping[K, int], now: int) -> Verdict[K]:
-    """Judge draws (a bucket, its rate, a cost in units) together: two of one bucket must fit one after the other."""
-    starts: dict[K, int] = {}
-    ends: dict[K, int] = {}
+def draw(tat: int, rate: Rate, cost: int, now: int) -> int | Overdrawn:
+    """Take ``cost`` units from one bucket; the answer is its TAT after."""
+    assert cost >= 0, "a negative cost would mint tokens"
+    need = cost * rate.unit_ticks
+    end = (tat if tat > now else now) + need  # noqa: FURB136 - max() takes three times as long
+    excess = end - now - rate.burst_ticks
+    if excess <= 0 or cost == 0:
+        return end
+    return Overdrawn((0,), -(-excess // TICKS_PER_NANO) if need <= rate.burst_ticks else None)
+
+
+def draw_all(draws: Sequence[Draw[K]], now: int) -> dict[K, tuple[int, int]] | Overdrawn:
+    """Take every draw or none; two of one bucket must fit one after the other.
+
+    The answer tells of each bucket that something is taken from how many ticks those units need to come back, and
+    its TAT after.
+    """
+    taken: dict[K, tuple[int, int]] = {}
+    for key, tat, rate, cost in draws:
+        if cost <= 0:
+            assert cost == 0, "a negative cost would mint tokens"
+            continue
+        need = cost * rate.unit_ticks
+        if key in taken:
+            before, tat = taken[key]  # noqa: PLW2901 - the second draw begins where the first ended
+            end = tat + need
+            need += before
+        else:
+            end = (tat if tat > now else now) + need  # noqa: FURB136 - max() takes three times as long
+        if end - now > rate.burst_ticks:
+            return _overdrawn(draws, now)
+        taken[key] = need, end
+    return taken
+
+
+def _overdrawn(draws: Sequence[Draw[K]], now: int) -> Overdrawn:
     failing = []
     longest = 0
     never = False
-    for index, (key, rate, cost) in enumerate(draws):
-        if cost == 0:
-            continue
-        if key not in ends:
-            starts[key] = ends[key] = drawn(tats.get(key, now), 0, now)
-        end = ends[key] = drawn(ends[key], cost * rate.unit_ticks, now)
-        short = excess(end, rate, now)
-        if short > 0:
+    needs: dict[K, int] = {}
+    for index, (key, tat, rate, cost) in enumerate(draws):
+        need = needs[key] = needs.get(key, 0) + cost * rate.unit_ticks
+        excess = max(tat, now) + need - now - rate.burst_ticks
+        if cost and excess > 0:
             failing.append(index)
-            longest = max(longest, short)
-            never = never or excess(end, rate, starts[key]) > 0
-    return Verdict(tuple(failing), None if never else up_to_ns(longest), ends)
-
-
-def drawn(tat: int, need: int, now: int) -> int:
-    """The TAT once units that need ``need`` ticks to come back are taken, whether they fit or not."""
-    assert need >= 0, "a negative cost would mint tokens"
-    return (tat if tat > now else now) + need  # noqa: FURB136 - max() takes three times as long
-
-
-def excess(end: int, rate: Rate, now: int) -> int:
-    """The ticks by which a bucket that would be left at ``end`` is overdrawn; at most 0 where it fits."""
-    return end - now - rate.burst_ticks
+            longest = max(longest, excess)
+            never = never or need > rate.burst_ticks
+    return Overdrawn(tuple(failing), None if never else -(-longest // TICKS_PER_NANO))
 
 
 def level(tat: int, rate: Rate, now: int) -> tuple[int, int]:
@@ -83,7 +101,8 @@ def level(tat: int, rate: Rate, now: int) -> tuple[int, int]:
 
 def next_unit_in_ns(full_in_ns: int, rate: Rate) -> int:
     """Nanoseconds, rounded up, until a bucket that will be full in ``full_in_ns`` holds one unit."""
-    return max(0, up_to_ns(full_in_ns * TICKS_PER_NANO - rate.burst_ticks + rate.unit_ticks))
+    missing = full_in_ns * TICKS_PER_NANO - rate.burst_ticks + rate.unit_ticks
+    return max(0, -(-missing // TICKS_PER_NANO))
 
 
 def refund(need: int, end: int, now: int) -> int:
@@ -98,8 +117,3 @@ def refund(need: int, end: int, now: int) -> int:
     lowers the ``end`` of every later take of the bucket by the same ticks.
     """
     return min(need, max(0, end - now))
-
-
-def up_to_ns(ticks: int) -> int:
-    """Ticks as nanoseconds, rounded up."""
-    return -(-ticks // TICKS_PER_NANO)

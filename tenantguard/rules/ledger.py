@@ -153,8 +153,9 @@ class Books:
         for index, leg in enumerate(legs):
             _check_leg(leg)
             account = self._account(leg, tenant, placed, now_ns)
-            earlier = sum(amount for other, amount in placed if other is account)
-            available = max(_available(account, leg.limit) - earlier, 0)
+            available = _available(account, leg.limit)
+            if placed:
+                available = max(available - sum(amount for other, amount in placed if other is account), 0)
             granted = min(leg.most, available)
             if granted < leg.least:
                 return Exhausted(index, leg.least, available, account.spent, account.held, account.window_ends_ns)

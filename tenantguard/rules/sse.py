@@ -130,7 +130,7 @@ class SSEFramer:
             self._size += len(line)
             if self._size > self._limit:
                 self.overflowed = True
-            elif line in _BLANK and not self.overflowed:
+            elif line in _BLANK:
                 events.append(self._close())
         if self._lines.overflowed or self._size + self._lines.waiting > self._limit:
             self.overflowed = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import secrets
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tenantguard.adapters.audits.structlog import StructlogSink
@@ -14,16 +16,19 @@ from tenantguard.adapters.system import real_system
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.ports import Ports
 from tenantguard.guard import Guard
+from tenantguard.layers.routes import KnownRoutes
 from tenantguard.model.price import UnknownModel
+from tenantguard.model.sections import RedactSection
+from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.reading import Settings, read_settings
+from tenantguard.settings.shapes import REDACTION_KEY_BYTES_MIN
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
     from tenantguard.flow.layer import Layer
-    from tenantguard.flow.ports import Ledger, System
-    from tenantguard.settings.layers import LayerChoice
+    from tenantguard.flow.ports import Detector, Ledger, System
 
 _SQLITE: Final = "sqlite:///"
 
@@ -39,10 +44,13 @@ def load(
     return build(read_settings(path, environ=environ, sections=sections))
 
 
-def build(settings: Settings) -> Guard:
-    """Build a guard. What weakens its safety was asked for in the settings, and is logged here once more."""
+def build(settings: Settings, *, proxy: bool = False) -> Guard:
+    """Build a guard. What weakens its safety was asked for in the settings, and is logged here once more.
+
+    With ``proxy`` it refuses what no route names, unless ``proxy.unknown_routes`` is ``"forward"``.
+    """
     system = real_system()
-    layers = [_layer(choice, settings) for choice in settings.layers]
+    layers = [_layer(choice, settings) for choice in (_behind_proxy(settings) if proxy else settings.layers)]
     policies = {name: resolved.policy for name, resolved in settings.policies.items()}
     ports = Ports(
         system=system,
@@ -73,10 +81,28 @@ def loopholes(settings: Settings) -> list[str]:
         found.append("tenancy.required = false: requests without a credential are served as tenant 'default'")
     if settings.prices.unknown is UnknownModel.WARN:
         found.append("pricing.unknown_model = 'warn': calls to models without a price go free")
+    if settings.proxy.unknown_routes == "forward":
+        found.append("proxy.unknown_routes = 'forward': requests that no route names are passed on without a price")
     found += [f"routes: {route.match!r} is public" for route in settings.routes.routes if route.public]
     if settings.guard.ledger == "memory://":
         found.append("guard.ledger = 'memory://': what was spent is forgotten at exit")
     return found
+
+
+def _behind_proxy(settings: Settings) -> list[LayerChoice]:
+    """The layers, and after the tenant layer the one that refuses what no route names."""
+    choices = list(settings.layers)
+    names = [choice.name for choice in choices]
+    if settings.proxy.unknown_routes == "forward" or "routes" in names:
+        return choices
+    if not settings.routes.routes:
+        raise ConfigurationError(
+            f"{settings.source}: there are no [[routes]], so the proxy would refuse every request; "
+            "write one for each path that it serves, or proxy.unknown_routes = 'forward'",
+        )
+    place = names.index("tenant") + 1 if "tenant" in names else 0
+    choices.insert(place, LayerChoice("routes", KnownRoutes))
+    return choices
 
 
 def _warn(settings: Settings) -> None:
@@ -129,9 +155,30 @@ def _charge(layer: Any, settings: Settings) -> Layer:
     return made
 
 
+def _redaction(layer: Any, settings: Settings) -> Layer:
+    from tenantguard.adapters.pii.presidio import PresidioDetector  # noqa: PLC0415 - takes seconds
+
+    @lru_cache
+    def detector(entities: tuple[str, ...], threshold: float) -> Detector:
+        return PresidioDetector(entities, threshold)
+
+    def detector_for(section: RedactSection) -> Detector:
+        return detector(section.entities, section.threshold)
+
+    for resolved in settings.policies.values():
+        section = resolved.policy.section(RedactSection)
+        if section is not None:
+            detector_for(section)  # now, and not in the first request
+    key = settings.redaction_key or secrets.token_bytes(REDACTION_KEY_BYTES_MIN)
+    made: Layer = layer(detector_for, key, request_limit=settings.guard.body_limit)
+    return made
+
+
 _MAKERS: Final[dict[str, Callable[[Any, Settings], Layer]]] = {
     "audit": lambda layer, _settings: layer(),
     "tenant": _tenant,
     "rate": lambda layer, _settings: layer(),
+    "redaction": _redaction,
     "charge": _charge,
+    "routes": lambda layer, _settings: layer(),
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BUILT_IN: Final = {
     "audit": "tenantguard.layers.audit:Audit",
     "tenant": "tenantguard.layers.tenant:TenantContext",
+    "routes": "tenantguard.layers.routes:KnownRoutes",
     "rate": "tenantguard.layers.rate_limit:RateLimit",
     "redaction": "tenantguard.layers.redaction:Redaction",
     "charge": "tenantguard.layers.charge:Charge",
@@ -87,6 +88,7 @@ def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path
 
 
 def import_target(target: str) -> Any:
+    """What ``"package.module:attribute"`` names. :class:`ConfigurationError` if there is no such thing."""
     if not _TARGET.match(target):
         raise ConfigurationError(f"cannot read {target!r}: write 'package.module:attribute'")
     module, _, attributes = target.partition(":")

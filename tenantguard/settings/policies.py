@@ -147,6 +147,14 @@ def _read_redact(document: Document, value: object, path: Path) -> object:
     shape = check(document, RedactShape, value, path)
     if shape is None:
         return None
+    if shape.entities:
+        from tenantguard.adapters.pii.presidio import known_entities  # noqa: PLC0415 - takes seconds
+
+        known = known_entities()
+        for index, entity in enumerate(shape.entities):
+            if entity not in known:
+                meant = did_you_mean(entity, known)
+                document.problem((*path, "entities", index), f"Presidio finds no entity {entity!r}", meant)
     make = partial(RedactSection, shape.request, shape.response, tuple(shape.entities), shape.threshold)
     return document.attempt(make, path)
 

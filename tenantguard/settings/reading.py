@@ -28,6 +28,7 @@ from tenantguard.settings.shapes import (
     KeyShape,
     PriceShape,
     PricingShape,
+    ProxyShape,
     RedactionShape,
     RouteShape,
     Shape,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Shape)
 
-TABLES: Final = ("guard", "policies", "prices", "pricing", "redaction", "routes", "tenancy")
+TABLES: Final = ("guard", "policies", "prices", "pricing", "proxy", "redaction", "routes", "tenancy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Settings:
     guard: GuardShape
     layers: tuple[LayerChoice, ...]
     tenancy: TenancyShape
+    proxy: ProxyShape
     keys: Mapping[str, Identity] = field(repr=False)
     routes: RouteTable
     prices: PriceBook
@@ -105,6 +107,7 @@ def parse_settings(
             document.problem((name,), "unknown key", did_you_mean(name, TABLES) or f"known are {', '.join(TABLES)}")
     guard = _table(document, "guard", GuardShape)
     tenancy = _table(document, "tenancy", TenancyShape)
+    proxy = _table(document, "proxy", ProxyShape)
     policies = read_policies(document, sections)
     keys = _read_keys(document, tenancy)
     routes = _read_routes(document)
@@ -125,6 +128,7 @@ def parse_settings(
         guard=guard,
         layers=layers,
         tenancy=tenancy,
+        proxy=proxy,
         keys=MappingProxyType(keys),
         routes=RouteTable.of(routes.values()),
         prices=prices,

@@ -180,6 +180,12 @@ class RedactionShape(Shape):
     key_file: _Name | None = None
 
 
+class ProxyShape(Shape):
+    """``[proxy]``: what the reverse proxy does with requests that no route names; they have no price."""
+
+    unknown_routes: Literal["refuse", "forward"] = "refuse"
+
+
 class PolicyShape(Shape):
     """``[policies.<tenant>]``, its sections aside."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from contextlib import contextmanager
@@ -39,6 +40,12 @@ def serve(app: Any, **options: Any) -> Iterator[str]:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             settled.set()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets)
+            for connection in tuple(self.server_state.connections):  # whose clients do not read the rest
+                connection.transport.abort()
+            await asyncio.sleep(0)
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -113,6 +113,20 @@ def test_after_an_overflow_nothing_more_is_taken() -> None:
     assert framer.finish() == b"data: " + b"x" * 30
 
 
+def test_an_overflow_is_known_before_the_event_is_whole() -> None:
+    framer = SSEFramer(10)
+    assert framer.feed(b"data: a\nda") == []
+    assert not framer.overflowed
+    assert framer.feed(b"t") == []
+    assert framer.overflowed
+
+
+def test_an_event_above_the_limit_is_not_given_even_when_whole() -> None:
+    framer = SSEFramer(10)
+    assert framer.feed(b"data: a\ndata: b\n\n") == []
+    assert framer.finish() == b"data: a\ndata: b\n\n"
+
+
 def test_a_long_line_in_many_small_chunks_is_linear() -> None:
     """Twice the bytes take about twice the appends, not four times: nothing is joined before the line is whole."""
     lines = SSELines()

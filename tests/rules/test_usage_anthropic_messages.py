@@ -183,7 +183,9 @@ SPOOFS = st.one_of(
 def test_model_text_cannot_pass_for_the_protocol(texts: list[str], places: list[int], stop: str) -> None:
     """A stop sequence is the caller's own text, and comes back beside the usage."""
     last = event("message_delta", delta={"stop_sequence": stop}, usage={"output_tokens": 15})
-    decoder = stream(cut(b"".join([start(), *map(said, texts), last, STOP]), places))
+    whole = [start(), *map(said, texts), last, STOP]
+    decoder = stream(cut(b"".join(whole), places))
+    assert state(stream(whole)) == state(decoder)
     size = sum(len(text.encode()) for text in texts)
     assert state(decoder) == (True, False, WHOLE, WHOLE, "claude-x", ID, size)
     before = stream([start(), *map(said, texts)])

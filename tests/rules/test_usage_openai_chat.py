@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ USAGE_EVENT = event(choices=[], usage=COUNTS)
 PLAIN = [delta(role="assistant", content=""), delta(content="Hel"), delta(content="lo"), delta(), USAGE_EVENT, DONE]
 AZURE = [event(id="", model="", choices=[], prompt_filter_results=[{"prompt_index": 0}]), *PLAIN]
 CRLF = [part.replace(b"\n", b"\r\n") for part in PLAIN]
+MARKED = [b"\xef\xbb\xbf" + PLAIN[1], *PLAIN[2:]]
 CR = [part.replace(b"\n", b"\r") for part in PLAIN]
 NOISY = [b"\xef\xbb\xbf: hi\n\n", b"retry: 5\n\n", *PLAIN[:3], b": ping\n\n\n", *PLAIN[3:]]
 SPREAD = [
@@ -55,6 +57,10 @@ PLACES = st.lists(st.integers(min_value=0), max_size=12)
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
     return [stream[start:end] for start, end in pairwise(edges)]
+
+
+def by_event(stream: bytes) -> list[bytes]:
+    return re.findall(rb".*?\n\n|.+\Z", stream, re.DOTALL)
 
 
 def state(decoder: UsageDecoder) -> tuple[Any, ...]:
@@ -80,7 +86,7 @@ def document(body: bytes, *, pieces: int = 1) -> UsageDecoder:
 # streams
 
 
-@pytest.mark.parametrize("parts", [PLAIN, CRLF, CR, NOISY], ids=["lf", "crlf", "cr", "noisy"])
+@pytest.mark.parametrize("parts", [PLAIN, CRLF, CR, NOISY, MARKED], ids=["lf", "crlf", "cr", "noisy", "marked"])
 def test_a_whole_stream_is_decoded_and_leaves_untouched(parts: list[bytes]) -> None:
     out, decoder = stream(parts)
     assert out == b"".join(parts)
@@ -91,7 +97,40 @@ def test_a_whole_stream_is_decoded_and_leaves_untouched(parts: list[bytes]) -> N
 @given(STREAMS, PLACES, st.booleans())
 def test_any_split_gives_the_same(whole: bytes, places: list[int], strip: bool) -> None:  # noqa: FBT001
     out, decoder = stream([whole], strip=strip)
-    for chunks in (cut(whole, places), [whole[at : at + 1] for at in range(len(whole))]):
+    for chunks in (cut(whole, places), by_event(whole), [whole[at : at + 1] for at in range(len(whole))]):
+        out_again, again = stream(chunks, strip=strip)
+        assert out_again == out
+        assert state(again) == state(decoder)
+
+
+SOUP = st.lists(
+    st.sampled_from(
+        [
+            b"\n",
+            b"\n\n",
+            b"\r",
+            b"\r\n",
+            b"\xef\xbb\xbf",
+            b"data: ",
+            b"data:",
+            b"event: error",
+            b": note",
+            b"[DONE]",
+            b'{"choices":[],',
+            b'"usage":{"prompt_tokens":1,"completion_tokens":2}}',
+            b'{"choices":[{"delta":{"content":"abc"}}]}',
+            USAGE_EVENT,
+            PLAIN[1],
+        ],
+    ),
+    max_size=20,
+).map(b"".join)
+
+
+@given(SOUP, PLACES, st.booleans())
+def test_any_split_of_anything_gives_the_same(whole: bytes, places: list[int], strip: bool) -> None:  # noqa: FBT001
+    out, decoder = stream([whole[at : at + 1] for at in range(len(whole))], strip=strip)
+    for chunks in (cut(whole, places), by_event(whole), [whole]):
         out_again, again = stream(chunks, strip=strip)
         assert out_again == out
         assert state(again) == state(decoder)
@@ -157,9 +196,10 @@ def test_the_end_is_known_as_soon_as_its_line_is_whole() -> None:
 @pytest.mark.parametrize("strip", [True, False])
 def test_what_follows_the_end_passes_unread(strip: bool) -> None:  # noqa: FBT001
     more = event(choices=[], usage={**COUNTS, "completion_tokens": 9}) + b"data: {"
-    out, decoder = stream([b"".join(PLAIN[:2]) + b"data: [DONE]\r\n\r\n" + more, more], strip=strip)
-    assert out.endswith(more + more)
-    assert (decoder.ended, decoder.usage) == (True, None)
+    for parts in ([b"".join(PLAIN[:2]) + b"data: [DONE]\r\n\r\n" + more, more], [DONE, more, more]):
+        out, decoder = stream(parts, strip=strip)
+        assert out.endswith(more + more)
+        assert (decoder.ended, decoder.usage) == (True, None)
 
 
 @pytest.mark.parametrize("ending", [b"", DONE[:-2], DONE[:-1]])
@@ -191,6 +231,31 @@ def test_an_error_in_mid_stream_is_a_failure_even_if_an_end_follows(error: bytes
     """vLLM sends its error and then ``[DONE]``."""
     _, decoder = stream([*PLAIN[:2], error, DONE])
     assert (decoder.failed, decoder.ended) == (True, True)
+
+
+def test_data_on_several_lines_is_read_whole_and_counted_once() -> None:
+    _, decoder = stream(SPREAD[:1])
+    assert decoder.usage == Usage(12, 5, requests=1)
+    _, decoder = stream([SPREAD[0][:-1]])
+    assert decoder.usage == Usage(12, 5, requests=1)
+    _, decoder = stream([b'data: {"choices":[{"delta":{"content":"abc"}}],\ndata: "n":{"delta":"x"}}\n\n'])
+    assert decoder.output_bytes == 3
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_data_on_several_lines_is_read_however_they_end_and_arrive(line_end: bytes) -> None:
+    lines = [b'data: {"choices":[],' + line_end, b'data: "usage":' + json.dumps(COUNTS).encode() + b"}\n\n"]
+    for chunks in (lines, [b"".join(lines)]):
+        assert stream(chunks)[1].usage == Usage(12, 5, requests=1)
+
+
+def test_a_byte_order_mark_in_mid_stream_is_part_of_an_unknown_field() -> None:
+    assert not stream([PLAIN[0], b"\xef\xbb\xbf" + DONE])[1].ended
+
+
+def test_an_end_on_a_later_line_of_an_event_is_none() -> None:
+    """Readers join the lines first."""
+    assert not stream([b"data: x\ndata: [DONE]\n\n"])[1].ended
 
 
 def test_a_null_error_is_none() -> None:
@@ -266,6 +331,13 @@ def test_an_event_above_the_limit_ends_the_reading_but_not_the_stream() -> None:
             assert (decoder.ended, decoder.usage) == (False, None)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_stream_may_be_longer_than_the_limit_of_one_event(end: bytes) -> None:
+    long = delta(content="x" * (EVENT_BYTES_MAX // 4)).replace(b"\n", end)
+    _, decoder = stream([*[long] * 5, *PLAIN])
+    assert (decoder.ended, decoder.output_bytes) == (True, 5 * (EVENT_BYTES_MAX // 4) + 5)
+
+
 def test_only_events_that_can_matter_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
 
@@ -274,7 +346,7 @@ def test_only_events_that_can_matter_are_parsed(monkeypatch: pytest.MonkeyPatch)
         return json.JSONDecoder().decode(data.decode())
 
     monkeypatch.setattr("tenantguard.rules.usage.decoder.json.loads", loads)
-    stream([PLAIN[0], *[delta(content="word")] * 1000, *PLAIN[3:]], strip=True)
+    stream([PLAIN[0], *[event(choices=[{"delta": {"content": "a"}}], error=None)] * 1000, *PLAIN[3:]], strip=True)
     assert len(parsed) == 2
 
 
@@ -371,6 +443,8 @@ def test_an_id_that_may_come_back_is_none(short: object) -> None:
 
 def test_the_model_is_named_by_the_first_event_that_names_one() -> None:
     _, decoder = stream([b"".join(AZURE)])
+    assert (decoder.model, decoder.response_id) == ("gpt-5-mini", ID)
+    _, decoder = stream([PLAIN[0], event(model="another", id="chatcmpl-another-response", usage=COUNTS)])
     assert (decoder.model, decoder.response_id) == ("gpt-5-mini", ID)
 
 

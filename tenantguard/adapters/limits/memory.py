@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.ports import KeepTokens, Level, ReturnTokens, Shortage, Taken, TakeTokens
 from tenantguard.model.rate import NANOS_PER_SECOND, TICKS_PER_NANO, Rate
-from tenantguard.rules.bucket import draw_all, drawn, excess, level, refund, up_to_ns
+from tenantguard.rules.bucket import Overdrawn, draw, draw_all, level, refund
 
 if TYPE_CHECKING:
     from tenantguard.flow.ports import Clock, Take
+    from tenantguard.rules.bucket import Draw
 
 _Key: TypeAlias = tuple[str, ...] | Rate
 """A bucket's own key, or the rate whose overflow bucket stands in for it."""
@@ -79,7 +80,7 @@ class MemoryLimits:
         with self._lock:
             now = self._now()
             return {
-                key: up_to_ns(tat - now)
+                key: -(-(tat - now) // TICKS_PER_NANO)
                 for generation in (self._old, self._young)
                 for key, tat in generation.items()
                 if tat > now and not isinstance(key, Rate)
@@ -93,47 +94,50 @@ class MemoryLimits:
         if grant is None:
             if command.id in self._barred or command.id in self._barred_before:
                 return ENDED
-            now = self._now()
             takes = command.takes
-            grant = self._take_one(takes[0], now) if len(takes) == 1 else self._take_all(takes, now)
+            grant = self._take_one(takes[0]) if len(takes) == 1 else self._take_all(takes)
             self._grants[command.id] = grant
         return grant[0]
 
-    def _take_one(self, take: Take, now: int) -> _Grant:
-        """What ``_take_all`` does, for the one bucket that most requests ask."""
+    def _take_one(self, take: Take) -> _Grant:
+        """What ``_take_all`` does, in two thirds of the time, for the one bucket that most requests ask."""
+        now = self._now()
         rate = take.rate
         key: _Key = take.bucket
         tat = self._young.get(key)
         if tat is None:
             key, tat = self._find(take, now)
-        need = take.cost * rate.unit_ticks
-        end = drawn(tat, need, now)
-        if need == 0:
-            return Taken((Level(*level(end, rate, now)),)), {}
-        short = excess(end, rate, now)
-        if short > 0:
-            wait_ns = up_to_ns(short) if need <= rate.burst_ticks else None
-            return Shortage((0,), wait_ns, (Level(*level(tat, rate, now)),)), {}
+        end = draw(tat, rate, take.cost, now)
+        if isinstance(end, Overdrawn):
+            return Shortage(end.failing, end.retry_after_ns, (Level(*level(tat, rate, now)),)), {}
+        answer = Taken((Level(*level(end, rate, now)),))
+        if take.cost == 0:
+            return answer, {}
         self._young[key] = end
-        return Taken((Level(*level(end, rate, now)),)), {key: (need, end)}
+        return answer, {key: (take.cost * rate.unit_ticks, end)}
 
-    def _take_all(self, takes: tuple[Take, ...], now: int) -> _Grant:
-        keys: list[_Key] = []
-        tats: dict[_Key, int] = {}
+    def _take_all(self, takes: tuple[Take, ...]) -> _Grant:
+        now = self._now()
+        young = self._young
+        draws: list[Draw[_Key]] = []
         for take in takes:
-            key, tats[key] = self._find(take, now)
-            keys.append(key)
-        rates = [take.rate for take in takes]
-        verdict = draw_all(zip(keys, rates, [take.cost for take in takes], strict=True), tats, now)
-        if verdict.failing:
-            return Shortage(verdict.failing, verdict.retry_after_ns, _levels(keys, rates, tats, now)), {}
-        taken = {}
-        for key, end in verdict.ends.items():
-            self._old.pop(key, None)  # where finding a later one turned the generations
+            key: _Key = take.bucket
+            tat = young.get(key)
+            if tat is None:
+                key, tat = self._find(take, now)
+            draws.append((key, tat, take.rate, take.cost))
+        taken = draw_all(draws, now)
+        if isinstance(taken, Overdrawn):
+            levels = [Level(*level(tat, rate, now)) for _, tat, rate, _ in draws]
+            return Shortage(taken.failing, taken.retry_after_ns, tuple(levels)), {}
+        for key, (_, end) in taken.items():
             self._young[key] = end
-            taken[key] = end - drawn(tats[key], 0, now), end
-        tats.update(verdict.ends)
-        return Taken(_levels(keys, rates, tats, now)), taken
+        if self._young is not young:  # finding a new bucket turned the generations
+            for key in taken:
+                self._old.pop(key, None)
+        ends = [taken[key][1] if key in taken else tat for key, tat, _, _ in draws]
+        levels = [Level(*level(end, take.rate, now)) for end, take in zip(ends, takes, strict=True)]
+        return Taken(tuple(levels)), taken
 
     def _end(self, command: ReturnTokens | KeepTokens) -> None:
         grant = self._grants.get(command.id)
@@ -212,7 +216,3 @@ class MemoryLimits:
         if now_ns > self._now_ns:  # noqa: PLR1730 - max() takes three times as long
             self._now_ns = now_ns
         return self._now_ns * TICKS_PER_NANO
-
-
-def _levels(keys: list[_Key], rates: list[Rate], tats: dict[_Key, int], now: int) -> tuple[Level, ...]:
-    return tuple([Level(*level(tats[key], rate, now)) for key, rate in zip(keys, rates, strict=True)])

@@ -7,7 +7,8 @@ The rules, on which every split of a text into pieces gives the same result:
 2. A token is *plain* if no entity of several tokens can go on beyond it: it holds a letter, no digit, ``@``, ``+`` or
    bracket, is not one of at most four capitals (the groups of an IBAN) and no word before a telephone extension.
 3. Behind each separator that follows a plain token the text can be cut: what is before can leave, scanned together
-   with the 96 characters that left before it. Whether a place is a cut depends on nothing that comes after it.
+   with the 96 characters that left before it. Full-width punctuation behind a ``/`` may belong to an address, and
+   only white space ends that. Whether a place is a cut depends on nothing that comes after it.
 4. Where ``HOLD_CHARS_MAX`` characters hold no cut, the text is cut by force, at a separator if there is one, and
    never inside a match, a minted placeholder or the last 64 characters. A run without separators that has begun as
    an address (``@``, ``://``) and does not end is replaced at once and swallowed up to its end, and so is a match
@@ -38,6 +39,7 @@ OVERLONG: Final = "OVERLONG"
 _SEPARATORS: Final = r"\s，。、！？；：「」『』【】《》〈〉"  # noqa: RUF001 - full-width punctuation is meant
 _TOKEN: Final = re.compile(rf"(?P<token>[^{_SEPARATORS}]*)(?P<separators>[{_SEPARATORS}]+)")
 _LAST_SEPARATOR: Final = re.compile(rf"[{_SEPARATORS}](?=[^{_SEPARATORS}]*\Z)")
+_SPACE: Final = re.compile(r"\s")
 _TERMINATOR: Final = re.compile(rf"[{_SEPARATORS}\"'<>()]")
 _ADDRESS: Final = re.compile(r"@|://")
 _OPEN: Final = re.compile(r"[\d@+()\[\]（）［］]")  # noqa: RUF001
@@ -59,13 +61,15 @@ def join(pieces: Iterable[Piece]) -> str:
 class TextStream:
     """One text that arrives in pieces, redacted by ``rule``. See the rules at the top of this file."""
 
-    __slots__ = ("_held", "_open", "_rule", "_swallowing", "_tail")
+    __slots__ = ("_held", "_open", "_path", "_rule", "_seen", "_swallowing", "_tail")
 
     def __init__(self, rule: TextRule) -> None:
         self._rule = rule
         self._tail = ""
         self._held = ""
-        self._open = False
+        self._seen = 0  # so far, held tokens have been looked at, and none is plain
+        self._open = False  # the last whole token is not plain
+        self._path = False  # an address may go on beyond full-width punctuation
         self._swallowing = False
 
     @property
@@ -84,7 +88,6 @@ class TextStream:
             cut, stuck = self._last_cut()
             if cut:
                 self._release(cut, self._find(cut), pieces)
-                self._open = False
             if not stuck:
                 break
             self._force(pieces)
@@ -100,11 +103,20 @@ class TextStream:
     def _last_cut(self) -> tuple[int, bool]:
         """The last cut before a gap of more than ``HOLD_CHARS_MAX``, and whether there is such a gap."""
         last = 0
-        for found in _TOKEN.finditer(self._held):
-            token = found["token"]
-            if not (_is_plain(token) if token else not self._open):
+        for found in _TOKEN.finditer(self._held, self._seen):
+            token, cut = found["token"], found.start("separators")
+            self._seen = found.end()
+            if token:
+                self._open = not _is_plain(token)
+            self._path = self._path or "/" in token
+            if self._path:
+                space = _SPACE.search(self._held, cut, found.end())
+                if space is None:
+                    continue
+                self._path, cut = False, space.start()
+            if self._open:
                 continue
-            if found.start("separators") + 1 - last > HOLD_CHARS_MAX:
+            if cut + 1 - last > HOLD_CHARS_MAX:
                 return last, True
             last = found.end()
         return last, len(self._held) - last > HOLD_CHARS_MAX
@@ -134,6 +146,7 @@ class TextStream:
             pieces.append(Piece(held[at:end]))
         self._tail = (self._tail + held[:end])[-CONTEXT_CHARS:]
         self._held = held[end:]
+        self._seen = max(self._seen - end, 0)
 
     def _force(self, pieces: list[Piece]) -> None:
         """Let go of some of the first ``HOLD_CHARS_MAX`` characters, which hold no cut."""
@@ -145,13 +158,13 @@ class TextStream:
             end = separator.end()
         elif (begin := _unclosed_address(window)) is not None:
             end = min(begin or end, end)
-            if begin == 0:
+            if begin == 0 and not (matches and (matches[0].start, matches[0].end) == (0, len(window))):
                 matches = [Match(OVERLONG, 0, len(window), 1.0)]
         crossing = next((match for match in matches if match.start < end < match.end), None)
         if crossing is not None:
             end = crossing.start or crossing.end
         self._release(end, matches, pieces)
-        self._open = True
+        self._seen, self._open, self._path = 0, True, False
         if end == len(window):
             self._swallowing = True
             self._tail = ""

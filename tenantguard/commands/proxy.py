@@ -1,0 +1,113 @@
+"""``tenantguard proxy``: a streaming reverse proxy behind the guard that a settings file describes."""
+
+# ruff: noqa: T201 - a command prints
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantguard.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tenantguard.settings import Settings
+
+_EPILOG: Final = """\
+examples:
+  tenantguard proxy --config tenantguard.toml --upstream http://127.0.0.1:8000
+  UPSTREAM_AUTH="Bearer sk-..." tenantguard proxy --config tenantguard.toml \\
+      --upstream https://api.openai.com --header-env authorization=UPSTREAM_AUTH
+
+Callers authenticate with the keys of the settings ("tenantguard hash-key --new"). Their credentials stop here; the
+upstream gets the headers that --header-env names, whose values come from the environment so that no process list
+shows them. Paths that no [[routes]] entry matches are answered with 404, unless the settings say
+[proxy] unknown_routes = "forward": they would be neither priced nor charged.
+
+SIGTERM or Ctrl-C stops taking requests and lets those in flight finish, at most --grace seconds.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the sub-command."""
+    parser = subparsers.add_parser(
+        "proxy",
+        help="guard an upstream: a streaming reverse proxy",
+        description="Serve a streaming reverse proxy in front of an upstream, behind the guard of a settings file.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the settings, tenantguard.toml")
+    parser.add_argument("--upstream", required=True, metavar="URL", help="where requests go, http:// or https://")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="the port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--header-env",
+        action="append",
+        default=[],
+        metavar="NAME=VARIABLE",
+        help="send the upstream header NAME with the value of an environment variable; may be repeated",
+    )
+    parser.add_argument(
+        "--grace",
+        type=int,
+        default=30,
+        metavar="SECONDS",
+        help="how long requests in flight may finish after SIGTERM (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    from tenantguard.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(args.config)
+    app = guarded_proxy(settings, args.upstream, headers=headers_from(args.header_env, os.environ))
+    try:
+        import uvicorn  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigurationError("serving the proxy needs uvicorn: pip install 'tenantguard[proxy]'") from None
+    print(f"guarding {args.upstream} on http://{args.host}:{args.port} ({args.config})", flush=True)
+    uvicorn.run(
+        app,
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=args.grace,
+    )
+    return 0
+
+
+def guarded_proxy(settings: Settings, upstream: str, *, headers: Mapping[str, str] | None = None) -> Any:
+    """The proxy to ``upstream`` as one ASGI application, behind the guard of ``settings``.
+
+    Requests that no route names are refused with 404 unless the settings forward them.
+    """
+    from tenantguard.layers.routes import KnownRoutes  # noqa: PLC0415
+    from tenantguard.proxy import upstream_app  # noqa: PLC0415
+    from tenantguard.settings import LayerChoice, build  # noqa: PLC0415
+
+    if settings.proxy.unknown_routes == "refuse":
+        # after whoever finds the tenant, so that strangers learn nothing about paths
+        at = max((at for at, layer in enumerate(settings.layers, 1) if layer.name in {"audit", "tenant"}), default=0)
+        layers = (*settings.layers[:at], LayerChoice("routes", KnownRoutes), *settings.layers[at:])
+        settings = replace(settings, layers=layers)
+    return build(settings).asgi(upstream_app(upstream, headers=headers))
+
+
+def headers_from(pairs: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Read ``NAME=VARIABLE`` pairs; a missing variable is the operator's error, and no value is ever shown."""
+    headers: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, variable = pair.partition("=")
+        if not (name and equals and variable):
+            raise ConfigurationError(f"--header-env: cannot read {pair!r}: write NAME=VARIABLE")
+        if variable not in environ:
+            raise ConfigurationError(f"--header-env: the environment has no {variable}: export it first")
+        headers[name] = environ[variable]
+    return headers

@@ -1,0 +1,165 @@
+"""A model server, the guarded proxy in front of it, and real SDKs as clients: all over loopback."""
+
+from __future__ import annotations
+
+import queue
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tenantguard.adapters.identity.keys import hash_key
+from tenantguard.commands.proxy import guarded_proxy
+from tenantguard.model.tenant import TenantId
+from tenantguard.settings import parse_settings
+from tenantguard.testing.model_server import ModelServer
+from tenantguard.testing.serving import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tenantguard.flow.ports import Balance
+    from tenantguard.guard import Guard
+    from tenantguard.model.audit import AuditRecord
+
+TENANTS = ("acme", "limited", "poor", "plain")
+KEYS = {tenant: f"tg_test_key_of_{tenant}_0123456789" for tenant in TENANTS}
+INPUT, OUTPUT = 1_000, 2_000
+"""Billionths of a dollar a token: 1 and 2 USD per million."""
+
+SETTINGS = """
+[guard]
+ledger = "sqlite:///ledger.db"
+{guard}
+
+[redaction]
+key = "a key for tests alone, of 32 bytes or more"
+
+[tenancy]
+from = ["api-key"]
+
+{keys}
+
+[[routes]]
+match = "POST /v1/chat/completions"
+usage = "openai-chat"
+max_output = 50
+{chat}
+
+[[routes]]
+match = "POST /v1/embeddings"
+usage = "openai-embeddings"
+
+[[routes]]
+match = "POST /v1/messages"
+usage = "anthropic-messages"
+max_output = 50
+
+[prices.small]
+input = "1 USD/1M"
+output = "2 USD/1M"
+cache_read = "0.1 USD/1M"
+cache_write = "1 USD/1M"
+
+[policies.plain]
+budget = {{ limit = "10.00 USD", per = "month" }}
+
+[policies.acme]
+budget = {{ limit = "10.00 USD", per = "month" }}
+redact = {{ request = "replace", response = "restore", entities = ["EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER"] }}
+
+[policies.limited]
+rate = "2/minute"
+budget = {{ limit = "10.00 USD", per = "month" }}
+
+[policies.poor]
+budget = {{ limit = "0.000001 USD", per = "month" }}
+"""
+
+
+class Recorder:
+    """An audit sink that hands records over as they come: an exchange has settled when its record is here."""
+
+    def __init__(self) -> None:
+        self._records: queue.Queue[AuditRecord] = queue.Queue()
+
+    def record(self, record: AuditRecord) -> None:
+        self._records.put(record)
+
+    def next(self) -> AuditRecord:
+        return self._records.get(timeout=20)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class World:
+    """One guarded endpoint."""
+
+    url: str
+    guard: Guard
+    model: ModelServer
+    recorder: Recorder = field(default_factory=Recorder)
+
+    def openai(self, tenant: str, **options: Any) -> Any:
+        import openai
+
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEYS[tenant], max_retries=0, **options)
+
+    def anthropic(self, tenant: str, **options: Any) -> Any:
+        import anthropic
+
+        return anthropic.Anthropic(base_url=self.url, api_key=KEYS[tenant], max_retries=0, **options)
+
+    def balance(self, tenant: str) -> Balance | None:
+        found = self.guard.ports.ledger.balances(TenantId(tenant))
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    def spent(self, tenant: str) -> int:
+        """Billionths of a dollar; nothing may be held while nothing is in flight."""
+        balance = self.balance(tenant)
+        if balance is None:
+            return 0
+        assert balance.held == 0, "held at rest"
+        return balance.spent
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Make worlds; all of a module stay up until its end."""
+    with ExitStack() as stack:
+
+        def make(*, guard: str = "", chat: str = "") -> World:
+            folder: Path = tmp_path_factory.mktemp("world")
+            keys = "\n".join(
+                f'[[tenancy.keys]]\nid = "{tenant}-dev"\ntenant = "{tenant}"\nhash = "{hash_key(key)}"'
+                for tenant, key in KEYS.items()
+            )
+            text = SETTINGS.format(keys=keys, guard=guard, chat=chat)
+            model = ModelServer()
+            upstream = stack.enter_context(serve(model))
+            app = guarded_proxy(parse_settings(text, folder=folder, environ={}), upstream)
+            recorder = Recorder()
+            app.guard.ports.audits = (recorder,)
+            return World(stack.enter_context(serve(app)), app.guard, model, recorder)
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared(worlds: Any) -> World:
+    """The world of a module's tests that do not change it for one another."""
+    made: World = worlds()
+    return made
+
+
+@pytest.fixture
+def world(shared: World) -> Iterator[World]:
+    """The module's world, at rest before and after each test."""
+    yield shared
+    for tenant in TENANTS:
+        shared.spent(tenant)

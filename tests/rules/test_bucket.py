@@ -1,0 +1,269 @@
+"""The bucket rule against exact rational arithmetic, and what it promises over time."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tenantguard.model.rate import TICKS_PER_NANO, Rate
+from tenantguard.rules.bucket import Overdrawn, draw, draw_all, level, next_unit_in_ns, refund
+
+SECOND = 10**9
+
+RATES = st.one_of(
+    st.builds(Rate, st.integers(1, 20), st.sampled_from([1, 7, 1000, SECOND, 60 * SECOND]), st.integers(0, 20)),
+    st.builds(Rate, st.integers(1, 10**12), st.integers(SECOND, 3600 * SECOND), st.integers(0, 10**12)),
+)
+STARTS = st.integers(0, 10**18)
+
+
+class ExactBucket:
+    """A token bucket as the textbook has it: a fraction of units, refilled with time, cut at the burst."""
+
+    def __init__(self, rate: Rate, now_ns: int) -> None:
+        self.rate = rate
+        self.units = Fraction(rate.burst)
+        self.at_ns = now_ns
+
+    def take(self, cost: int, now_ns: int) -> bool:
+        refilled = Fraction((now_ns - self.at_ns) * TICKS_PER_NANO, self.rate.unit_ticks)
+        self.units = min(self.units + refilled, Fraction(self.rate.burst))
+        self.at_ns = now_ns
+        if cost > self.units:
+            return False
+        self.units -= cost
+        return True
+
+
+@st.composite
+def visits(draw_: st.DrawFn) -> tuple[Rate, list[tuple[int, int]]]:
+    """A rate, and instants in order with what is asked then: often about a unit apart, often about a burst."""
+    rate = draw_(RATES)
+    unit_ns = rate.unit_ticks // TICKS_PER_NANO
+    pauses = st.one_of(
+        st.just(0),
+        st.integers(0, 2 * unit_ns + 2),
+        st.integers(-2, 2).map(lambda off: max(0, unit_ns + off)),
+        st.integers(0, rate.burst * unit_ns + 1),
+    )
+    costs = st.one_of(st.integers(0, 3), st.integers(0, rate.burst + 1))
+    now_ns = draw_(STARTS)
+    asked = []
+    for pause, cost in draw_(st.lists(st.tuples(pauses, costs), max_size=30)):
+        now_ns += pause
+        asked.append((now_ns, cost))
+    return rate, asked
+
+
+@given(RATES)
+def test_a_unit_takes_its_share_of_the_period_and_never_longer(rate: Rate) -> None:
+    exact = Fraction(rate.period_ns * TICKS_PER_NANO, rate.amount)
+    assert exact * (1 - Fraction(1, 10**6)) <= rate.unit_ticks <= exact
+
+
+@given(visits())
+def test_it_decides_as_exact_arithmetic_does(visited: tuple[Rate, list[tuple[int, int]]]) -> None:
+    rate, asked = visited
+    tat = 0
+    exact: ExactBucket | None = None
+    for now_ns, cost in asked:
+        exact = exact or ExactBucket(rate, now_ns)
+        now = now_ns * TICKS_PER_NANO
+        end = draw(tat, rate, cost, now)
+        assert exact.take(cost, now_ns) == (not isinstance(end, Overdrawn))
+        if not isinstance(end, Overdrawn):
+            tat = end
+        missing = (rate.burst - exact.units) * rate.unit_ticks / TICKS_PER_NANO
+        assert level(tat, rate, now) == (exact.units // 1, -(-missing // 1))
+
+
+@given(visits())
+def test_no_window_admits_more_than_a_burst_and_what_refills_in_it(
+    visited: tuple[Rate, list[tuple[int, int]]],
+) -> None:
+    rate, asked = visited
+    tat = 0
+    admitted: list[tuple[int, int]] = []
+    for now_ns, cost in asked:
+        end = draw(tat, rate, cost, now_ns * TICKS_PER_NANO)
+        if not isinstance(end, Overdrawn):
+            tat = end
+            admitted.append((now_ns, cost))
+    for first, (from_ns, _) in enumerate(admitted):
+        units = 0
+        for until_ns, cost in admitted[first:]:
+            units += cost
+            assert units <= rate.burst + Fraction((until_ns - from_ns) * TICKS_PER_NANO, rate.unit_ticks)
+
+
+@given(RATES.filter(lambda rate: rate.burst <= 1000), STARTS)
+def test_a_full_bucket_gives_exactly_its_burst_however_it_is_asked_for(rate: Rate, now_ns: int) -> None:
+    """E-27."""
+    now = now_ns * TICKS_PER_NANO
+    at_once = tat = draw(0, rate, rate.burst, now)
+    assert not isinstance(tat, Overdrawn)
+    assert isinstance(draw(tat, rate, 1, now), Overdrawn)
+    tat = 0
+    for _ in range(rate.burst):
+        end = draw(tat, rate, 1, now)
+        assert not isinstance(end, Overdrawn)
+        tat = end
+    assert tat == at_once
+
+
+@given(visits())
+def test_who_waits_as_told_is_admitted_and_a_nanosecond_sooner_is_not(
+    visited: tuple[Rate, list[tuple[int, int]]],
+) -> None:
+    """E-28, E+3."""
+    rate, asked = visited
+    tat = 0
+    for now_ns, cost in asked:
+        end = draw(tat, rate, cost, now_ns * TICKS_PER_NANO)
+        if not isinstance(end, Overdrawn):
+            tat = end
+        elif end.retry_after_ns is None:
+            assert cost > rate.burst
+        else:
+            then = (now_ns + end.retry_after_ns) * TICKS_PER_NANO
+            assert end.retry_after_ns >= 1
+            assert not isinstance(draw(tat, rate, cost, then), Overdrawn)
+            assert isinstance(draw(tat, rate, cost, then - TICKS_PER_NANO), Overdrawn)
+
+
+@given(visits())
+def test_the_next_unit_is_there_when_said(visited: tuple[Rate, list[tuple[int, int]]]) -> None:
+    rate, asked = visited
+    tat = 0
+    for now_ns, cost in asked:
+        now = now_ns * TICKS_PER_NANO
+        end = draw(tat, rate, cost, now)
+        tat = tat if isinstance(end, Overdrawn) else end
+        wait_ns = next_unit_in_ns(level(tat, rate, now)[1], rate)
+        assert (wait_ns == 0) == (level(tat, rate, now)[0] > 0)
+        assert level(tat, rate, now + wait_ns * TICKS_PER_NANO)[0] > 0
+
+
+BUCKETS = st.sampled_from(["a", "b", "c"])
+RATE_OF = {"a": Rate(3, SECOND), "b": Rate(1, SECOND, 5), "c": Rate(10, 7)}
+
+
+@st.composite
+def commands(draw_: st.DrawFn) -> tuple[list[tuple[str, int, Rate, int]], int]:
+    now = draw_(STARTS) * TICKS_PER_NANO
+    before = {key: now + draw_(st.integers(-5, 5)) * rate.unit_ticks for key, rate in RATE_OF.items()}
+    keys = draw_(st.lists(BUCKETS, max_size=6))
+    return [(key, before[key], RATE_OF[key], draw_(st.integers(0, 4))) for key in keys], now
+
+
+@given(commands())
+def test_several_draws_are_taken_one_after_the_other_or_not_at_all(
+    command: tuple[list[tuple[str, int, Rate, int]], int],
+) -> None:
+    draws, now = command
+    ends: dict[str, int] = {}
+    fit = True
+    for key, tat, rate, cost in draws:
+        end = draw(ends.get(key, tat), rate, cost, now)
+        fit = fit and not isinstance(end, Overdrawn)
+        if fit and cost:
+            assert not isinstance(end, Overdrawn)
+            ends[key] = end
+    taken = draw_all(draws, now)
+    assert fit == (not isinstance(taken, Overdrawn))
+    if not isinstance(taken, Overdrawn):
+        assert {key: end for key, (_, end) in taken.items()} == ends
+        for key, (need, _) in taken.items():
+            assert need == sum(cost * rate.unit_ticks for other, _, rate, cost in draws if other == key)
+
+
+@given(commands())
+def test_the_longest_wait_lets_all_pass_and_every_draw_that_fails_is_named(
+    command: tuple[list[tuple[str, int, Rate, int]], int],
+) -> None:
+    draws, now = command
+    refused = draw_all(draws, now)
+    if not isinstance(refused, Overdrawn):
+        return
+    for index, one in enumerate(draws):
+        before = [other for other in draws[:index] if other[0] == one[0]]
+        fails = one[3] > 0 and isinstance(draw(one[1], one[2], one[3] + sum(cost for *_, cost in before), now), Overdrawn)
+        assert fails == (index in refused.failing)
+    if refused.retry_after_ns is None:
+        assert isinstance(draw_all(draws, now + 10**6 * SECOND * TICKS_PER_NANO), Overdrawn)
+    else:
+        then = now + refused.retry_after_ns * TICKS_PER_NANO
+        assert not isinstance(draw_all(draws, then), Overdrawn)
+        assert isinstance(draw_all(draws, then - TICKS_PER_NANO), Overdrawn)
+
+
+@given(RATES, STARTS, st.integers(0, 10**13))
+def test_nothing_is_always_there_and_takes_nothing(rate: Rate, now_ns: int, ahead: int) -> None:
+    """E-32."""
+    tat = now_ns * TICKS_PER_NANO + ahead * rate.unit_ticks
+    assert draw(tat, rate, 0, now_ns * TICKS_PER_NANO) == tat
+    assert draw_all([("a", tat, rate, 0)], now_ns * TICKS_PER_NANO) == {}
+
+
+def test_a_negative_cost_is_refused() -> None:
+    with pytest.raises(AssertionError):
+        draw(0, Rate(1, 1), -1, 0)
+    with pytest.raises(AssertionError):
+        draw_all([("a", 0, Rate(1, 1), -1)], 0)
+
+
+@given(RATES, STARTS, st.integers(0, 10**6))
+def test_more_than_a_burst_never_fits(rate: Rate, now_ns: int, more: int) -> None:
+    """E-31, which gives way: a decision, not an error."""
+    now = now_ns * TICKS_PER_NANO
+    assert draw(0, rate, rate.burst + 1 + more, now) == Overdrawn((0,), None)
+    assert draw_all([("a", 0, rate, rate.burst), ("a", 0, rate, 1 + more)], now) == Overdrawn((1,), None)
+
+
+def test_what_was_taken_under_a_larger_burst_refills_first() -> None:
+    taken = draw(0, Rate(1, SECOND, 10), 10, 0)
+    assert not isinstance(taken, Overdrawn)
+    assert draw(taken, Rate(1, SECOND, 2), 1, 0) == Overdrawn((0,), 9 * SECOND)
+    assert level(taken, Rate(1, SECOND, 2), 0) == (0, 10 * SECOND)
+
+
+@given(
+    before=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10)), max_size=5),
+    need=st.integers(1, 10),
+    after=st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10)), max_size=5),
+    pause=st.integers(0, 20),
+)
+@example(before=[], need=10, after=[(15, 5)], pause=0)
+def test_a_refund_is_never_more_than_never_taking_would_have_left(
+    before: list[tuple[int, int]], need: int, after: list[tuple[int, int]], pause: int
+) -> None:
+    """The example: ten taken and refilled in an idle gap, then five taken; ten back would credit those five."""
+    now = tat = without = 0
+    for gap, other in before:
+        now += gap
+        tat = max(tat, now) + other
+    without = tat
+    end = tat = max(tat, now) + need
+    idle = False
+    for gap, other in after:
+        now += gap
+        idle = idle or without < now
+        tat, without = max(tat, now) + other, max(without, now) + other
+    now += pause
+    idle = idle or without < now
+    back = tat - refund(need, end, now)
+    assert max(back, now) >= max(without, now)
+    if not idle:
+        assert refund(need, end, now) <= need
+    if now + need <= end:  # it was behind others all the while
+        assert back == tat - need
+
+
+@given(need=st.integers(1, 10**24), late=st.integers(0, 10**24), start=st.integers(0, 10**24))
+def test_a_refund_to_a_bucket_that_was_full_leaves_it_full(need: int, late: int, start: int) -> None:
+    end = start + need
+    now = start + late
+    assert end - refund(need, end, now) <= now
