@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 EVIDENCE = {"input": 812, "output": 304, "price": "2026-01"}
 LIMIT = 10**15
 ROUNDS = 3
+TAKE = (
+    "UPDATE account SET held = held + ?1 WHERE spent + held + ?1 <= ?2"
+    " AND budget = ?3 AND period = ?4 AND unit = ?5 AND window_starts_ns = 0 RETURNING id"
+)
+OPEN = (
+    "INSERT INTO account (budget, period, unit, window_starts_ns, tenant, ceiling, spent, held)"
+    " VALUES (?, ?, ?, 0, ?, ?, 0, 0)"
+)
 
 
 class Awaiting:
@@ -56,8 +64,11 @@ class Awaiting:
             await future
         return promise.result()
 
-    def _post(self, future: asyncio.Future[None]) -> None:
+    def _post(self, future: asyncio.Future[None]) -> Callable[[], None]:
         self._kept.append(future)
+        return self._ring
+
+    def _ring(self) -> None:
         if not self._awake:
             self._awake = True
             self._loop.call_soon_threadsafe(self._deliver)
@@ -79,23 +90,21 @@ class Naive:
         self._lock = threading.Lock()
 
     async def __call__(self, command: PlaceHold | ResolveHold) -> Any:
-        return await asyncio.to_thread(self._place if isinstance(command, PlaceHold) else self._resolve, command)
+        return await asyncio.to_thread(self._perform, command)
+
+    def _perform(self, command: PlaceHold | ResolveHold) -> Any:
+        return self._place(command) if isinstance(command, PlaceHold) else self._resolve(command)
 
     def _place(self, command: PlaceHold) -> Any:
         leg = command.legs[0]
+        account = (json.dumps(leg.budget), str(leg.period), leg.unit)
         with self._lock:
             db = self._db
             db.execute("BEGIN IMMEDIATE")
-            db.execute(
-                "INSERT INTO account (budget, period, unit, window_starts_ns, tenant, ceiling, spent, held)"
-                " VALUES (?, ?, ?, 0, ?, ?, 0, 0) ON CONFLICT DO NOTHING",
-                (json.dumps(leg.budget), str(leg.period), leg.unit, str(command.tenant), leg.limit),
-            )
-            rows = db.execute(
-                "UPDATE account SET held = held + ?1 WHERE budget = ?2 AND period = ?3 AND unit = ?4"
-                " AND window_starts_ns = 0 AND spent + held + ?1 <= ?5 RETURNING id",
-                (leg.most, json.dumps(leg.budget), str(leg.period), leg.unit, leg.limit),
-            ).fetchall()
+            rows = db.execute(TAKE, (leg.most, leg.limit, *account)).fetchall()
+            if not rows:
+                db.execute(OPEN, (*account, str(command.tenant), leg.limit))
+                rows = db.execute(TAKE, (leg.most, leg.limit, *account)).fetchall()
             db.execute(
                 "INSERT INTO hold VALUES (?, ?, 'pending', 'void', x'00', ?, NULL, NULL)",
                 (command.id, str(command.tenant), time.time_ns()),
@@ -113,10 +122,10 @@ class Naive:
                 "UPDATE hold SET state = 'settled', ended_ns = ?, reason = ? WHERE id = ? AND state = 'pending'",
                 (time.time_ns(), command.reason, command.id),
             )
-            ((account, held),) = db.execute("SELECT account, amount FROM leg WHERE hold = ?", (command.id,)).fetchall()
-            db.execute(
-                "UPDATE account SET held = held - ?, spent = spent + ? WHERE id = ?", (held, amount, account)
-            )
+            ((account, held),) = db.execute(
+                "SELECT account, amount FROM leg WHERE hold = ?", (command.id,)
+            ).fetchall()
+            db.execute("UPDATE account SET held = held - ?, spent = spent + ? WHERE id = ?", (held, amount, account))
             db.execute(
                 "INSERT INTO entry (hold, leg, account, tenant, amount, absorbed, unit, at_ns, reason, evidence)"
                 " SELECT ?, 0, id, tenant, ?, 0, unit, ?, ?, ? FROM account WHERE id = ?",

@@ -17,7 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from tenantguard.errors import ClientLeftError, LayerError, PortError, PortTimeout, ResponseCut
-from tenantguard.flow.effects import Ask, CallApp, Compute, PortEffect, Promise, ReadBody
+from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
 from tenantguard.flow.exchange import CURRENT, Exchange
 from tenantguard.flow.http import (
     Body,
@@ -30,6 +30,7 @@ from tenantguard.flow.http import (
     length_mismatch,
     too_large,
 )
+from tenantguard.flow.ports import PortEffect
 from tenantguard.flow.session import Session
 from tenantguard.guard import (
     COMPUTE_IN_PLACE_BYTES,
@@ -873,9 +874,10 @@ class _HTTPRun(_Run):
             self._replay.append(message)
             if message["type"] == _DISCONNECT:
                 self._gone = True
-            if self._gone or message.get("more_body", False):
+                return True
+            if message.get("more_body", False):
                 break
-        return self._gone
+        return False
 
     async def _peek(self) -> Message | None:
         if _library() == "trio":

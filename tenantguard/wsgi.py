@@ -1,7 +1,7 @@
 """The thread driver: runs flows around a WSGI application (PEP 3333) in the server's own thread.
 
 The application, every ``next`` of its iterable and its ``close`` run in one copied context, so that its context
-variables live as long as its response.
+variables live as long as its response. What it gives to ``write()`` is buffered until it returns.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextvars
 import sys
 from collections import deque
+from collections.abc import Sized
 from http import HTTPStatus
 from inspect import isawaitable
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from tenantguard.errors import LayerError, PortError, PortTimeout, ResponseCut
-from tenantguard.flow.effects import Ask, CallApp, Compute, PortEffect, Promise, ReadBody
+from tenantguard.errors import ClientLeftError, LayerError, PortError, PortTimeout, ResponseCut
+from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
 from tenantguard.flow.exchange import CURRENT, Exchange
 from tenantguard.flow.http import (
     Body,
-    Cut,
     Headers,
     Request,
     Response,
@@ -29,7 +29,8 @@ from tenantguard.flow.http import (
     length_mismatch,
     too_large,
 )
-from tenantguard.flow.session import Session
+from tenantguard.flow.ports import PortEffect
+from tenantguard.flow.session import Session, State
 from tenantguard.guard import (
     Guard,
     cut_refusal,
@@ -39,8 +40,7 @@ from tenantguard.guard import (
     settle_refusal,
     store_refusal,
 )
-from tenantguard.model.decision import Deny, Reason
-from tenantguard.model.route import OnDisconnect
+from tenantguard.model.route import OnDisconnect, Success
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from tenantguard.flow.effects import Effect, Flow
     from tenantguard.flow.http import Outcome
     from tenantguard.flow.layer import Layer
+    from tenantguard.model.decision import Deny
 
     Environ: TypeAlias = dict[str, Any]
     StartResponse: TypeAlias = Callable[..., Any]
@@ -80,6 +81,7 @@ class _Run:
     _head_seen = False  # the application has called start_response
     _observed = False
     _closed = False
+    _gone = False  # the server closed the response before its end: the client has left
     _exhausted = False
     _iterable: Iterable[bytes] = ()
     _iterator: Iterator[bytes] | None = None
@@ -108,6 +110,7 @@ class _Run:
         self.session = Session(self.exchange)
         self.context = contextvars.copy_context()
         self._flow: Flow[Response] = guard.handler(self.exchange)
+        self._read: list[bytes] = []  # of the request's body
         self._ready: deque[bytes] = deque()  # written by the application, or pulled to find its head
         self._status_line = ""
         self._head_lines: list[tuple[str, str]] = []
@@ -117,27 +120,23 @@ class _Run:
         """Serve the exchange up to the head; the rest happens while the server iterates."""
         self.context.run(CURRENT.set, self.exchange)
         try:
-            try:
-                step = self.advance(None)
-            except PortError as failure:
-                step = self.exchange.deny(store_refusal(failure))
-            if isinstance(step, Response):
-                self.session.refuse(step)
-                self.settle(self.session.conclude())
-                return self._whole(step)
-            return self._call_app()
+            step = self.advance(None)
+            return self._answer_by_layer(step) if isinstance(step, Response) else self._call_app()
         except BaseException as failure:
             self._fail(failure)
+            if isinstance(failure, ClientLeftError) and failure.__cause__ is not None:
+                raise failure.__cause__ from None  # what the server's own stream said
             raise
 
     # the flow
 
-    def advance(self, answer: Response | BaseException | None) -> CallApp | Response:
-        """Run the flow until it calls the application or returns its response."""
+    def advance(self, answer: Response | Exception | None) -> CallApp | Response:
+        """Run the flow until it calls the application or returns its response; a failed port becomes a refusal."""
         flow = self._flow
+        session = self.session
         try:
-            effect = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
-            while not isinstance(effect, CallApp):
+            effect = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+            while session.called or not isinstance(effect, CallApp):
                 try:
                     value = self.answer(effect)
                 except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
@@ -148,7 +147,11 @@ class _Run:
             if not isinstance(stop.value, Response):
                 raise LayerError("a layer's handle must return a Response") from None
             return stop.value
-        self.session.call()
+        except PortError as failure:
+            if failure is answer:  # the application's own
+                raise
+            return self.exchange.deny(store_refusal(failure))
+        session.call()
         return effect
 
     def answer(self, effect: Effect[Any]) -> Any:
@@ -166,15 +169,17 @@ class _Run:
             return effect.call()
         if isinstance(effect, Ask):
             return _at_once(self.context.run(effect.call))
+        if isinstance(effect, CallApp):
+            self.session.call()  # says what is wrong with a second one
         raise LayerError(f"a layer yielded {type(effect).__name__}, which is no effect")
 
     def read_body(self, limit: int) -> Body | Unreadable:
         """Buffer the request's body once; the application reads it again from memory."""
         request = self.exchange.request
         known = request.body_read
-        if isinstance(known, Unreadable):
-            return known
-        if known is None:
+        if not isinstance(known, Body):
+            if self.session.called:
+                raise LayerError("the application reads the body now: ReadBody belongs before proceed")
             known = request.body_read = self._buffer_body(limit)
         if isinstance(known, Body) and len(known.data) > limit:
             return too_large(limit)
@@ -189,20 +194,23 @@ class _Run:
         stream = self.environ["wsgi.input"]
         if declared is None and not self.environ.get("wsgi.input_terminated"):
             return Body(b"")  # without a length WSGI promises no end to read to
-        chunks: list[bytes] = []
-        read = 0
-        while declared is None or read < declared:
+        read = sum(map(len, self._read))  # up to a smaller limit
+        while read <= limit and (declared is None or read < declared):
             wanted = _READ_BYTES if declared is None else min(_READ_BYTES, declared - read)
-            chunk = stream.read(wanted)
+            try:
+                chunk = stream.read(wanted)
+            except OSError as failure:
+                self._gone = True
+                raise ClientLeftError("the client left while its body was being read") from failure
             if not chunk:
                 break
-            chunks.append(chunk)
+            self._read.append(chunk)
             read += len(chunk)
-            if read > limit:
-                return too_large(limit)
+        if read > limit:
+            return too_large(limit)
         if declared is not None and read != declared:
             return length_mismatch()
-        return Body(b"".join(chunks))
+        return Body(b"".join(self._read))
 
     def settle(self, outcome: Outcome) -> bool:
         """End everything taken, innermost first. False where money could not be ended and ``strict`` said so."""
@@ -211,8 +219,10 @@ class _Run:
             return True
         session.settle(outcome)
         sound = True
-        resolvers, self.exchange.resolvers = self.exchange.resolvers, []
-        for resolver, strict in reversed(resolvers):
+        interrupted: BaseException | None = None
+        resolvers = self.exchange.resolvers
+        while resolvers:
+            resolver, strict = resolvers.pop()
             try:
                 flow = resolver(outcome)
                 if flow is not None:
@@ -220,7 +230,11 @@ class _Run:
             except Exception as failure:  # noqa: BLE001 - each resolver is isolated from the others
                 log.error("a resolver failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
                 sound = sound and not strict
+            except BaseException as failure:  # noqa: BLE001 - a server stops its worker by raising SystemExit
+                interrupted = failure
         session.finish()
+        if interrupted is not None:
+            raise interrupted
         return sound
 
     def _drive(self, flow: Flow[None]) -> None:
@@ -229,7 +243,7 @@ class _Run:
             while True:
                 try:
                     value = self.answer(effect)
-                except Exception as failure:  # noqa: BLE001 - the resolver decides what a failure means
+                except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
                     effect = flow.throw(failure)
                 else:
                     effect = flow.send(value)
@@ -238,10 +252,12 @@ class _Run:
 
     def observe(self) -> None:
         """Tell the outcome to whoever wants to hear it; once, after the hand-off."""
-        outcome = self.session.outcome
-        if self._observed or outcome is None:
+        if self._observed or self.session.outcome is None:
             return
         self._observed = True
+        if not self.exchange.observers:
+            return
+        outcome = self.session.final()
         for observer in self.exchange.observers:
             try:
                 flow = observer(outcome)
@@ -251,16 +267,24 @@ class _Run:
                 log.error("an observer failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
 
     def _fail(self, failure: BaseException) -> None:
+        error = None if isinstance(failure, ClientLeftError) and not self.session.called else failure
         self._close_flow()
-        self.settle(self.session.conclude(error=failure))
-        self._close_app()
-        self.observe()
+        try:
+            self.settle(self.session.conclude(error=error, left=self._gone))
+        finally:
+            self._stop_app()
+            self.observe()
 
     def _close_flow(self) -> None:
         try:
             self._flow.close()
-        except RuntimeError:
-            log.error("a layer yields while it is being closed: register ends with exchange.resolve instead")
+        except Exception as failure:  # noqa: BLE001 - what its layers took is ended by resolvers: nothing may stop these
+            log.error(
+                "a layer failed while it was being closed (it must not yield there, but register ends with "
+                "exchange.resolve): exchange=%s error=%s",
+                self.exchange.id,
+                describe_failure(failure),
+            )
 
     # the application
 
@@ -275,12 +299,12 @@ class _Run:
             environ["wsgi.input_terminated"] = True
             if request.replaced:
                 describe_body(request.headers, len(request.body_read.data))
+        elif self._read:
+            declared = declared_length(Headers(self._lines))
+            bound = declared if isinstance(declared, int) else None
+            environ["wsgi.input"] = BufferedReader(_Rejoined(b"".join(self._read), environ["wsgi.input"], bound))
         if request.headers.raw is not self._lines:
-            for name in [name for name in environ if name.startswith("HTTP_") or name in _UNPREFIXED]:
-                del environ[name]
-            for key, value in request.headers.raw:
-                name = key.decode("latin-1").upper().replace("-", "_")
-                environ[name if name in _UNPREFIXED else f"HTTP_{name}"] = value.decode("latin-1")
+            _write_headers(environ, request.headers)
         return environ
 
     def _call_app(self) -> Iterable[bytes]:
@@ -298,22 +322,21 @@ class _Run:
                 raise
             step = self.advance(failure)
             assert isinstance(step, Response)
-            return self._replace(step, error=failure)
+            return self._answer_by_layer(step, error=failure)
         if not self._head_seen:
             raise AssertionError("the application returned without calling start_response")
         return self._answer_head()
 
     def _answer_head(self) -> Iterable[bytes]:
-        response = Response(int(self._status_line[:3]), Headers(self._raw))
-        try:
-            step = self.advance(response)
-        except PortError as failure:
-            step = self.exchange.deny(store_refusal(failure))
+        step = self.advance(Response(int(self._status_line[:3]), Headers(self._raw)))
         assert isinstance(step, Response)
         if step.body is not None:
-            return self._replace(step)
-        self.session.respond(step)
-        if self.session.bare and isinstance(self._iterable, list | tuple):
+            return self._answer_by_layer(step)
+        session = self.session
+        session.respond(step)
+        if not session.holds_head:
+            self._start()
+        if not session.transforms and isinstance(self._iterable, Sized):
             return _SizedBody(self, len(self._iterable))
         return _Body(self)
 
@@ -323,22 +346,26 @@ class _Run:
         headers: list[tuple[str, str]],
         exc_info: Any = None,
     ) -> Callable[[bytes], object]:
-        if exc_info is not None:
+        session = self.session
+        if exc_info is None:
+            if self._head_seen:
+                raise AssertionError("the application called start_response twice")
+        elif session.state > State.HEADED:
             try:
-                if self._started:
-                    raise exc_info[1].with_traceback(exc_info[2])
+                raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # as PEP 3333 asks, against a reference cycle
-        elif self._head_seen:
-            raise AssertionError("the application called start_response twice")
         self._status_line = status
         self._head_lines = headers
         self._raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         self._head_seen = True
-        response = self.session.response
-        if response is not None:  # an error page instead of the head that the layers saw
+        response = session.response
+        if response is not None:  # an error page instead of the head that the layers saw, before any of its bytes
             response.status = int(status[:3])
             response.headers = Headers(self._raw)
+            session.respond(response)
+            if self._started:
+                self.start_response(*self._head(), exc_info)
         return self._ready.append
 
     def _next_of_app(self) -> bytes | None:
@@ -352,7 +379,7 @@ class _Run:
             chunk: bytes = self.context.run(next, self._iterator)
         except StopIteration:
             self._exhausted = True
-            return None
+            return self._ready.popleft() if self._ready else None
         if self._ready:  # write() was called meanwhile, and comes first
             self._ready.append(chunk)
             return self._ready.popleft()
@@ -378,78 +405,107 @@ class _Run:
         while True:
             chunk = self._next_of_app()
             if chunk is None and session.end_seen:
-                self._start(b"")
+                self._start()
                 raise StopIteration
             out = session.feed(chunk or b"", more=chunk is not None)
-            if session.due and not self.settle(session.conclude()):
-                session.cut = Cut(Reason.SETTLE_FAILED)
-                return self._break_off(settle_refusal())
+            if session.due:
+                if session.cut is None and self.exchange.route.success is Success.RETURNED:
+                    out += self._rest_of_app()
+                if not self.settle(session.conclude()):
+                    return self._break_off(settle_refusal())
             if session.cut is not None:
-                if session.cut.tail and self._started:
-                    self._stop_app()
-                    session.sent += len(out)
-                    return out
-                return self._break_off(cut_refusal(session.cut.reason))
-            if out or (chunk is not None and not session.transforms):
+                return self._cut(out)
+            if out or (chunk is not None and not session.rewrites):
                 self._start(out)
                 session.sent += len(out)
                 return out
 
-    def _start(self, out: bytes) -> None:
+    def _rest_of_app(self) -> bytes:
+        """What an application gives beyond its declared length, until it has returned."""
+        rest = bytearray()
+        while (chunk := self._next_of_app()) is not None:
+            rest += self.session.feed(chunk, more=True)
+        return bytes(rest)
+
+    def _cut(self, tail: bytes) -> bytes:
+        """End the response here: cleanly where its protocol can say so, else by breaking the connection off."""
+        session = self.session
+        assert session.cut is not None
+        if not session.cut.tail or not self._started:
+            return self._break_off(cut_refusal(session.cut.reason))
+        self._stop_app()
+        session.sent += len(tail)
+        return tail
+
+    def _head(self) -> tuple[str, list[tuple[str, str]]]:
+        response = self.session.response
+        assert response is not None
+        lines = self._head_lines if response.headers.raw is self._raw else _response_lines(response.headers)
+        same = self._status_line.startswith(str(response.status))
+        return self._status_line if same else _status_line(response.status), lines
+
+    def _start(self, out: bytes = b"") -> None:
         """Give the server the head, once."""
         if self._started:
             return
         self._started = True
         session = self.session
-        response = session.response
-        assert response is not None
         if session.rewrites and session.end_seen:
-            response.headers.set("content-length", str(len(out)))
-        unchanged = response.headers.raw is self._raw
-        lines = self._head_lines if unchanged else _response_lines(response.headers)
-        same = self._status_line.startswith(str(response.status))
-        self.start_response(self._status_line if same else _status_line(response.status), lines)
+            assert session.response is not None
+            session.response.headers.set("content-length", str(len(out)))
+        self.start_response(*self._head())
 
     def _stop_app(self) -> None:
+        """The rest of the application's response is not wanted."""
         self._exhausted = True
         self._ready.clear()
         self.session.end_seen = True
-        self._close_app()
+        try:
+            self._close_app()
+        except Exception as failure:  # noqa: BLE001 - the response has ended otherwise already
+            log.error(
+                "an application failed while it was being closed: exchange=%s error=%s",
+                self.exchange.id,
+                describe_failure(failure),
+            )
 
     def _break_off(self, denial: Deny) -> bytes:
         self._stop_app()
         refusal = self.exchange.deny(denial)
         if self._started:
+            self.session.withhold(denial.reason, None)
             raise ResponseCut(denial.reason)
-        self._started = True
-        self.start_response(_status_line(refusal.status), _response_lines(refusal.headers))
-        body = refusal.body or b""
-        self.session.sent += len(body)
-        return body
+        self.session.withhold(denial.reason, refusal)
+        return self._start_whole(refusal)
 
-    def _replace(self, response: Response, *, error: Exception | None = None) -> Iterable[bytes]:
-        """A layer answers instead of the application."""
+    def _answer_by_layer(self, response: Response, *, error: Exception | None = None) -> Iterable[bytes]:
+        """A layer answers, and the application, where it was called, is closed.
+
+        What was taken is ended before the answer leaves.
+        """
         session = self.session
-        if error is None:
-            last = self.exchange.decisions[-1] if self.exchange.decisions else None
-            session.cut = Cut(last.reason if isinstance(last, Deny) else "response.replaced")
-        session.refuse(response)
-        self.settle(session.conclude(error=error))
+        if not session.refuse(response, error=error):
+            assert session.cut is not None
+            response = session.response = self.exchange.deny(cut_refusal(session.cut.reason))
+        if not self.settle(session.conclude(error=error)):
+            denial = settle_refusal()
+            response = self.exchange.deny(denial)
+            session.withhold(denial.reason, response)
         self._stop_app()
-        return self._whole(response)
+        return _Whole(self, self._start_whole(response))
 
-    def _whole(self, response: Response) -> Iterable[bytes]:
+    def _start_whole(self, response: Response) -> bytes:
         body = response.body or b""
-        if response.headers.get("content-length") is None:
+        if response.status in {204, 304}:
+            response.headers.remove("content-length")  # RFC 9110 8.6
+        else:
             response.headers.set("content-length", str(len(body)))
+        if self.session.bodiless(response):
+            body = b""
         self._started = True
         self.start_response(_status_line(response.status), _response_lines(response.headers))
-        if self.exchange.request.method == "HEAD":
-            body = b""
         self.session.sent += len(body)
-        self.session.end_seen = True
-        self._exhausted = True
-        return _Whole(self, body)
+        return body
 
     def close(self) -> None:
         """The server is done: a body not read to its end means that the client has left."""
@@ -458,13 +514,13 @@ class _Run:
         session = self.session
         try:
             if not session.settled:
+                self._gone = True
                 if self.exchange.on_disconnect is OnDisconnect.DRAIN and self.guard.start_drain():
                     try:
                         self._drain()
                     finally:
                         self.guard.end_drain()
-                if not session.settled:
-                    self.settle(session.conclude(left=True))
+                self.settle(session.conclude(left=True))
         except BaseException as failure:
             self._fail(failure)
             raise
@@ -480,11 +536,9 @@ class _Run:
         session = self.session
         clock = self.guard.ports.system.clock
         ends_ns = clock.monotonic_ns() + int(self.guard.drain_s * 1e9)
-        while not session.settled and clock.monotonic_ns() < ends_ns:
+        while not session.due and clock.monotonic_ns() < ends_ns:
             chunk = self._next_of_app()
             session.feed(chunk or b"", more=chunk is not None)
-            if session.due or chunk is None:
-                self.settle(session.conclude(left=True))
 
     def _close_app(self) -> None:
         """Close the application's iterable exactly once."""
@@ -492,6 +546,29 @@ class _Run:
         close = getattr(iterable, "close", None)
         if close is not None:
             self.context.run(close)
+
+
+class _Rejoined(RawIOBase):
+    """What was read of a request's body already, and then the rest of it: ``length`` bytes in all, if known."""
+
+    def __init__(self, read: bytes, rest: Any, length: int | None) -> None:
+        self._read = BytesIO(read)
+        self._rest = rest
+        self._left = length - len(read) if length is not None else None
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` from memory, then from the server's stream, and never ask that for more than there is."""
+        data = self._read.read(len(buffer))
+        if not data and self._left != 0:
+            data = self._rest.read(len(buffer) if self._left is None else min(len(buffer), self._left))
+            if self._left is not None:
+                self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Body:
@@ -567,6 +644,19 @@ def _request_headers(environ: Environ) -> list[tuple[bytes, bytes]]:
         elif name in _UNPREFIXED and value:
             lines.append((_UNPREFIXED[name], value.encode("latin-1")))
     return lines
+
+
+def _write_headers(environ: Environ, headers: Headers) -> None:
+    """Put changed request headers into the environ; several lines of one name are joined (RFC 9110 5.2, 6265 5.4)."""
+    for name in [name for name in environ if name.startswith("HTTP_") or name in _UNPREFIXED]:
+        del environ[name]
+    for key, value in headers.raw:
+        name = key.decode("latin-1").upper().replace("-", "_")
+        name = name if name in _UNPREFIXED else f"HTTP_{name}"
+        text = value.decode("latin-1")
+        if name in environ:
+            text = environ[name] + ("; " if name == "HTTP_COOKIE" else ", ") + text
+        environ[name] = text
 
 
 def _response_lines(headers: Headers) -> list[tuple[str, str]]:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tenantguard.adapters.identity.keys import hash_key
 from tenantguard.errors import ConfigurationError
-from tenantguard.flow.effects import Flow
 from tenantguard.layers.audit import Audit
 from tenantguard.model.money import Amount
 from tenantguard.model.policy import EMPTY_POLICY
@@ -34,6 +33,7 @@ from tenantguard.settings import Problem, SettingsError, build, load, loopholes,
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Response
     from tenantguard.flow.layer import Handler
@@ -208,6 +208,7 @@ BAD: list[tuple[str, str, str | None]] = [
     ('[guard]\nlayers = ["tenant", "json:no_such"] # <-', "guard.layers[1]", None),
     ('[guard]\nlayers = ["tenant", ":x"] # <-', "guard.layers[1]", None),
     ('[guard]\nledger = "memory://"\nlayers = ["charge", "tenant"] # <-', "guard.layers", None),
+    ('[guard]\nlayers = ["rate", "tenant"] # <-', "guard.layers", None),
     ('guard.layers = ["tenant"]\n[policies.default]\nrate = "1/second" # <-', "policies.default.rate", None),
     (
         'guard.layers = ["tenant"]\n[[routes]] # <-\nmatch = "/x"\nprice = "1 USD"',
@@ -233,25 +234,32 @@ BAD: list[tuple[str, str, str | None]] = [
     ("[[routes]]\nmatch = '/x'\nprice = 1 # <-", "routes[0].price", None),
     ("[[routes]] # <-\nmatch = '/x'\nunit = 'page'", "routes[0]", None),
     ("[[routes]]\nmatch = '/x'\nsuccess = 'return' # <-", "routes[0].success", "did you mean 'returned'?"),
-    ("[[routes]]\nmatch = '/x'\non_disconect = 'void' # <-", "routes[0].on_disconect", "did you mean 'on_disconnect'?"),
+    (
+        "[[routes]]\nmatch = '/x'\non_disconect = 'void' # <-",
+        "routes[0].on_disconect",
+        "did you mean 'on_disconnect'?",
+    ),
     (
         "guard.ledger = 'memory://'\n[[routes]]\nmatch = '/x'\nusage = 'openai-chat' # <-",
         "routes[0].usage",
         'write [prices."<model>"]',
     ),
-    ("[prices.m] # <-\ninput = '1 USD/1M'\noutput = '1 USD/1M'\ncache_read = '0 USD/1M'", "prices.m.cache_write", None),
+    (
+        "[prices.m] # <-\ninput = '1 USD/1M'\noutput = '1 USD/1M'\ncache_read = '0 USD/1M'",
+        "prices.m.cache_write",
+        None,
+    ),
     (f'[prices."gpt 5"]\n{PRICE}reasoning = "1 USD/1M" # <-', 'prices."gpt 5".reasoning', "known are cache_read"),
     (f"[prices.m]\n{PRICE}".replace('output = "1 USD/1M"', 'output = "1 USD" # <-'), "prices.m.output", None),
     (f"[prices.m] # <-\n{PRICE}".replace('output = "1 USD', 'output = "1 EUR'), "prices.m", None),
     (f"[prices.a]\n{PRICE}[prices.b] # <-\n{PRICE.replace('USD', 'EUR')}", "prices.b", None),
-    ("prices = 'free' # <-", "prices", None),
+    ("prices = 'free' # <-", "prices", 'write [prices."<model>"]'),
     ("[pricing] # <-\nunknown_model = 'default'", "pricing", None),
     (f"[pricing] # <-\n[pricing.default]\n{PRICE}", "pricing", None),
     ("[pricing]\nunknown_model = 'wran' # <-", "pricing.unknown_model", "did you mean 'warn'?"),
     ("[redaction]\nkey = 'short' # <-", "redaction.key", None),
     ("[redaction]\nkey_file = '/no/such/file' # <-", "redaction.key_file", None),
     ("[proxy]\nunknown_routes = 'refused' # <-", "proxy.unknown_routes", "did you mean 'refuse'?"),
-    ("policies = [] # <-", "policies", None),
     ("[policies]\nacme = 3 # <-", "policies.acme", None),
     ("[policies.'a b'] # <-", 'policies."a b"', None),
     ("[policies.default]\nrates = '1/second' # <-", "policies.default.rates", "did you mean 'rate'?"),
@@ -268,20 +276,26 @@ BAD: list[tuple[str, str, str | None]] = [
         "did you mean 'identity'?",
     ),
     (
-        "guard.ledger = 'memory://'\n[policies.default]\nbudget = [\n{ limit = '1 USD', per = 'day' },\n"
-        "{ limit = '1 USD', per = 'dya' }, # <-\n]",
+        (
+            "guard.ledger = 'memory://'\n[policies.default]\nbudget = [\n{ limit = '1 USD', per = 'day' },\n"
+            "{ limit = '1 USD', per = 'dya' }, # <-\n]"
+        ),
         "policies.default.budget[1].per",
         "did you mean 'day'?",
     ),
     (
-        "guard.ledger = 'memory://'\n[policies.default]\n"
-        "budget = [{ limit = '1 USD', per = 'day' }, { limit = '1 EUR', per = 'month' }] # <-",
+        (
+            "guard.ledger = 'memory://'\n[policies.default]\n"
+            "budget = [{ limit = '1 USD', per = 'day' }, { limit = '1 EUR', per = 'month' }] # <-"
+        ),
         "policies.default.budget",
         None,
     ),
     (
-        f"guard.ledger = 'memory://'\n[prices.m]\n{PRICE}[policies.default]\n"
-        "budget = { limit = '1 EUR', per = 'day' } # <-",
+        (
+            f"guard.ledger = 'memory://'\n[prices.m]\n{PRICE}[policies.default]\n"
+            "budget = { limit = '1 EUR', per = 'day' } # <-"
+        ),
         "policies.default.budget",
         None,
     ),
@@ -312,27 +326,35 @@ BAD: list[tuple[str, str, str | None]] = [
         None,
     ),
     (
-        f"[[tenancy.keys]]\nid = 'a'\ntenant = 'default'\nhash = '{HASH}'\n"
-        f"[[tenancy.keys]]\nid = 'b'\ntenant = 'default'\nhash = '{HASH}' # <-",
+        (
+            f"[[tenancy.keys]]\nid = 'a'\ntenant = 'default'\nhash = '{HASH}'\n"
+            f"[[tenancy.keys]]\nid = 'b'\ntenant = 'default'\nhash = '{HASH}' # <-"
+        ),
         "tenancy.keys[1].hash",
         "give each its own",
     ),
     (
-        f"[[tenancy.keys]]\nid = 'a'\ntenant = 'default'\nhash = '{HASH}'\n"
-        f"[[tenancy.keys]]\nid = 'a' # <-\ntenant = 'default'\nhash = '{hash_key('b')}'",
+        (
+            f"[[tenancy.keys]]\nid = 'a'\ntenant = 'default'\nhash = '{HASH}'\n"
+            f"[[tenancy.keys]]\nid = 'a' # <-\ntenant = 'default'\nhash = '{hash_key('b')}'"
+        ),
         "tenancy.keys[1].id",
         "give each its own",
     ),
     (
-        "[tenancy]\nfrom = ['header:x-t']\ntrust_headers = true\n[[tenancy.keys]] # <-\n"
-        f"id = 'a'\ntenant = 'default'\nhash = '{HASH}'",
+        (
+            "[tenancy]\nfrom = ['header:x-t']\ntrust_headers = true\n[[tenancy.keys]] # <-\n"
+            f"id = 'a'\ntenant = 'default'\nhash = '{HASH}'"
+        ),
         "tenancy.keys",
         None,
     ),
 ]
 
 
-@pytest.mark.parametrize(("text", "path", "suggestion"), BAD, ids=[f"{path}-{n}" for n, (_, path, _) in enumerate(BAD)])
+@pytest.mark.parametrize(
+    ("text", "path", "suggestion"), BAD, ids=[f"{path}-{n}" for n, (_, path, _) in enumerate(BAD)]
+)
 def test_what_is_wrong_is_told_with_its_line_and_what_was_meant(text: str, path: str, suggestion: str | None) -> None:
     (line,) = [number for number, content in enumerate(text.split("\n"), 1) if content.endswith("# <-")]
     found = problems(text)
@@ -340,6 +362,11 @@ def test_what_is_wrong_is_told_with_its_line_and_what_was_meant(text: str, path:
     told = found[0].suggestion
     assert (told is None) if suggestion is None else (told is not None and suggestion in told)
     assert "hunter2" not in str(found)
+
+
+def test_policies_are_tables_by_name() -> None:
+    with pytest.raises(SettingsError, match=r"x\.toml:1: policies: must be a table of tables, is a list"):
+        parse_settings("policies = []", source="x.toml", environ={})
 
 
 @pytest.mark.parametrize(
@@ -352,11 +379,315 @@ def test_what_is_no_toml_is_told_with_its_line(text: str, line: int) -> None:
     assert [problem.line for problem in refused.value.problems] == [line]
 
 
+EVERYTHING = """\
+gaurd = 1
+[guard]
+ledger = "redis://x"
+body_limit = "12"
+layers = ["tenant", "rat", "rate", "charge", "redaction"]
+
+[tenancy]
+from = ["api-key", "header:x tenant"]
+requird = true
+[[tenancy.keys]]
+id = "acme-dev"
+tenant = "acmee"
+hash = "my secret key"
+[[tenancy.keys]]
+id = "x"
+tenant = "globex"
+
+[[routes]]
+match = "post /v1"
+usage = "openai-caht"
+max_output = 0
+
+[prices."gpt-5-mini"]
+input = "0.25 USD/1M"
+output = 2.00
+cache_read = "0.025 USD/1Mx"
+
+[policies.default]
+inherit = "acme"
+rate = "10/secnd burst 20"
+
+[policies.acme]
+inherit = "default"
+rate = [{ scop = "identity", limit = "0/second" }]
+budget = { limit = "250.00 EUR", per = "monht" }
+redact = { request = "off", response = "restore" }
+"""
+
+
 def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
-    texts = [text for text, _, _ in BAD if text.startswith(("[policies.a", "[[routes]]", "[prices.", "[redaction]"))]
-    merged = "\n".join(texts[:1] + [text for text in texts[1:] if text.split("\n")[0] not in "\n".join(texts[:1])])
-    try:
-        found = problems(merged)
-    except KeyError:  # pragma: no cover - the texts above exclude it
-        raise
-    assert len(found) >= 2
+    with pytest.raises(SettingsError) as refused:
+        parse_settings(EVERYTHING, source="x.toml", environ={})
+    assert [(problem.line, problem.path) for problem in refused.value.problems] == [
+        (1, "gaurd"),
+        (3, "guard.ledger"),
+        (4, "guard.body_limit"),
+        (5, "guard.layers[1]"),
+        (8, "tenancy.from[1]"),
+        (9, "tenancy.requird"),
+        (12, "tenancy.keys[0].tenant"),
+        (13, "tenancy.keys[0].hash"),
+        (14, "tenancy.keys[1].hash"),
+        (16, "tenancy.keys[1].tenant"),
+        (19, "routes[0].match"),
+        (20, "routes[0].usage"),
+        (21, "routes[0].max_output"),
+        (23, "prices.gpt-5-mini.cache_write"),
+        (25, "prices.gpt-5-mini.output"),
+        (26, "prices.gpt-5-mini.cache_read"),
+        (29, "policies.default.inherit"),
+        (30, "policies.default.rate"),
+        (34, "policies.acme.rate[0].limit"),
+        (34, "policies.acme.rate[0].scop"),
+        (35, "policies.acme.budget.per"),
+        (36, "policies.acme.redact"),
+    ]
+    told = str(refused.value)
+    assert told.startswith("x.toml has 22 problems:\n  x.toml:1: gaurd: unknown key; did you mean 'guard'?\n")
+    assert "my secret key" not in told
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text("ab", min_size=1, max_size=2), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+KEYS = [
+    "guard", "tenancy", "routes", "prices", "pricing", "policies", "redaction", "proxy", "ledger", "layers", "from",
+    "keys", "mode", "match", "usage", "price", "input", "default", "inherit", "rate", "budget", "redact", "limit",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(KEYS), json_values | st.dictionaries(st.sampled_from(KEYS), json_values, max_size=4)
+    )
+)
+def test_whatever_stands_in_a_file_is_a_problem_and_never_a_crash(document: dict[str, Any]) -> None:
+    text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())
+    with pytest.raises(SettingsError) as refused:  # nothing that is drawn has a key for its tenants
+        parse_settings(text, environ={})
+    assert all(problem.line is None or problem.line <= len(document) for problem in refused.value.problems)
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return "2020-01-01" if value is None else json.dumps(value).replace("\x7f", "").replace("Infinity", "inf")
+
+
+# the environment
+
+
+def test_the_environment_overrides_the_file() -> None:
+    read = parse(
+        ISSUE.replace("redact =", "# redact ="),
+        TENANTGUARD__GUARD__LEDGER="memory://",
+        TENANTGUARD__GUARD__BODY_LIMIT="4096",
+        TENANTGUARD__GUARD__DRAIN_S="2.5",
+        TENANTGUARD__TENANCY__REQUIRED="false",
+        TENANTGUARD__POLICIES__ACME__RATE='[{ limit = "7/second", scope = "route" }]',
+        TENANTGUARD__POLICIES__DEFAULT__RATE="3/minute",
+        TENANTGUARD__PRICES__GPT_5_MINI__INPUT="9 USD/1M",
+        TENANTGUARD__PRICING='{ unknown_model = "warn" }',
+        TENANTGUARD__REDACTION__KEY="1" * 31 + "a",
+        TENANTGUARD__PROXY__UNKNOWN_ROUTES='"forward"',
+        UNRELATED="x",
+        TENANTGUARD_OTHER="x",
+    )
+    assert (read.guard.ledger, read.guard.body_limit, read.guard.drain_s) == ("memory://", 4096, 2.5)
+    assert not read.tenancy.required
+    assert read.policies["acme"].policy.section(RateSection) == RateSection((RateRule(Rate(7, 10**9), Scope.ROUTE),))
+    assert read.policies["default"].policy.section(RateSection) == RateSection((RateRule(Rate(3, 60 * 10**9)),))
+    assert read.prices.models["gpt-5-mini"].input == 9 * 10**9
+    assert read.prices.unknown is UnknownModel.WARN
+    assert read.redaction_key == b"1" * 31 + b"a"
+    assert read.proxy.unknown_routes == "forward"
+    assert "1" * 31 not in repr(read)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "path", "message"),
+    [
+        ("TENANTGUARD__GARD__LEDGER", "memory://", "gard", "unknown key"),
+        ("TENANTGUARD__GUARD__BODY_LIMIT", "much", "guard.body_limit", "whole number"),
+        ("TENANTGUARD__GUARD__LAYERS", "[1", "guard.layers", "begins like TOML"),
+        ("TENANTGUARD__GUARD__LAYERS", '["tenant"]\nx = 1', "guard.layers", "begins like TOML"),
+        ("TENANTGUARD__GUARD__LIMITS__X", "1", "guard.limits", "is no table"),
+        ("TENANTGUARD__POLICIES__NEW__RATE", "fast", "policies.new.rate", "cannot read the rate"),
+        ("TENANTGUARD__", "1", '""', "unknown key"),
+    ],
+)
+def test_a_problem_names_the_variable_that_it_comes_from(variable: str, value: str, path: str, message: str) -> None:
+    (problem,) = problems('[guard]\nlimits = "memory://"', **{variable: value})
+    assert (problem.variable, problem.line, problem.path) == (variable, None, path)
+    assert message in problem.message
+    with pytest.raises(SettingsError, match=f"environment variable {variable}: {path}"):
+        parse('[guard]\nlimits = "memory://"', **{variable: value})
+
+
+# files
+
+
+def test_a_file_is_read_with_the_environment_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANTGUARD__GUARD__BODY_LIMIT", "5")
+    file = tmp_path / "tenantguard.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + f"{SINGLE}[policies.default]\r\n".encode())
+    read = read_settings(file)
+    assert read.guard.body_limit == 5
+    assert (read.source, read.folder) == (str(file), tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.toml: cannot be read: No such file or directory"):
+        read_settings(tmp_path / "nowhere.toml", environ={})
+    (tmp_path / "latin.toml").write_bytes("a = 1\n# caf\u00e9".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"latin\.toml:2: this is not UTF-8"):
+        read_settings(tmp_path / "latin.toml", environ={})
+
+
+def test_the_key_of_placeholders_may_stand_in_a_file_beside_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "tenantguard.toml"
+    file.write_text(f"{SINGLE}[policies.default]\n[redaction]\nkey_file = 'secret'\n")
+    (tmp_path / "secret").write_bytes(b"s" * 32 + b"\n")
+    assert read_settings(file, environ={}).redaction_key == b"s" * 32
+    (tmp_path / "secret").write_bytes(b"s" * 31)
+    with pytest.raises(SettingsError, match="fewer than 32 bytes"):
+        read_settings(file, environ={})
+    with pytest.raises(SettingsError, match=r"besides redaction\.key"):
+        read_settings(file, environ={"TENANTGUARD__REDACTION__KEY": "s" * 40})
+
+
+# layers and sections of a user's own
+
+
+class Own:
+    name = "own"
+
+    def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
+        return (yield from proceed(exchange))
+
+
+own = Own()
+
+
+def make_own() -> Own:
+    return Own()
+
+
+def broken() -> Own:
+    raise RuntimeError("no")
+
+
+not_a_layer = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHoursSection:
+    begin: int
+    end: int = 24
+    days: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.begin >= self.end:
+            raise ConfigurationError("quiet hours begin before they end")
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> str:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "their_module", sys.modules[__name__])
+    return "their_module"
+
+
+@pytest.mark.parametrize("attribute", ["own", "Own", "make_own"])
+def test_a_layer_of_a_users_own_stands_where_the_list_says(module: str, attribute: str) -> None:
+    guard = build(parse(f'[guard]\nlayers = ["audit", "{module}:{attribute}", "tenant"]'))
+    assert [type(layer).__name__ for layer in guard.layers] == ["Audit", "Own", "TenantContext"]
+    assert isinstance(guard.layers[0], Audit)
+    guard.close()
+
+
+@pytest.mark.parametrize("attribute", ["broken", "not_a_layer"])
+def test_what_makes_no_layer_is_told_by_its_name(module: str, attribute: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{module}:{attribute}.* is no layer"):
+        build(parse(f'[guard]\nlayers = ["tenant", "{module}:{attribute}"]'))
+
+
+def test_a_section_of_a_users_own_is_checked_and_inherited_like_the_others() -> None:
+    text = f"{SINGLE}[policies.default]\nquiet_hours = {{ begin = 22 }}\n[policies.acme]\ninherit = 'default'\n"
+    read = parse_settings(text, environ={}, sections=[QuietHoursSection])
+    assert read.policies["acme"].policy.section(QuietHoursSection) == QuietHoursSection(22)
+    assert read.policies["acme"].origins == {QuietHoursSection: "default"}
+    for written, message in [
+        ("{ begin = '22' }", "begin: must be a whole number"),
+        ("{ begn = 22 }", "begn: unknown key; did you mean 'begin'"),
+        ("{ begin = 24 }", "quiet hours begin before they end"),
+        ("3", "must be a table"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            parse_settings(text.replace("{ begin = 22 }", written), environ={}, sections=[QuietHoursSection])
+    with pytest.raises(SettingsError, match="quiet_hours: unknown key"):
+        parse_settings(text, environ={})
+
+
+def test_a_section_must_be_a_frozen_dataclass_with_a_key_of_its_own() -> None:
+    with pytest.raises(ConfigurationError, match="frozen dataclass"):
+        parse_settings("", environ={}, sections=[Own])
+    with pytest.raises(ConfigurationError, match="built-in 'rate'"):
+        parse_settings("", environ={}, sections=[RateSection])
+
+
+# building
+
+
+def test_a_guard_is_built_with_its_stores_beside_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "tenantguard.toml"
+    file.write_text(ISSUE.replace("redact =", "# redact ="))
+    guard = load(file, environ={})
+    assert [getattr(layer, "name", "") for layer in guard.layers] == ["audit", "tenant", "rate", "charge"]
+    assert (tmp_path / "tenantguard.db").exists()
+    assert guard.ports.identities.identify("k" * 20) == Identity("acme-dev", TenantId("acme"))
+    assert guard.ports.policies.find(TenantId("globex")) is None
+    guard.close()
+
+
+def test_a_ledger_that_cannot_be_opened_is_told_when_the_guard_is_built(tmp_path: Path) -> None:
+    (tmp_path / "tenantguard.db").write_text("not a database, but somebody's notes")
+    file = tmp_path / "tenantguard.toml"
+    file.write_text(ISSUE.replace("redact =", "# redact ="))
+    with pytest.raises(ConfigurationError):
+        load(file, environ={})
+    assert (tmp_path / "tenantguard.db").read_text() == "not a database, but somebody's notes"
+
+
+def test_the_proxy_refuses_what_no_route_names_unless_told_to_forward() -> None:
+    route = "[[routes]]\nmatch = '/x'\n"
+    names = [getattr(layer, "name", "") for layer in build(parse(route), proxy=True).layers]
+    assert names == ["audit", "tenant", "routes"]
+    assert len(build(parse(route)).layers) == 2
+    forward = "proxy.unknown_routes = 'forward'\n"
+    assert len(build(parse(forward), proxy=True).layers) == 2
+    with pytest.raises(ConfigurationError, match="refuse every request"):
+        build(parse(""), proxy=True)
+
+
+def test_what_weakens_the_guard_is_known_by_name() -> None:
+    assert loopholes(parse("")) == []
+    weak = parse(
+        "guard.ledger = 'memory://'\npricing.unknown_model = 'warn'\nproxy.unknown_routes = 'forward'\n"
+        "[tenancy]\nrequired = false\ntrust_headers = true\nfrom = ['header:x-tenant-id']\n"
+        "[[routes]]\nmatch = '/healthz'\npublic = true\n",
+    )
+    keys = ["tenancy.trust_headers", "tenancy.required", "pricing.", "proxy.", "routes:", "guard.ledger"]
+    assert all(found.startswith(key) for found, key in zip(loopholes(weak), keys, strict=True))

@@ -8,9 +8,9 @@ know does nothing but bar a later taking under that id. Commands carry no time: 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from tenantguard.flow.effects import PortEffect, Promise
+from tenantguard.flow.effects import Effect, Promise
 from tenantguard.model.ledger import Balance as Balance
 from tenantguard.model.ledger import Barred as Barred
 from tenantguard.model.ledger import Entry as Entry
@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     from tenantguard.model.rate import Rate
     from tenantguard.model.tenant import Identity, TenantId
     from tenantguard.rules.pricing import Quote
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class PortEffect(Effect[T_co]):
+    """An effect that a port answers. Users add effects by subclassing this; no driver changes."""
+
+    __slots__ = ()
+
+    def perform(self, ports: Ports) -> T_co | Awaitable[T_co] | Promise[T_co]:
+        """Ask the port. An awaitable is answered by asynchronous drivers only."""
+        raise NotImplementedError
 
 
 class Clock(Protocol):

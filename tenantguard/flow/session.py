@@ -144,16 +144,13 @@ class Session:
         assert self.state <= State.CALLED
         self.state = State.HEADED
         self.response = response
+        if response.transforms and response.body and not self.bodiless(response):
+            self._enlist(response)
+            response.body = self._transform(response.body, ending=True)
+            if self.cut is not None:
+                return False
         if self.called and error is None:
             self.cut = Cut(self._denial() or "response.replaced")
-        if not response.transforms or not response.body or self.bodiless(response):
-            return True
-        self._enlist(response)
-        passed, self.cut = self.cut, None
-        response.body = self._transform(response.body, ending=True)
-        if self.cut is not None:
-            return False
-        self.cut = passed
         return True
 
     def bodiless(self, response: Response) -> bool:

@@ -45,13 +45,14 @@ class RateLimit:
     """
 
     name = "rate"
+    requires: tuple[type, ...] = (Tenant, Policy)
 
     def __init__(self, rate: Rate | str | None = None, *, by: Scope = Scope.TENANT, headers: bool = True) -> None:
-        self.requires: tuple[type, ...] = (Tenant, Policy) if rate is None else ()
         self._headers = headers
         self._plans: dict[int, _Plan] = {}
         self._own: _Plan | None = None
         if rate is not None:
+            self.requires = ()
             rule = RateRule(Rate.parse(rate) if isinstance(rate, str) else rate, Scope(by))
             self._own = _Plan(RateSection((rule,)), "layer-")
 

@@ -61,7 +61,8 @@ class TokenPrice:
         rates = [parse_rate(text) for text in (input, output, cache_read, cache_write)]
         if len({rate.currency for rate in rates}) > 1:
             raise ConfigurationError("the four rates of a price must be in one currency")
-        return cls(*(rate.nanos for rate in rates), rates[0].currency)
+        nanos = [rate.nanos for rate in rates]
+        return cls(nanos[0], nanos[1], nanos[2], nanos[3], rates[0].currency)
 
 
 class UnknownModel(StrEnum):

@@ -100,7 +100,7 @@ def level(tat: int, rate: Rate, now: int) -> tuple[int, int]:
 
 
 def next_unit_in_ns(full_in_ns: int, rate: Rate) -> int:
-    """Nanoseconds, rounded up, until a bucket that will be full in ``full_in_ns`` holds one unit."""
+    """Nanoseconds until a bucket that will be full in ``full_in_ns`` holds one unit, at most one too many."""
     missing = full_in_ns * TICKS_PER_NANO - rate.burst_ticks + rate.unit_ticks
     return max(0, -(-missing // TICKS_PER_NANO))
 

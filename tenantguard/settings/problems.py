@@ -47,5 +47,5 @@ class SettingsError(ConfigurationError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A suggestion of the name that was probably meant, or None."""
-    close = difflib.get_close_matches(name, sorted(known), n=1)
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else None

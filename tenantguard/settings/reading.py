@@ -264,8 +264,9 @@ def _check_tenancy(document: Document, tenancy: TenancyShape, policies: Mapping[
         tenant = value.get("tenant") if isinstance(value, dict) else None
         if isinstance(tenant, str) and tenant:
             _check_served(document, tenant, tenancy, policies, ("tenancy", "keys", index, "tenant"))
-    if document.has("tenancy", "from") and "sources" not in tenancy.model_fields_set:
-        return  # whatever is there cannot be read, and that was said
+    told = (("mode", "mode"), ("from", "sources"), ("keys", "keys"))
+    if any(document.has("tenancy", key) and name not in tenancy.model_fields_set for key, name in told):
+        return  # what is there cannot be read, and that was said
     for index, source in enumerate(tenancy.sources):
         make = partial(TenantContext, [source], trust_headers=tenancy.trust_headers)
         document.attempt(make, ("tenancy", "from", index))

@@ -31,9 +31,7 @@ def test_input_and_output_are_priced_exactly() -> None:
 
 def test_all_four_kinds_are_priced_exactly() -> None:
     """E-42: 500 fresh input tokens, 200 out, 2000 read from and 800 written to the cache."""
-    assert (
-        cost_nanos(PRICE, Usage(500, 200, 2000, 800)) == 40_500_000_000
-    )
+    assert cost_nanos(PRICE, Usage(500, 200, 2000, 800)) == 40_500_000_000
 
 
 def test_a_cache_read_costs_its_declared_rate() -> None:

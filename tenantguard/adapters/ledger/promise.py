@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from tenantguard.flow.effects import Promise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Bell: TypeAlias = Callable[[], None]
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("tenantguard.ledger")
 
@@ -26,30 +30,30 @@ class LedgerPromise(Promise[Any]):
 
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
-        self._calls: list[Callable[[], None]] = []
+        self._calls: list[Callable[[], Bell | None]] = []
         self._done = False
         self._answer: Any = None
         self._problem: Exception | None = None
 
-    def keep(self, answer: Any) -> None:
-        """Give the answer and tell who waits."""
+    def keep(self, answer: Any, bells: set[Bell] | None = None) -> None:
+        """Give the answer and tell who waits. Bells are gathered in ``bells`` for its owner to ring, if given."""
         if not self._done:
             self._answer = answer
             self._done = True
-            self._run()
+            self._tell(bells)
 
-    def fail(self, problem: Exception) -> None:
-        """Break the promise and tell who waits."""
+    def fail(self, problem: Exception, bells: set[Bell] | None = None) -> None:
+        """Break the promise and tell who waits; as :meth:`keep`."""
         if not self._done:
             self._problem = problem
             self._done = True
-            self._run()
+            self._tell(bells)
 
-    def then(self, call: Callable[[], None]) -> None:
+    def then(self, call: Callable[[], Bell | None]) -> None:
         """Call ``call`` once the answer is there: at once if it is, else from the answering thread."""
         self._calls.append(call)
         if self._done:
-            self._run()
+            self._tell(None)
 
     def wait(self, timeout_s: float) -> bool:
         """Block until the answer is there; False if ``timeout_s`` seconds passed first."""
@@ -66,13 +70,25 @@ class LedgerPromise(Promise[Any]):
             raise self._problem
         return self._answer
 
-    def _run(self) -> None:
+    def _tell(self, bells: set[Bell] | None) -> None:
         while self._calls:
             try:
                 call = self._calls.pop()
-            except IndexError:
+            except IndexError:  # another thread took the last one
                 return
-            try:
-                call()
-            except Exception:  # noqa: BLE001 - one waiter's fault must not keep the others waiting
-                _log.exception("a call that waited for the ledger failed")
+            bell = safely(call)
+            if bell is None:
+                continue
+            if bells is None:
+                safely(bell)
+            else:
+                bells.add(bell)
+
+
+def safely(call: Callable[[], T]) -> T | None:
+    """Call what belongs to a waiter; its failure must not keep the others waiting."""
+    try:
+        return call()
+    except Exception:  # noqa: BLE001 - whatever it is, it is not the ledger's
+        _log.exception("a call that waited for the ledger failed")
+        return None

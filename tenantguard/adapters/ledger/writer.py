@@ -23,12 +23,13 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantguard.adapters.ledger.promise import LedgerPromise
+from tenantguard.adapters.ledger.promise import LedgerPromise, safely
 from tenantguard.errors import PortError
 from tenantguard.flow.ports import PlaceHold
 
 if TYPE_CHECKING:
     from tenantguard.adapters.ledger.backend import Backend, Command
+    from tenantguard.adapters.ledger.promise import Bell
 
 BATCH_MAX: Final = 512
 BEAT_S: Final = 5.0
@@ -132,11 +133,14 @@ class Writer:
         self._pause_s = _PAUSE_FIRST_S
         for _ in batch:
             self._backlog.popleft()
+        bells: set[Bell] = set()
         for (_, promise), answer in zip(batch, answers, strict=True):
             if isinstance(answer, Exception):
-                promise.fail(answer)
+                promise.fail(answer, bells)
             else:
-                promise.keep(answer)
+                promise.keep(answer, bells)
+        for bell in bells:
+            safely(bell)
 
     def _retry_later(self, error: PortError) -> None:
         self._receive()

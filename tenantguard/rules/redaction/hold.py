@@ -37,7 +37,7 @@ OVERLONG: Final = "OVERLONG"
 """The entity of a run that began as an address and did not end within ``HOLD_CHARS_MAX`` characters."""
 
 _SEPARATORS: Final = r"\s，。、！？；：「」『』【】《》〈〉"  # noqa: RUF001 - full-width punctuation is meant
-_TOKEN: Final = re.compile(rf"(?P<token>[^{_SEPARATORS}]*)(?P<separators>[{_SEPARATORS}]+)")
+_TOKEN: Final = re.compile(rf"(?P<token>[^{_SEPARATORS}]*+)(?P<separators>[{_SEPARATORS}]++)")
 _LAST_SEPARATOR: Final = re.compile(rf"[{_SEPARATORS}](?=[^{_SEPARATORS}]*\Z)")
 _SPACE: Final = re.compile(r"\s")
 _TERMINATOR: Final = re.compile(rf"[{_SEPARATORS}\"'<>()]")
@@ -103,7 +103,7 @@ class TextStream:
     def _last_cut(self) -> tuple[int, bool]:
         """The last cut before a gap of more than ``HOLD_CHARS_MAX``, and whether there is such a gap."""
         last = 0
-        for found in _TOKEN.finditer(self._held, self._seen):
+        while (found := _TOKEN.match(self._held, self._seen)) is not None:
             token, cut = found["token"], found.start("separators")
             self._seen = found.end()
             if token:

@@ -1,0 +1,221 @@
+"""JSON redacted in place: values found through every escape, every other byte kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantguard.model.pii import Match
+from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON, Kind, decode, escape, places, rewrite_json
+from tenantguard.rules.redaction.rule import MalformedTextError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec=None)), inner),
+)
+
+
+class Replacing:
+    """Replaces one word, literally."""
+
+    def __init__(self, word: str, new: str) -> None:
+        self.replaced: Counter[str] = Counter()
+        self._word = word
+        self._new = new
+
+    def find(self, text: str) -> list[Match]:
+        at = text.find(self._word)
+        return [Match("X", at, at + len(self._word), 1.0)] if at >= 0 else []
+
+    def replace(self, entity: str, value: str) -> str:
+        return self._new
+
+
+@given(JSON, st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_places_are_what_a_json_reader_finds(value: Any, ascii_only: bool, indent: Any) -> None:
+    try:
+        text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+
+    def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[Kind, tuple[str | int, ...], Any]]:
+        if isinstance(value, dict):
+            inner = [one for key, item in value.items() for one in (
+                (Kind.KEY, (*path, key), key), *leaves(item, (*path, key)),
+            )]  # fmt: skip
+            return [*inner, (Kind.CONTAINER, path, None)]
+        if isinstance(value, list):
+            inner = [one for index, item in enumerate(value) for one in leaves(item, (*path, index))]
+            return [*inner, (Kind.CONTAINER, path, None)]
+        return [(Kind.STRING if isinstance(value, str) else Kind.SCALAR, path, value)]
+
+    def short(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        return path if len(path) <= 9 else (*path[:8], path[-1])
+
+    found = list(places(text))
+    expected = leaves(value)
+    assert [(place.kind, place.path) for place in found] == [(kind, short(path)) for kind, path, _ in expected]
+    for place, (kind, _, leaf) in zip(found, expected, strict=True):
+        literal = text[place.start : place.end]
+        if kind in {Kind.STRING, Kind.KEY}:
+            assert decode(literal) == leaf
+        elif kind is Kind.CONTAINER:
+            assert literal[0] + literal[-1] in {"{}", "[]"}
+
+
+@given(st.text(), st.sampled_from("{}[],:\"\\ \n01e.-tfn"), st.integers(min_value=0))
+def test_what_python_refuses_is_refused_too(text: str, letter: str, at: int) -> None:
+    for broken in (text, json.dumps({"a": [1, text]})[: at % 20], letter.join(json.dumps([text, {"k": 1.5}]))):
+        try:
+            json.loads(broken)
+        except ValueError:
+            with pytest.raises(MalformedTextError):
+                list(places(broken))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "{", "[1,]", '{"a":1,}', "{'a':1}", '{"a" 1}', "[1 2]", '"\n"', '"\\q"', "01", "nul", "[}", "1 1", '{"a"}', "\ufeff{}", "+1", ".5", '"\\u12g4"', '"'],
+)  # fmt: skip
+def test_text_that_is_no_json_is_an_error_that_repeats_none_of_it(text: str) -> None:
+    with pytest.raises(MalformedTextError, match=r"no JSON at character \d+$"):
+        list(places(text))
+
+
+def test_bytes_that_are_not_utf8_are_an_error(tools: Any) -> None:
+    for data in (b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', '{"a":1}'.encode("utf-16")):
+        with pytest.raises(MalformedTextError):
+            rewrite_json(data, tools.mask())
+
+
+def test_every_byte_that_is_no_personal_data_stays(tools: Any) -> None:
+    data = (
+        b'{ "n":12345678901234567890.10, "n" : 1e400,\t"a":"caf\\u00e9 \\/ x",\r\n"b":["mail a@b.io!",'
+        b'"\\ud83d\\ude00"], "c":"\xc3\xa9", "dup":"a@b.io","dup":"a@b.io", "nan":NaN }  '
+    )
+    vault = tools.vault()
+    token = vault.mint("EMAIL_ADDRESS", "a@b.io").encode()
+    assert rewrite_json(data, tools.mask(vault)) == data.replace(b"a@b.io", token)
+
+
+def test_clean_json_is_returned_as_it_came(tools: Any) -> None:
+    """E-67."""
+    data = b'{"messages":[{"role":"user","content":"hello"}]}'
+    assert rewrite_json(data, tools.mask()) is data
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [r"\u006aohn\u0040smith.com", r"john@smith.c\u006fm", r"\"john@smith.com\"", r"\ud83d\ude00 john@smith.com \u00e9"],
+)
+def test_escapes_hide_nothing_and_those_around_a_value_stay(tools: Any, literal: str) -> None:
+    vault = tools.vault()
+    redacted = rewrite_json(f'["{literal}"]'.encode(), tools.mask(vault)).decode()
+    (value,) = json.loads(redacted)
+    assert "smith" not in redacted
+    token = vault.mint("EMAIL_ADDRESS", "john@smith.com")
+    assert value == json.loads(f'["{literal}"]')[0].replace("john@smith.com", token)
+    assert redacted.endswith(r"\u00e9" + '"]') == literal.endswith(r"\u00e9")
+
+
+@pytest.mark.parametrize("new", ["$1", r"\1", r"\g<0>", '"', "\\", "\n", "\ud800", "é"])
+def test_what_is_inserted_is_literal_and_escaped_for_json(new: str) -> None:
+    """E-14, E+14."""
+    redacted = rewrite_json(b'{"a":"x word y","b":"\\u0077ord\\u0021"}', Replacing("word", new))
+    assert json.loads(redacted) == {"a": f"x {new} y", "b": f"{new}!"}
+    assert b"\\u0021" in redacted
+
+
+@given(st.text(st.characters(codec=None)))
+def test_an_escaped_text_is_read_back_as_it_was(text: str) -> None:
+    literal = f'"{escape(text)}"'
+    assert literal.encode()
+    assert [ord(letter) for letter in json.loads(literal)] == [ord(letter) for letter in json.loads(json.dumps(text))]
+
+
+def test_keys_and_numbers_are_not_strings_of_a_value(tools: Any) -> None:
+    data = b'{"a@b.io":4111111111111111}'
+    assert rewrite_json(data, tools.mask()) == data
+
+
+@pytest.mark.parametrize("depth", [10_000, 200_000])
+def test_depth_is_no_danger(tools: Any, depth: int) -> None:
+    """E+17."""
+    data = b'{"a":' * depth + b'["a@b.io"]' + b"}" * depth
+    assert b"a@b.io" not in rewrite_json(data, tools.mask())
+    with pytest.raises(MalformedTextError):
+        rewrite_json(b"[" * depth, tools.mask())
+
+
+def test_system_prompt_messages_and_tool_results_are_all_redacted(tools: Any) -> None:
+    """E-63, E-65, E-78, C-40: every role, and the parts of a message."""
+    body = {
+        "model": "gpt-5-mini",
+        "user": "a@b.io",
+        "messages": [
+            {"role": "system", "content": "you serve a@b.io"},
+            {"role": "user", "content": [{"type": "text", "text": "I am a@b.io"}]},
+            {"role": "assistant", "content": "hello a@b.io"},
+            {"role": "tool", "tool_call_id": "call_1", "content": '{"mail":"a@b.io"}'},
+        ],
+    }
+    rule = tools.mask()
+    assert b"a@b.io" not in rewrite_json(json.dumps(body).encode(), rule, LLM_JSON)
+    assert rule.replaced == {"EMAIL_ADDRESS": 5}
+
+
+def test_tool_arguments_stay_json_whatever_is_replaced_in_them() -> None:
+    """E-66 gives way: arguments are redacted."""
+    arguments = {'k"word': 'say "word", now', "n": 1}
+    data = json.dumps({"function": {"arguments": json.dumps(arguments)}}).encode()
+    redacted = json.loads(rewrite_json(data, Replacing("word", '"\\'), LLM_JSON))
+    assert json.loads(redacted["function"]["arguments"]) == {'k""\\': 'say ""\\", now', "n": 1}
+
+
+def test_arguments_that_are_no_json_are_plain_text(tools: Any) -> None:
+    for arguments in ("write to a@b.io", '{"to":"a@b.io', '"a@b.io"', "{a@b.io}"):
+        data = json.dumps({"arguments": arguments}).encode()
+        assert b"a@b.io" not in rewrite_json(data, tools.mask(), LLM_JSON)
+
+
+def test_a_protocols_own_identifiers_stay_and_nothing_else_under_their_keys_does(tools: Any) -> None:
+    number = "4111 1111 1111 1111".replace(" ", "-")
+    data = json.dumps({"id": number, "type": "a@b.io", "x": number}).encode()
+    redacted = json.loads(rewrite_json(data, tools.mask(), LLM_JSON))
+    assert redacted["id"] == number
+    assert redacted["x"].startswith("<CREDIT_CARD_")
+    assert redacted["type"].startswith("<EMAIL_ADDRESS_")
+    assert json.loads(rewrite_json(data, tools.mask(), ANY_JSON))["id"].startswith("<CREDIT_CARD_")
+
+
+def test_token_probabilities_are_dropped_with_the_text_that_they_repeat(tools: Any) -> None:
+    def choice(text: str) -> dict[str, Any]:
+        tokens = [{"token": part, "bytes": list(part.encode()), "logprob": -1.0} for part in text.split("@")]
+        return {"message": {"content": text}, "logprobs": {"content": tokens}}
+
+    data = json.dumps({"choices": [choice("clean"), choice("a@b.io")]}).encode()
+    redacted = json.loads(rewrite_json(data, tools.scrub(), LLM_JSON))
+    assert redacted["choices"][0] == choice("clean")
+    assert redacted["choices"][1]["logprobs"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "opaque"),
+    [
+        ("data:image/png;base64," + "4111111111111111" * 4, True),
+        ("data:text/plain;base64," + "4111111111111111" * 4, False),
+        ("data:image/png;base64,4111 1111 1111 1111", False),
+        ("aB3/" * 64 + "4111111111111111" + "=" * 0, True),
+        ("4111111111111111/" * 16, False),
+        ("aB3/4111111111111111", False),
+    ],
+)
+def test_a_binary_value_in_base64_passes_like_a_binary_body(value: str, opaque: bool) -> None:
+    data = json.dumps([value]).encode()
+    assert (rewrite_json(data, Replacing("1111", "-")) == data) is opaque
