@@ -688,9 +688,8 @@ class _HTTPRun(_Run):
         session = self.session
         if session.response is None:
             raise RuntimeError("the application sent a body before it started its response")
-        chunk: bytes = message.get("body", b"")
-        if not isinstance(chunk, bytes):
-            chunk = bytes(chunk)  # a memoryview, or a bytearray that the application may change
+        given = message.get("body", b"")
+        chunk = given if isinstance(given, bytes) else bytes(given)  # frameworks send memoryviews too
         more: bool = message.get("more_body", False)
         if session.rewrites and len(chunk) > COMPUTE_IN_PLACE_BYTES:
             out = await self._undisturbed(anyio.to_thread.run_sync(partial(session.feed, chunk, more=more)))

@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if here not in sys.path:
         sys.path.append(here)  # for a user's own "module:attr"; last, so that nothing here can stand in for a library
     try:
-        return int(modules[args.command].run(args))
+        code = int(modules[args.command].run(args))
+        sys.stdout.flush()  # here, where a reader that has left is understood
     except ConfigurationError as wrong:
         print(wrong, file=sys.stderr)
         return 2
@@ -59,3 +60,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    return code

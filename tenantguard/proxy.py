@@ -408,7 +408,7 @@ class _Relay:
         content = response.content
         if not content.is_eof():
             self._check_later(response)
-        failures = self._upstream.failures
+        failures = (*self._upstream.failures, RuntimeError)  # the last where it was closed while we were sending
         more = True
         while more:
             try:

@@ -591,6 +591,37 @@ def test_the_application_says_so_itself_and_sends_no_final_message(wire: Wire) -
     assert all(message["more_body"] for message in sent[1:])
 
 
+def test_what_breaks_while_the_client_is_taking_its_time_is_lost_too(wire: Wire) -> None:
+    sent: list[Any] = []
+
+    async def main() -> None:
+        app = upstream_app(f"http://{wire.authority}")
+        loop = asyncio.get_running_loop()
+        upstreams: list[Peer] = []
+
+        def begin() -> None:
+            upstreams.append(wire.upstream())
+            upstreams[0].head()
+            upstreams[0].send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+
+        def break_off() -> None:
+            lose_its_thread(upstreams[0])
+            assert upstreams[0].until_closed() == b""
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            await loop.run_in_executor(None, break_off)
+
+        beginning = loop.run_in_executor(None, begin)
+        with pytest.raises(UpstreamLost):
+            await app(scope(), messages(), send)
+        await beginning
+        await app.close()
+
+    asyncio.run(main())
+    assert [message["type"] for message in sent] == ["http.response.start"]
+
+
 def test_silence_in_mid_body_breaks_the_response_off(wire: Wire) -> None:
     wire.proxy(read_timeout_s=0.1)
     client, _ = wire.exchange(get(), b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
@@ -705,6 +736,37 @@ def test_a_client_that_leaves_in_mid_stream_aborts_the_upstreams_work(wire: Wire
     assert client.chunk() == b"first"
     client.close()
     assert upstream.until_closed() == b""
+
+
+def test_a_client_that_leaves_is_no_error_and_gets_no_final_message(wire: Wire) -> None:
+    sent: list[Any] = []
+
+    async def main() -> None:
+        app = upstream_app(f"http://{wire.authority}")
+        loop = asyncio.get_running_loop()
+        leaving = asyncio.Event()
+        given = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Any:
+            if given:
+                return given.pop()
+            await leaving.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            leaving.set()
+
+        calling = loop.create_task(app(scope(), receive, send))
+        upstream = await loop.run_in_executor(None, wire.upstream)
+        await loop.run_in_executor(None, upstream.head)
+        await loop.run_in_executor(None, upstream.send, b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+        await calling
+        assert await loop.run_in_executor(None, upstream.until_closed) == b""
+        await app.close()
+
+    asyncio.run(main())
+    assert all(message.get("more_body", True) for message in sent)
 
 
 def test_a_client_that_leaves_in_mid_upload_aborts_the_request(wire: Wire) -> None:

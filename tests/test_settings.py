@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,10 +31,21 @@ from tenantguard.model.sections import (
 )
 from tenantguard.model.tenant import Identity, Role, TenantId
 from tenantguard.settings import Problem, SettingsError, build, load, loopholes, parse_settings, read_settings
+from tenantguard.settings.reading import TABLES
+from tenantguard.settings.shapes import (
+    BudgetShape,
+    GuardShape,
+    KeyShape,
+    PriceShape,
+    PricingShape,
+    ProxyShape,
+    RateShape,
+    RedactShape,
+    RouteShape,
+    TenancyShape,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Response
@@ -691,3 +704,29 @@ def test_what_weakens_the_guard_is_known_by_name() -> None:
     )
     keys = ["tenancy.trust_headers", "tenancy.required", "pricing.", "proxy.", "routes:", "guard.ledger"]
     assert all(found.startswith(key) for found, key in zip(loopholes(weak), keys, strict=True))
+
+
+def test_the_documented_example_has_every_key_and_is_right() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    read = parse_settings(text, environ={})
+    assert read.tenancy.fallback == "default"
+    document = tomllib.loads(text)
+    assert document.keys() == set(TABLES)
+    (key,) = document["tenancy"]["keys"]
+    routes: dict[str, Any] = {}
+    for route in document["routes"]:
+        routes |= route
+    for table, shape in [
+        (document["guard"], GuardShape),
+        (document["tenancy"], TenancyShape),
+        (key, KeyShape),
+        (document["proxy"], ProxyShape),
+        (routes, RouteShape),
+        (document["prices"]["gpt-5-mini"], PriceShape),
+        (document["pricing"], PricingShape),
+        (document["policies"]["acme"]["rate"][1], RateShape),
+        (document["policies"]["acme"]["budget"][1], BudgetShape),
+        (document["policies"]["acme"]["redact"], RedactShape),
+    ]:
+        assert table.keys() == {field.alias or name for name, field in shape.model_fields.items()}

@@ -78,6 +78,8 @@ def _guard(settings: Settings) -> Iterator[Row]:
     yield "layers", " > ".join(layer.name for layer in settings.layers)
     yield "ledger", settings.guard.ledger or "none: nothing is charged"
     yield "limits", settings.guard.limits
+    if settings.redaction_key is None and any(layer.name == "redaction" for layer in settings.layers):
+        yield "placeholders", "other ones in each process: redaction.key makes them the same"
     if tenancy.mode == "single":
         yield "tenants", "one, 'default'"
         return

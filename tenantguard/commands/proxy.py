@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import ConfigurationError
@@ -77,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        date_header=False,  # the upstream sends both
+        proxy_headers=False,  # or whoever is on this machine could name any client
         timeout_graceful_shutdown=args.grace,
     )
     return 0
@@ -88,16 +88,10 @@ def guarded_proxy(settings: Settings, upstream: str, *, headers: Mapping[str, st
 
     Requests that no route names are refused with 404 unless the settings forward them.
     """
-    from tenantguard.layers.routes import KnownRoutes  # noqa: PLC0415
     from tenantguard.proxy import upstream_app  # noqa: PLC0415
-    from tenantguard.settings import LayerChoice, build  # noqa: PLC0415
+    from tenantguard.settings import build  # noqa: PLC0415
 
-    if settings.proxy.unknown_routes == "refuse":
-        # after whoever finds the tenant, so that strangers learn nothing about paths
-        at = max((at for at, layer in enumerate(settings.layers, 1) if layer.name in {"audit", "tenant"}), default=0)
-        layers = (*settings.layers[:at], LayerChoice("routes", KnownRoutes), *settings.layers[at:])
-        settings = replace(settings, layers=layers)
-    return build(settings).asgi(upstream_app(upstream, headers=headers))
+    return build(settings, proxy=True).asgi(upstream_app(upstream, headers=headers))
 
 
 def headers_from(pairs: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:

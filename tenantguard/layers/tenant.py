@@ -77,33 +77,23 @@ class TenantContext:
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Find tenant and policy, or refuse with 400, 401, 403 or 503."""
         if exchange.route.public:
-            return (yield from self._enter(exchange, proceed, Tenant(DEFAULT_TENANT), EMPTY_POLICY, "public"))
-        try:
-            found = (Tenant(DEFAULT_TENANT), "single") if self._single else (yield from self._tenant(exchange))
-            if isinstance(found, Deny):
-                return exchange.deny(found)
-            tenant, matched_by = found
-            policy = yield from FindPolicy(tenant.id)
-        except PortError as failed:
-            return exchange.deny(
-                Deny(
-                    self.name,
-                    Reason.STORE_UNAVAILABLE,
-                    503,
-                    "Tenants cannot be looked up at the moment.",
-                    details={"port": failed.port},
-                ),
-            )
-        if policy is None:
-            details = {"tenant": str(tenant.id), "matched_by": matched_by}
-            return exchange.deny(
-                Deny(self.name, Reason.TENANT_UNKNOWN, 403, "This tenant is not served here.", details=details),
-            )
-        return (yield from self._enter(exchange, proceed, tenant, policy, matched_by))
-
-    def _enter(
-        self, exchange: Exchange, proceed: Handler, tenant: Tenant, policy: Policy, matched_by: str
-    ) -> Flow[Response]:
+            tenant, matched_by, policy = Tenant(DEFAULT_TENANT), "public", EMPTY_POLICY
+        else:
+            try:
+                found = (Tenant(DEFAULT_TENANT), "single") if self._single else (yield from self._tenant(exchange))
+                if isinstance(found, Deny):
+                    return exchange.deny(found)
+                tenant, matched_by = found
+                known = yield from FindPolicy(tenant.id)
+            except PortError as failed:
+                details = {"port": failed.port}
+                message = "Tenants cannot be looked up at the moment."
+                return exchange.deny(Deny(self.name, Reason.STORE_UNAVAILABLE, 503, message, details=details))
+            if known is None:
+                details = {"tenant": str(tenant.id), "matched_by": matched_by}
+                message = "This tenant is not served here."
+                return exchange.deny(Deny(self.name, Reason.TENANT_UNKNOWN, 403, message, details=details))
+            policy = known
         exchange.put(tenant)
         exchange.put(policy)
         exchange.allow(self.name, matched_by, tenant=str(tenant.id), policy=policy.name, revision=policy.revision)

@@ -61,6 +61,11 @@ class Vault:
         """What ``token`` stands for, None where it was not minted in this exchange."""
         return self._values.get(token)
 
+    @property
+    def count(self) -> int:
+        """How many values can be restored."""
+        return len(self._values)
+
     def erase(self) -> None:
         """Forget every value. Placeholders that come later stay as they are."""
         self._values.clear()
@@ -76,9 +81,6 @@ class Vault:
             if self._digests.get(token, digest) == digest:
                 return token, digest
         raise LayerError("two values of one exchange have one placeholder")
-
-    def __len__(self) -> int:
-        return len(self._values)
 
     def __repr__(self) -> str:
         return f"Vault({len(self._values)} values)"

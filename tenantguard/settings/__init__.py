@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from tenantguard.settings.building import build, load, loopholes
-from tenantguard.settings.layers import LayerChoice, import_target
+from tenantguard.settings.layers import import_target
 from tenantguard.settings.policies import ResolvedPolicy
 from tenantguard.settings.problems import Problem, SettingsError
 from tenantguard.settings.reading import Settings, parse_settings, read_settings
 
 __all__ = [
-    "LayerChoice",
     "Problem",
     "ResolvedPolicy",
     "Settings",

@@ -100,7 +100,8 @@ def _behind_proxy(settings: Settings) -> list[LayerChoice]:
             f"{settings.source}: there are no [[routes]], so the proxy would refuse every request; "
             "write one for each path that it serves, or proxy.unknown_routes = 'forward'",
         )
-    place = names.index("tenant") + 1 if "tenant" in names else 0
+    # after whoever finds the tenant, so that strangers learn nothing about paths
+    place = max((at for at, name in enumerate(names, 1) if name in {"audit", "tenant"}), default=0)
     choices.insert(place, LayerChoice("routes", KnownRoutes))
     return choices
 

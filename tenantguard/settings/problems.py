@@ -47,5 +47,7 @@ class SettingsError(ConfigurationError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A suggestion of the name that was probably meant, or None."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    names = sorted(known)
+    begun = [other for other in names if name and other.startswith(name)]
+    close = difflib.get_close_matches(name, names, n=1) or begun
     return f"did you mean {close[0]!r}?" if close else None

@@ -97,7 +97,7 @@ class ResponseScrub:
     def find(self, text: str) -> list[Match]:
         """Detected matches outside minted placeholders, and those placeholders."""
         matches = _checked(self._detect(text), text)
-        if not self._vault or "<" not in text:
+        if not self._vault.count or "<" not in text:
             return matches
         minted = [
             Match(_MINTED, *found.span(), 1.0)

@@ -36,8 +36,8 @@ class Replacing:
         return self._new
 
 
-@given(JSON, st.booleans(), st.sampled_from([None, 1, "\t"]))
-def test_places_are_what_a_json_reader_finds(value: Any, ascii_only: bool, indent: Any) -> None:
+@given(value=JSON, ascii_only=st.booleans(), indent=st.sampled_from([None, 1, "\t"]))
+def test_places_are_what_a_json_reader_finds(value: Any, *, ascii_only: bool, indent: Any) -> None:
     try:
         text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
         text.encode()
@@ -69,7 +69,7 @@ def test_places_are_what_a_json_reader_finds(value: Any, ascii_only: bool, inden
             assert literal[0] + literal[-1] in {"{}", "[]"}
 
 
-@given(st.text(), st.sampled_from("{}[],:\"\\ \n01e.-tfn"), st.integers(min_value=0))
+@given(st.text(), st.sampled_from('{}[],:"\\ \n01e.-tfn'), st.integers(min_value=0))
 def test_what_python_refuses_is_refused_too(text: str, letter: str, at: int) -> None:
     for broken in (text, json.dumps({"a": [1, text]})[: at % 20], letter.join(json.dumps([text, {"k": 1.5}]))):
         try:
@@ -81,7 +81,10 @@ def test_what_python_refuses_is_refused_too(text: str, letter: str, at: int) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "{", "[1,]", '{"a":1,}', "{'a':1}", '{"a" 1}', "[1 2]", '"\n"', '"\\q"', "01", "nul", "[}", "1 1", '{"a"}', "\ufeff{}", "+1", ".5", '"\\u12g4"', '"'],
+    [
+        "", " ", "{", "[1,]", '{"a":1,}', "{'a':1}", '{"a" 1}', "[1 2]", '"\n"', '"\\q"', "01", "nul", "[}", "1 1",
+        '{"a"}', "\ufeff{}", "+1", ".5", '"\\u12g4"', '"',
+    ],
 )  # fmt: skip
 def test_text_that_is_no_json_is_an_error_that_repeats_none_of_it(text: str) -> None:
     with pytest.raises(MalformedTextError, match=r"no JSON at character \d+$"):
@@ -112,7 +115,12 @@ def test_clean_json_is_returned_as_it_came(tools: Any) -> None:
 
 @pytest.mark.parametrize(
     "literal",
-    [r"\u006aohn\u0040smith.com", r"john@smith.c\u006fm", r"\"john@smith.com\"", r"\ud83d\ude00 john@smith.com \u00e9"],
+    [
+        r"\u006aohn\u0040smith.com",
+        r"john@smith.c\u006fm",
+        r"\"john@smith.com\"",
+        r"\ud83d\ude00 john@smith.com \u00e9",
+    ],
 )
 def test_escapes_hide_nothing_and_those_around_a_value_stay(tools: Any, literal: str) -> None:
     vault = tools.vault()
@@ -216,6 +224,6 @@ def test_token_probabilities_are_dropped_with_the_text_that_they_repeat(tools: A
         ("aB3/4111111111111111", False),
     ],
 )
-def test_a_binary_value_in_base64_passes_like_a_binary_body(value: str, opaque: bool) -> None:
+def test_a_binary_value_in_base64_passes_like_a_binary_body(value: str, *, opaque: bool) -> None:
     data = json.dumps([value]).encode()
     assert (rewrite_json(data, Replacing("1111", "-")) == data) is opaque

@@ -1,0 +1,209 @@
+"""What only the store in memory has: threads, generations, and a bound."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantguard.adapters.limits.memory import MemoryLimits
+from tenantguard.adapters.system import SystemClock
+from tenantguard.errors import ConfigurationError
+from tenantguard.flow.ports import KeepTokens, ReturnTokens, Take, Taken, TakeTokens
+from tenantguard.model.rate import TICKS_PER_NANO, Rate
+from tenantguard.rules.bucket import Overdrawn, draw_all
+from tenantguard.testing import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECOND = 10**9
+SLOW = Rate(1, 86_400 * SECOND)
+FAST = Rate(1000, SECOND, 1)
+
+
+def take(store: MemoryLimits, *keys: str, rate: Rate = SLOW, cost: int = 1) -> bool:
+    """Take and keep."""
+    command = TakeTokens(b"id", tuple(Take((key,), rate, cost) for key in keys))
+    answer = store.execute(command)
+    store.execute(KeepTokens(command.id))
+    return isinstance(answer, Taken)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_switching")
+def test_threads_admit_exactly_the_burst() -> None:
+    store = MemoryLimits(SystemClock())
+    admitted = [0] * 8
+    start = threading.Barrier(len(admitted))
+
+    def worker(number: int) -> None:
+        start.wait()
+        for attempt in range(500):
+            command = TakeTokens(f"{number}/{attempt}".encode(), (Take(("a",), SLOW_MANY), Take(("b",), SLOW_MORE)))
+            if isinstance(store.execute(command), Taken):
+                admitted[number] += attempt % 2
+            store.execute((KeepTokens if attempt % 2 else ReturnTokens)(command.id))
+
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(len(admitted))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(admitted) == SLOW_MANY.burst
+    assert not take(store, "a", rate=SLOW_MANY)
+    assert take(store, "b", rate=SLOW_MORE, cost=SLOW_MORE.burst - SLOW_MANY.burst)
+    assert not take(store, "b", rate=SLOW_MORE)
+
+
+SLOW_MANY = Rate(1, 86_400 * SECOND, 1000)
+SLOW_MORE = Rate(1, 86_400 * SECOND, 5000)
+
+
+def test_buckets_that_are_full_again_are_forgotten_and_others_never(clock: ManualClock) -> None:
+    """E+2: many distinct keys come and go, and the drained one stays drained."""
+    store = MemoryLimits(clock)
+    assert take(store, "drained")
+    tracemalloc.start()
+    try:
+        for number in range(30_000):
+            assert take(store, f"key-{number}", rate=FAST)
+            clock.advance(0.0005)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 500_000  # kept for ever, they would be ten times that
+    assert not take(store, "drained")
+    clock.advance(1)
+    assert list(store.snapshot()) == [("drained",)]
+
+
+def test_a_flood_of_distinct_keys_meets_the_bound_and_refills_no_key(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """E+2: further keys share one strict bucket; it is counted, and logged once."""
+    store = MemoryLimits(clock, max_keys=2000)
+    caplog.set_level(logging.WARNING)
+    tracemalloc.start()
+    try:
+        admitted = sum(take(store, f"key-{number}") for number in range(20_000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert admitted == 2000 + 1
+    assert store.overflowed == 18_000
+    assert peak < 2000 * 400
+    assert [record.message for record in caplog.records] == [
+        "2000 buckets are not full: further ones share an overflow bucket"
+    ]
+    assert not any(take(store, f"key-{number}") for number in range(0, 20_000, 7))
+
+
+def test_refused_keys_take_no_room_for_good(clock: ManualClock) -> None:
+    store = MemoryLimits(clock, max_keys=10)
+    for number in range(1000):
+        assert not take(store, f"key-{number}", cost=2)
+    assert store.overflowed == 0
+    assert store.snapshot() == {}
+
+
+def test_each_rate_overflows_into_a_bucket_of_its_own(clock: ManualClock) -> None:
+    store = MemoryLimits(clock, max_keys=1)
+    assert take(store, "kept")
+    assert take(store, "a", rate=Rate(1, SECOND, 2))
+    assert take(store, "b", rate=Rate(1, SECOND, 2))
+    assert not take(store, "c", rate=Rate(1, SECOND, 2))
+    assert take(store, "c", rate=Rate(1, SECOND, 3))
+    clock.advance(1)
+    assert take(store, "c", rate=Rate(1, SECOND, 2))
+
+
+def test_what_came_from_the_overflow_bucket_can_be_returned(clock: ManualClock) -> None:
+    store = MemoryLimits(clock, max_keys=1)
+    take(store, "kept")
+    store.execute(TakeTokens(b"over", (Take(("a",), SLOW),)))
+    assert not take(store, "b")
+    store.execute(ReturnTokens(b"over"))
+    assert take(store, "b")
+
+
+def test_a_key_that_finds_room_again_begins_where_the_overflow_bucket_stands(clock: ManualClock) -> None:
+    """Else a caller could take a burst from the shared bucket, and another from its own."""
+    store = MemoryLimits(clock, max_keys=1)
+    minute = Rate(1, 60 * SECOND)
+    assert take(store, "kept", rate=Rate(1, SECOND))
+    assert take(store, "a", rate=minute)
+    clock.advance(2)
+    assert take(store, "b", rate=Rate(1, SECOND))
+    clock.advance(2)
+    assert not take(store, "a", rate=minute)
+    clock.advance(56)
+    assert take(store, "a", rate=minute)
+
+
+KEYS = [f"key-{number}" for number in range(12)]
+VISITS = st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=4), st.integers(0, 2), st.integers(0, 3))
+
+
+@given(st.lists(VISITS, min_size=10, max_size=60))
+def test_generations_change_no_answer(visited: list[tuple[list[str], int, int]]) -> None:
+    """A plain dictionary that keeps every bucket for ever answers the same."""
+    clock = ManualClock()
+    store = MemoryLimits(clock)
+    rates = {key: Rate(1, (1 + number % 4) * SECOND, 1 + number % 3) for number, key in enumerate(KEYS)}
+    tats: dict[str, int] = {}
+    for number, (keys, cost, pause) in enumerate(visited):
+        clock.advance(pause)
+        now = clock.monotonic_ns() * TICKS_PER_NANO
+        taken = draw_all([(key, tats.get(key, 0), rates[key], cost) for key in keys], now)
+        command = TakeTokens(str(number).encode(), tuple(Take((key,), rates[key], cost) for key in keys))
+        assert isinstance(store.execute(command), Taken) == (not isinstance(taken, Overdrawn))
+        if not isinstance(taken, Overdrawn):
+            tats.update({key: end for key, (_, end) in taken.items()})
+        live = {(key,): -(-(tat - now) // TICKS_PER_NANO) for key, tat in tats.items() if tat > now}
+        assert store.snapshot() == live
+
+
+def test_closing_keeps_the_buckets(clock: ManualClock) -> None:
+    store = MemoryLimits(clock)
+    take(store, "a")
+    store.close()
+    assert not take(store, "a")
+
+
+def test_a_barred_id_is_let_go_in_the_end(clock: ManualClock) -> None:
+    store = MemoryLimits(clock)
+    store.execute(ReturnTokens(b"early"))
+    for _ in range(2):
+        clock.advance(61)
+        store.execute(ReturnTokens(b"other"))
+    assert isinstance(store.execute(TakeTokens(b"early", (Take(("a",), SLOW),))), Taken)
+
+
+def test_a_store_without_room_is_refused(clock: ManualClock) -> None:
+    with pytest.raises(ConfigurationError):
+        MemoryLimits(clock, max_keys=0)
+
+
+def test_its_repr_shows_no_key(clock: ManualClock) -> None:
+    store = MemoryLimits(clock)
+    store.execute(TakeTokens(b"id", (Take(("acme",), SLOW),)))
+    assert repr(store) == "MemoryLimits(1 buckets, 1 open ids)"
