@@ -106,33 +106,34 @@ class ASGIGuard:
 
 
 class _Mailbox:
-    """Wakes one event loop once for many promises kept at a time."""
+    """Wakes one event loop once for all promises that are kept together."""
 
     _of_loop: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox]] = weakref.WeakKeyDictionary()
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
         self._kept: deque[asyncio.Future[bool]] = deque()
-        self._awake = False
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> _Mailbox:
         mailbox = cls._of_loop.get(loop)
         if mailbox is None:
-            mailbox = cls._of_loop[loop] = cls()
+            mailbox = cls._of_loop[loop] = cls(loop)
         return mailbox
 
-    def post(self, future: asyncio.Future[bool]) -> None:
+    def post(self, future: asyncio.Future[bool]) -> Callable[[], None]:
         self._kept.append(future)
-        if self._awake:
-            return
-        self._awake = True
+        return self._ring
+
+    def _ring(self) -> None:
+        loop = self._loop()
         try:
-            future.get_loop().call_soon_threadsafe(self._deliver)
+            if loop is not None:
+                loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # that loop has closed; nobody waits there any more
             self._kept.clear()
 
     def _deliver(self) -> None:
-        self._awake = False
         while self._kept:
             _wake(self._kept.popleft(), kept=True)
 

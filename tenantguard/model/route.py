@@ -144,7 +144,7 @@ class RouteTable:
         return cls(listed)
 
     def find(self, method: str, path: str) -> Route:
-        """The first matching route in the order given, else a default one that matches everything."""
+        """The first matching route in the order given, else a default one. HEAD falls back to the route of GET."""
         found = self._exact.get((method, path))
         anyhow = self._exact.get(("*", path))
         if anyhow is not None and (found is None or anyhow[0] < found[0]):
@@ -154,7 +154,9 @@ class RouteTable:
                 break
             if wanted in {"*", method} and pattern.match(path):
                 return route
-        return found[1] if found is not None else DEFAULT_ROUTE
+        if found is not None:
+            return found[1]
+        return self.find("GET", path) if method == "HEAD" else DEFAULT_ROUTE
 
 
 def _compile(path: str) -> re.Pattern[str]:

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +32,7 @@ SENTENCES = [
     "IBAN: DE89 3704 0044 0532 0130 00 at GB82WEST12345698765432 today",
     "The host 192.168.10.7 and 2001:db8::8a2e:370:7334 answer at https://example.com/a?b=c#d again.",
     "请联系张三，电话是 +86 138 0013 8000，邮箱是 zhang@example.com。谢谢",  # noqa: RUF001
-    "Звоните: +44 20 7946 0958, почта ivan@пример.рф пожалуйста",  # noqa: RUF001
+    "Звоните: +44 20 7946 0958, почта ivan@пример.рф пожалуйста",
     "اتصل بنا على ‎+1 (212) 555-0100‎ أو mail@example.org",
     "Ticket 1234567890123456 and order 0123456789 are fine, so are C4, S3 and 3.14 | 12 | 13 |",
     "UUID 550e8400-e29b-41d4-a716-446655440000 from 00:1b:44:11:3a:b7 in 12-JAN-2024 (see 415-555-2671).",
@@ -83,8 +84,8 @@ def test_other_long_numbers_are_no_cards(detector: PresidioDetector, number: str
 
 def test_a_phone_number_glued_to_a_word_stays(detector: PresidioDetector) -> None:
     """E-72."""
-    assert found(detector, "order a415-555-2671") == []
-    assert found(detector, "order 415-555-2671") == [("PHONE_NUMBER", "415-555-2671")]
+    assert found(detector, "order a650-253-0000") == []
+    assert found(detector, "order 650-253-0000") == [("PHONE_NUMBER", "650-253-0000")]
 
 
 def test_a_whole_match_wins_over_what_lies_in_it(detector: PresidioDetector) -> None:
@@ -95,7 +96,7 @@ def test_a_whole_match_wins_over_what_lies_in_it(detector: PresidioDetector) -> 
 def test_detectors_with_other_settings_do_not_meet(detector: PresidioDetector) -> None:
     mails = PresidioDetector(entities=("EMAIL_ADDRESS",))
     strict = PresidioDetector(threshold=0.9)
-    text = "john@smith.com 415-555-2671"
+    text = "john@smith.com 650-253-0000"
     assert found(mails, text) == [("EMAIL_ADDRESS", "john@smith.com")]
     assert found(strict, text) == [("EMAIL_ADDRESS", "john@smith.com")]
     assert len(found(detector, text)) == 2
@@ -145,13 +146,16 @@ import sys
 from tenantguard.adapters.pii.presidio import PresidioDetector
 assert not any(name.startswith(("presidio", "spacy", "tldextract")) for name in sys.modules)
 def guard(event, args):
-    if event.startswith("socket.") and event != "socket.gethostname":
+    local = ("socket.__new__", "socket.bind")  # urllib3 looks, when it is imported, whether ::1 can be bound
+    if event.startswith("socket.") and (event not in local or (event == "socket.bind" and args[1] != ("::1", 0))):
         raise SystemExit(f"the network was touched: {event}")
 sys.addaudithook(guard)
 matches = PresidioDetector().detect("write to john@smith.com or a@b.co.uk")
 print([match.entity for match in matches])
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "['EMAIL_ADDRESS', 'EMAIL_ADDRESS']"), done.stderr
     assert done.stderr == ""
 
@@ -184,7 +188,7 @@ def test_a_failure_tells_nothing_of_the_text(detector: PresidioDetector, monkeyp
 def test_presidio_logs_nothing_of_a_text_during_a_detection_and_is_heard_otherwise(
     detector: PresidioDetector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = "DE89٣٧٠٤٠٠٤٤٠٥٣٢٠١٣٠٠٠ IBAN ZZ00 ÄÄÄÄ 0000 0000 john@smith.com"  # digits that IBANs cannot have
+    text = "IBAN DE89 3704 0044 0532 0130 00, ZZ00 AAAA 0000 0000, john@smith.com, 4111 1111 1111 1111"
     with caplog.at_level(logging.DEBUG):
         detector.detect(text)
         assert caplog.records == []
@@ -226,11 +230,11 @@ SPANS = st.lists(
 @given(SPANS)
 def test_settled_matches_do_not_overlap_and_cover_all_that_was_found(matches: list[Match]) -> None:
     settled = resolve(matches)
-    assert all(one.end <= other.start for one, other in zip(settled, settled[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(settled))
     assert {at for match in settled for at in range(match.start, match.end)} == {
         at for match in matches for at in range(match.start, match.end)
     }
-    assert resolve(settled[::-1]) == settled or len({match.entity for match in settled}) < len(settled)
+    assert resolve(settled[::-1]) == settled
 
 
 @given(SPANS)

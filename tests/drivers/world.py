@@ -8,8 +8,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from tenantguard.asgi import ASGIGuard
-from tenantguard.flow.effects import PortEffect
 from tenantguard.flow.exchange import current
+from tenantguard.flow.ports import PortEffect
 from tenantguard.guard import Guard
 from tenantguard.testing import memory_ports
 from tenantguard.wsgi import WSGIGuard

@@ -99,3 +99,10 @@ def test_a_price_may_have_two_parts() -> None:
     route = Route("/x", price=CENT, unit="page", unit_price=Amount(1, "USD"), max_units=100)
     assert route.name == "/x"
     assert route.price == CENT
+
+
+def test_head_is_served_under_the_route_of_get() -> None:
+    """Frameworks answer HEAD with the handler of GET; it must not be a way around a price or a limit."""
+    table = RouteTable.of([Route("GET /page", name="page"), Route("/**", name="rest")])
+    assert table.find("HEAD", "/page").name == "rest"
+    assert RouteTable.of([Route("GET /page", name="page")]).find("HEAD", "/page").name == "page"

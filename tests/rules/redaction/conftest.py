@@ -26,8 +26,8 @@ _PATTERN = re.compile(
 
 
 WORDS = st.sampled_from([
-    "hello", "write", "to", "a", "I", "call", "ext.", "ext", "U.S.", "don't", "e-mail:", "(see", "below)", "\u2013", "|",
-    "naïve", "Größe", "привет", "مرحبا", "नमस्ते", "สวัสดีครับ", "联系", "电话", "こんにちは", "🎉", "x", "{", "}",
+    "hello", "write", "to", "a", "I", "call", "ext.", "ext", "U.S.", "don't", "e-mail:", "(see", "below)", "|",
+    "\u2013", "Größe", "привет", "مرحبا", "नमस्ते", "สวัสดีครับ", "联系", "电话", "こんにちは", "🎉", "x", "{", "}",
 ])  # fmt: skip
 SECRETS = st.sampled_from([
     "john@smith.com", "josé.müller@example.co.uk", "张三@example.com", "4111 1111 1111 1111", "5500-0000-0000-0004",
