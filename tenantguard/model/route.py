@@ -144,19 +144,18 @@ class RouteTable:
         return cls(listed)
 
     def find(self, method: str, path: str) -> Route:
-        """The first matching route in the order given, else a default one. HEAD falls back to the route of GET."""
-        found = self._exact.get((method, path))
-        anyhow = self._exact.get(("*", path))
-        if anyhow is not None and (found is None or anyhow[0] < found[0]):
-            found = anyhow
+        """The first matching route in the order given, else a default one. A GET route is for HEAD too."""
+        found: tuple[int, Route] | None = None
+        for wanted in ("*", "GET", "HEAD") if method == "HEAD" else ("*", method):
+            exact = self._exact.get((wanted, path))
+            if exact is not None and (found is None or exact[0] < found[0]):
+                found = exact
         for index, wanted, pattern, route in self._patterns:
             if found is not None and found[0] < index:
                 break
-            if wanted in {"*", method} and pattern.match(path):
+            if (wanted in {"*", method} or (wanted == "GET" and method == "HEAD")) and pattern.match(path):
                 return route
-        if found is not None:
-            return found[1]
-        return self.find("GET", path) if method == "HEAD" else DEFAULT_ROUTE
+        return found[1] if found is not None else DEFAULT_ROUTE
 
 
 def _compile(path: str) -> re.Pattern[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from tenantguard.asgi import ASGIGuard
 from tenantguard.flow.exchange import current
@@ -257,8 +258,9 @@ class Watching:
 class World:
     """Runs one request through guards around an application, under one of the protocols."""
 
-    def __init__(self, protocol: str) -> None:
+    def __init__(self, protocol: str, backend: str = "asyncio") -> None:
         self.protocol = protocol
+        self._backend = backend
         self.till = Till()
         self.ports = memory_ports()
         self.ports.limits = self.till  # type: ignore[assignment]
@@ -288,7 +290,7 @@ class World:
             wrapped = ASGIGuard(wrapped, guard=one) if self.protocol == "asgi" else WSGIGuard(wrapped, guard=one)
         request = _Request(method, path, list(headers), list(body), leave_after)
         if self.protocol == "asgi":
-            return asyncio.run(serve_asgi(wrapped, request, probe))
+            return anyio.run(serve_asgi, wrapped, request, probe, backend=self._backend)
         return serve_wsgi(wrapped, request, probe)
 
 
@@ -312,7 +314,7 @@ async def serve_asgi(app: Any, request: _Request, probe: Callable[[], Any]) -> S
             request.read += len(piece)
             return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
         if request.leave_after is None or len(seen.chunks) < request.leave_after:
-            await asyncio.Event().wait()
+            await anyio.sleep_forever()
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:

@@ -26,7 +26,7 @@ paths = st.lists(st.sampled_from(["a", "b", "c", ""]), max_size=4).map(lambda pa
 def matches(match: str, method: str, path: str) -> bool:
     """What a pattern means, said differently: ``*`` is one non-empty segment, ``**`` anything."""
     wanted, _, pattern = match.rpartition(" ")
-    if wanted not in {"", "*", method}:
+    if wanted not in {"", "*", method} and (wanted, method) != ("GET", "HEAD"):
         return False
     said = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]+")
     return re.fullmatch(said, path, re.DOTALL) is not None
@@ -104,5 +104,5 @@ def test_a_price_may_have_two_parts() -> None:
 def test_head_is_served_under_the_route_of_get() -> None:
     """Frameworks answer HEAD with the handler of GET; it must not be a way around a price or a limit."""
     table = RouteTable.of([Route("GET /page", name="page"), Route("/**", name="rest")])
-    assert table.find("HEAD", "/page").name == "rest"
-    assert RouteTable.of([Route("GET /page", name="page")]).find("HEAD", "/page").name == "page"
+    assert table.find("HEAD", "/page").name == "page"
+    assert table.find("HEAD", "/other").name == "rest"

@@ -343,7 +343,7 @@ def test_an_external_id_with_nothing_to_charge_is_not_used_up() -> None:
         Leg(("b",), Period.DAY, "USD", 100, 5, 6),
         Leg(("b",), Period.DAY, "USD", 100, 5, -1),
         Leg(("b",), Period.DAY, "USD", 100, 5.0, 5),  # type: ignore[arg-type]
-        Leg(("b",), Period.DAY, "USD", 100, 5, False),
+        Leg(("b",), Period.DAY, "USD", 100, 5, least=False),
         Leg(("b",), Period.DAY, "USD", 9.5, 5, 5),  # type: ignore[arg-type]
     ],
 )
@@ -377,7 +377,7 @@ commands = st.lists(
 
 
 @given(commands)
-def test_nothing_that_follows_passes_the_limit_of_its_command(
+def test_no_command_passes_the_limit_that_it_brings(
     steps: list[tuple[str, int, int, int, int | None]],
 ) -> None:
     """Promise 1: no operation makes spent + held exceed the limit that it brings."""
