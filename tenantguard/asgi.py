@@ -65,6 +65,9 @@ _BODY: Final = "http.response.body"
 _BYPASSES: Final = ("http.response.pathsend", "http.response.zerocopysend")
 _DISCONNECT: Final = "http.disconnect"
 
+_PEEK_ROUNDS: Final = 2
+"""Rounds of the loop in which a message that is there is given: one for the task, one for a checkpoint of its own."""
+
 T = TypeVar("T")
 
 
@@ -283,7 +286,7 @@ class _Run:
             if effect.inline or iscoroutinefunction(effect.call):
                 answer = effect.call()
             else:
-                answer = await anyio.to_thread.run_sync(effect.call)
+                (answer,) = await anyio.to_thread.run_sync(lambda: (effect.call(),))  # trio refuses a bare awaitable
             return await answer if isawaitable(answer) else answer
         if isinstance(effect, CallApp):
             self.session.call()  # says what is wrong with a second one
@@ -297,13 +300,12 @@ class _Run:
     async def settle(self, outcome: Outcome) -> bool:
         """End everything taken, innermost first. False where money could not be ended and ``strict`` said so.
 
-        Who comes second waits until that is done.
+        Who comes second waits until that is done. A cancellation that comes meanwhile waits for ``raise_cancelled``.
         """
         session = self.session
         if session.settled:
             if self._settled_event is not None and not self._settled_event.is_set():
                 await self._undisturbed(self._settled_event.wait())
-                self._raise_cancelled()
             return True
         session.settle(outcome)
         if not self.exchange.resolvers and self._settled_event is None:
@@ -316,7 +318,6 @@ class _Run:
         finally:
             session.finish()
             self._settled_event.set()
-        self._raise_cancelled()
         return sound
 
     async def _resolve(self, outcome: Outcome) -> bool:
@@ -340,7 +341,6 @@ class _Run:
         self._observed = True
         if self.exchange.observers:
             await self._shielded(self._tell(self.session.final()))
-            self._raise_cancelled()
 
     async def _tell(self, outcome: Outcome) -> None:
         for observer in self.exchange.observers:
@@ -425,7 +425,8 @@ class _Run:
             raise PortError("task", "cancelled by something else before it had answered")
         return task.result()
 
-    def _raise_cancelled(self) -> None:
+    def raise_cancelled(self) -> None:
+        """Raise the cancellation that came while something had to be done first."""
         cancelled, self._cancelled = self._cancelled, None
         if cancelled is not None:
             raise cancelled
@@ -465,12 +466,15 @@ class _HTTPRun(_Run):
             else:
                 await self._call_app()
             await self.observe()
+            self.raise_cancelled()
         except BaseException as failure:
+            left = isinstance(failure, ClientLeftError) and not self.session.called
             self.close_flow()
-            if isinstance(failure, ClientLeftError) and not self.session.called:
-                await self._end(None)
-            else:
-                await self._end(failure)
+            await self.settle(self.session.conclude(error=None if left else failure, left=self._gone))
+            await self.observe()
+            if isinstance(failure, Exception):
+                self.raise_cancelled()
+            if not left:
                 raise
         finally:
             CURRENT.reset(token)
@@ -478,10 +482,6 @@ class _HTTPRun(_Run):
             self._give_up_drain()
             if self._peeked is not None:
                 self._peeked.cancel()
-
-    async def _end(self, failure: BaseException | None) -> None:
-        await self.settle(self.session.conclude(error=failure, left=self._gone))
-        await self.observe()
 
     # the request's body
 
@@ -554,6 +554,7 @@ class _HTTPRun(_Run):
         if not session.settled:
             self.close_flow()
             await self.settle(session.conclude(error=self._abort, left=await self._client_gone()))
+            self.raise_cancelled()
         if self._abort is not None:
             raise self._abort
         if self._head is not None:  # never followed by a body: forwarded so
@@ -609,9 +610,22 @@ class _HTTPRun(_Run):
             await self._wait_turn()
         self._busy = True
         try:
-            await self._take(message)
+            if self._stop is not None:
+                raise self._stop
+            if not self._closed:
+                kind = message["type"]
+                if kind == _BODY:
+                    await self._body(message)
+                elif kind == "http.response.start":
+                    await self._start(message)
+                elif kind in _BYPASSES and self.guard.layers:
+                    raise RuntimeError(f"the application sent {kind}, which was not offered to it")
+                else:
+                    await self._hand_over(message)
         finally:
             self._rest()
+        if self._cancelled is not None:
+            self.raise_cancelled()
 
     async def _wait_turn(self) -> None:
         """Frameworks send from several tasks: one message is handled after the other."""
@@ -645,21 +659,8 @@ class _HTTPRun(_Run):
         if session.end_seen and not session.settled:
             session.settle_bare(left=self._gone)
             await self.observe()
-
-    async def _take(self, message: Message) -> None:
-        if self._stop is not None:
-            raise self._stop
-        if self._closed:
-            return
-        kind = message["type"]
-        if kind == _BODY:
-            await self._body(message)
-        elif kind == "http.response.start":
-            await self._start(message)
-        elif kind in _BYPASSES and self.guard.layers:
-            raise RuntimeError(f"the application sent {kind}, which was not offered to it")
-        else:
-            await self._hand_over(message)
+            if self._cancelled is not None:
+                self.raise_cancelled()
 
     async def _start(self, message: Message) -> None:
         session = self.session
@@ -694,7 +695,7 @@ class _HTTPRun(_Run):
         more: bool = message.get("more_body", False)
         if session.rewrites and len(chunk) > COMPUTE_IN_PLACE_BYTES:
             out = await self._undisturbed(anyio.to_thread.run_sync(partial(session.feed, chunk, more=more)))
-            self._raise_cancelled()
+            self.raise_cancelled()
         else:
             out = session.feed(chunk, more=more)
         if session.due:
@@ -718,10 +719,11 @@ class _HTTPRun(_Run):
     async def _settle_held(self) -> bool:
         """Settle at the settling point; where money could not be ended, what is held never leaves."""
         session = self.session
-        if await self.settle(session.conclude(left=await self._client_gone())):
-            return True
-        await self._break_off(settle_refusal())
-        return False
+        sound = await self.settle(session.conclude(left=await self._client_gone()))
+        self.raise_cancelled()
+        if not sound:
+            await self._break_off(settle_refusal())
+        return sound
 
     async def _cut(self, tail: bytes) -> None:
         """End the response here: cleanly where its protocol can say so, else by breaking the connection off."""
@@ -791,6 +793,7 @@ class _HTTPRun(_Run):
             denial = settle_refusal()
             response = self.exchange.deny(denial)
             session.withhold(denial.reason, response)
+        self.raise_cancelled()
         await self._send_whole(response)
         await self.observe()
 
@@ -844,6 +847,7 @@ class _HTTPRun(_Run):
     async def _end_drain(self) -> None:
         self._give_up_drain()
         await self.settle(self.session.conclude(left=True))
+        self.raise_cancelled()
 
     def _give_up_drain(self) -> None:
         if self._drain_place:
@@ -888,17 +892,18 @@ class _HTTPRun(_Run):
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(read)
-                for _ in range(2):  # trio runs a batch of tasks in random order
+                for _ in range(_PEEK_ROUNDS):
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
             return found[0] if found else None
         if self._peeked is None:
             self._peeked = asyncio.ensure_future(self.receive())
-        await asyncio.sleep(0)
-        if not self._peeked.done():
-            return None
-        peeked, self._peeked = self._peeked, None
-        return peeked.result()
+        for _ in range(_PEEK_ROUNDS):
+            await asyncio.sleep(0)
+            if self._peeked.done():
+                peeked, self._peeked = self._peeked, None
+                return peeked.result()
+        return None
 
 
 def _stems_from(failure: BaseException, origin: BaseException) -> bool:
@@ -935,9 +940,12 @@ class _WebSocketRun(_Run):
                 await self.app(self.inner_scope(), self._receive, self._send)
                 await self._end(None, left=False)
             await self.observe()
+            self.raise_cancelled()
         except BaseException as failure:
             await self._end(None, left=False, error=failure)
             await self.observe()
+            if isinstance(failure, Exception):
+                self.raise_cancelled()
             raise
         finally:
             CURRENT.reset(token)
@@ -956,6 +964,7 @@ class _WebSocketRun(_Run):
             assert session.cut is not None
             response = session.response = self.exchange.deny(cut_refusal(session.cut.reason))
         await self.settle(session.conclude())
+        self.raise_cancelled()
         if "websocket.http.response" in (self.scope.get("extensions") or {}):
             body = response.body or b""
             response.headers.set("content-length", str(len(body)))
@@ -977,6 +986,7 @@ class _WebSocketRun(_Run):
             return
         elif kind == "websocket.close":
             await self._end(message.get("code", 1000), left=False)
+            self.raise_cancelled()
         elif kind == "websocket.http.response.start" and session.response is None:
             session.respond(Response(message["status"]))
         await self.send(message)
@@ -998,6 +1008,7 @@ class _WebSocketRun(_Run):
         message = await self.receive()
         if message["type"] == "websocket.disconnect":
             await self._end(message.get("code", 1005), left=True)
+            self.raise_cancelled()
         return message
 
 

@@ -29,7 +29,9 @@ class Answer:
         """The pieces of text in which a stream of either provider came; one for an answer that was not streamed."""
         if not self.headers.get("content-type", "").startswith("text/event-stream"):
             return [_said(_parsed(self.body))]
-        events = (_parsed(line.removeprefix(b"data:")) for line in self.body.splitlines() if line.startswith(b"data:"))
+        events = (
+            _parsed(line.removeprefix(b"data:")) for line in self.body.splitlines() if line.startswith(b"data:")
+        )
         return [piece for event in events if (piece := _said(event))]
 
     @property
@@ -39,9 +41,10 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The stable code of a refusal, in the error object of a provider or in problem details."""
+        """The stable code of a refusal, in the error object of a provider or in problem details; else empty."""
         fields = _parsed(self.body)
-        return str(fields.get("error", fields).get("code")) if fields else ""
+        error = fields.get("error", fields)
+        return str(error.get("code") or "")
 
     def number(self, header: str) -> int | None:
         """A header that is a whole number, None where it is missing or is not."""
@@ -68,8 +71,7 @@ def post(url: str, path: str, key: str, body: Any, behaviour: str | None = None)
             whole = not response.length  # what a content-length promised and did not come
         except (HTTPException, OSError):
             whole = False
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, b"".join(pieces), whole)
+        return Answer(response.status, lowered(response), b"".join(pieces), whole)
 
 
 @contextmanager
@@ -87,6 +89,11 @@ def open_stream(url: str, path: str, key: str, body: Any, behaviour: str | None 
             yield response
     finally:
         connection.close()
+
+
+def lowered(response: HTTPResponse) -> dict[str, str]:
+    """The headers of a response, their names in lower case."""
+    return {name.lower(): value for name, value in response.getheaders()}
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What the tour tells a person: facts, and numbers with a mark that says whether each is the expected one."""
 
-# ruff: noqa: T201 - a command prints
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_LABEL_CHARS: Final = 15
+_LABEL_CHARS: Final = 17
 _BOLD, _DIM, _RED, _GREEN = "1", "2", "31", "32"
 
 
@@ -56,9 +55,8 @@ class Report:
         """As :meth:`check`, for a number that time has a part in."""
         return self._judge(label, seen is not None and least <= seen <= most, f"{least} to {most}", seen, note)
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Row]) -> None:
+    def table(self, header: Sequence[str], rows: Sequence[Row]) -> None:
         """Print rows in columns as wide as their widest cell."""
-        self.step(title)
         columns = [header, *(row.cells for row in rows)]
         widths = [max(len(cells[column]) for cells in columns) for column in range(len(header))]
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.adapters.limits.memory import MemoryLimits
+from tenantguard.model.rate import TICKS_PER_NANO
 from tenantguard.model.sections import BudgetSection, RateSection
 from tenantguard.model.tenant import TenantId
 from tenantguard.proxy import upstream_app
 from tenantguard.rules.bucket import level, next_unit_in_ns
-from tenantguard.model.rate import TICKS_PER_NANO
 from tenantguard.settings import build, parse_settings
 from tenantguard.testing.model_server import ModelServer
 from tenantguard.testing.serving import serve
@@ -127,6 +127,10 @@ class World:
         full_in_ns = next((full for key, full in limits.snapshot().items() if key[-1] == tenant), 0)
         units, _ = level(full_in_ns * TICKS_PER_NANO, rate, 0)
         return units, next_unit_in_ns(full_in_ns, rate)
+
+    def level(self, tenant: str) -> str:
+        """What is left in the tenant's bucket, as it is told."""
+        return f"{self.bucket(tenant)[0]} of {self.rate(tenant).burst} left"
 
     def balance(self, tenant: str) -> tuple[int, int]:
         """Billionths of a dollar spent and held, over all windows."""

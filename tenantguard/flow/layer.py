@@ -92,14 +92,13 @@ def layer_name(layer: object) -> str:
 
 
 class _Check:
-    def __init__(self, function: Callable[[Exchange], Deny | Awaitable[Deny | None] | None], *, inline: bool) -> None:
+    def __init__(self, function: Callable[[Exchange], Deny | Awaitable[Deny | None] | None]) -> None:
         self.name = getattr(function, "__name__", "check")
         self.asynchronous = inspect.iscoroutinefunction(function)
         self._function = function
-        self._inline = inline
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
-        denial = yield from ask(cast("Any", lambda: self._function(exchange)), inline=self._inline)
+        denial = yield from ask(cast("Any", lambda: self._function(exchange)), inline=True)
         if denial is not None:
             return exchange.deny(denial)
         return (yield from proceed(exchange))
@@ -119,7 +118,7 @@ class _Observe:
 
 def check(function: Callable[[Exchange], Deny | Awaitable[Deny | None] | None]) -> Layer:
     """Turn ``def f(exchange) -> Deny | None`` (or ``async def``) into a layer. It must not block for long."""
-    return _Check(function, inline=not inspect.iscoroutinefunction(function))
+    return _Check(function)
 
 
 def observe(function: Callable[[Exchange, Outcome], None]) -> Layer:

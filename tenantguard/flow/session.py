@@ -78,6 +78,9 @@ class State(IntEnum):
     DONE = 5
 
 
+_OPEN, _CALLED, _HEADED, _STREAMING, _SETTLING, _DONE = State  # a look-up in an Enum costs more than a comparison
+
+
 class Session:
     """The state machine of one exchange.
 
@@ -87,7 +90,7 @@ class Session:
     """
 
     # Defaults stand on the class: an exchange pays for the fields that it changes.
-    state = State.OPEN
+    state: State = _OPEN
     called = False
     response: Response | None = None
     transforms: Sequence[Transform] = ()
@@ -108,19 +111,19 @@ class Session:
     @property
     def settled(self) -> bool:
         """The outcome was decided; resolvers run or have run."""
-        return self.state >= State.SETTLING
+        return self.state >= _SETTLING
 
     def call(self) -> None:
         """The flow asks for the application."""
-        if self.state is not State.OPEN:
+        if self.state is not _OPEN:
             raise LayerError("proceed was called a second time, or outside of handle")
-        self.state = State.CALLED
+        self.state = _CALLED
         self.called = True
 
     def respond(self, response: Response) -> None:
         """The application's head has passed the layers on its way out."""
-        assert State.CALLED <= self.state <= State.HEADED
-        self.state = State.HEADED
+        assert _CALLED <= self.state <= _HEADED
+        self.state = _HEADED
         self.response = response
         bodiless = self.bodiless(response)
         self.declared = None
@@ -141,8 +144,8 @@ class Session:
         It passes the transforms of the layers further out. False where one of these cut it: then nothing of it may
         leave.
         """
-        assert self.state <= State.CALLED
-        self.state = State.HEADED
+        assert self.state <= _CALLED
+        self.state = _HEADED
         self.response = response
         if response.transforms and response.body and not self.bodiless(response):
             self._enlist(response)
@@ -159,9 +162,9 @@ class Session:
 
     def feed(self, chunk: bytes, *, more: bool) -> bytes:
         """Take body bytes of the application; return what may leave, and set ``due`` or ``cut``."""
-        assert self.state >= State.HEADED
-        if self.state is State.HEADED:
-            self.state = State.STREAMING
+        assert self.state >= _HEADED
+        if self.state is _HEADED:
+            self.state = _STREAMING
         self.received += len(chunk)
         if self.end_seen:
             return self._after_end(chunk)
@@ -189,13 +192,13 @@ class Session:
         """Nothing was taken that must end; the outcome matters to observers alone."""
         if self.exchange.observers:
             self.outcome = self.conclude(left=left)
-        self.state = State.DONE
+        self.state = _DONE
 
     def settle(self, outcome: Outcome) -> None:
         """The settling point was reached; resolvers run now."""
         assert not self.settled, "an exchange settles once"
         self.outcome = outcome
-        self.state = State.SETTLING
+        self.state = _SETTLING
         self.due = False
 
     def withhold(self, reason: str, response: Response | None) -> None:
@@ -210,8 +213,8 @@ class Session:
 
     def finish(self) -> None:
         """Every resolver has run."""
-        assert self.state is State.SETTLING
-        self.state = State.DONE
+        assert self.state is _SETTLING
+        self.state = _DONE
 
     def conclude(self, *, error: BaseException | None = None, left: bool = False) -> Outcome:
         """How the exchange ends if it ends now. ``left``: the client is known to have gone."""

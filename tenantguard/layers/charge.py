@@ -20,7 +20,7 @@ from tenantguard.flow.http import Body, Ending, Unreadable
 from tenantguard.flow.ports import Exhausted, Held, Leg, PlaceHold, ResolveHold
 from tenantguard.model.charge import Charged, Reported
 from tenantguard.model.decision import Deny, Reason
-from tenantguard.model.money import Amount
+from tenantguard.model.money import NANOS_MAX, Amount
 from tenantguard.model.policy import Policy
 from tenantguard.model.route import OnDisconnect, OnMissingUsage
 from tenantguard.model.sections import BudgetSection, Period, Scope
@@ -78,6 +78,8 @@ class Charge:
             return exchange.deny(bill)
         if bill is None:
             return (yield from proceed(exchange))
+        if bill.bound_nanos > NANOS_MAX:
+            return exchange.deny(_deny(Reason.OUTPUT_UNBOUNDED, 400, "The request asks for more than can be priced."))
         if bill.bound_nanos > 0:
             refused = yield from self._hold(exchange, bill)
             if refused is not None:

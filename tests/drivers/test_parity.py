@@ -531,12 +531,10 @@ def test_a_replaced_chunked_body_gets_a_length(world: World) -> None:
 
 def test_a_declared_gigabyte_is_refused_without_reading_a_byte(world: World) -> None:
     app = App()
-    read: list[int] = []
-    request_body = [b"x" * 100]
-    seen = world.run([Reads(1000)], app, method="POST", headers=[("content-length", str(10**9))], body=request_body)
-    assert (seen.status, app.calls) == (413, 0)
+    headers = [("content-length", str(10**9))]
+    seen = world.run([Reads(1000)], app, method="POST", headers=headers, body=[b"x" * 100])
+    assert (seen.status, app.calls, seen.read) == (413, 0, 0)
     assert b"body.too_large" in seen.body
-    assert read == []
     assert b"1000 bytes" in seen.body
 
 
@@ -545,6 +543,7 @@ def test_a_body_longer_than_the_limit_is_refused_while_it_is_read(world: World) 
     headers = [("transfer-encoding", "chunked")]
     seen = world.run([Reads(10)], app, method="POST", headers=headers, body=[b"x" * 6] * 100)
     assert (seen.status, app.calls) == (413, 0)
+    assert seen.read == (12 if world.protocol == "asgi" else 600)  # a thread reads in larger pieces
 
 
 def test_a_body_of_another_length_than_declared_is_refused(world: World) -> None:

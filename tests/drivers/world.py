@@ -151,6 +151,7 @@ class Seen:
     heads: int = 0
     ended: bool = False
     broken: BaseException | None = None
+    read: int = 0  # bytes of the request's body
 
     @property
     def body(self) -> bytes:
@@ -301,7 +302,6 @@ class _Request:
     headers: list[tuple[str, str]]
     body: list[bytes]
     leave_after: int | None
-    read: int = 0
 
 
 async def serve_asgi(app: Any, request: _Request, probe: Callable[[], Any]) -> Seen:
@@ -311,7 +311,7 @@ async def serve_asgi(app: Any, request: _Request, probe: Callable[[], Any]) -> S
     async def receive() -> Any:
         if pieces:
             piece = pieces.pop(0)
-            request.read += len(piece)
+            seen.read += len(piece)
             return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
         if request.leave_after is None or len(seen.chunks) < request.leave_after:
             await anyio.sleep_forever()
@@ -379,7 +379,7 @@ def serve_wsgi(app: Any, request: _Request, probe: Callable[[], Any]) -> Seen:
     class Input(BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             data = super().read(size)
-            request.read += len(data)
+            seen.read += len(data)
             return data
 
     environ = {

@@ -204,6 +204,13 @@ def test_a_call_without_any_output_cap_is_refused() -> None:
     assert json.loads(script.result.body)["error"]["code"] == "output.unbounded"
 
 
+def test_a_call_that_asks_for_more_than_can_be_priced_is_refused() -> None:
+    route = Route("/v1/chat/completions", usage="openai-chat")
+    _, script = start(route, body=chat_body(max_tokens=2**53, n=2**20))
+    assert script.result.status == 400
+    assert json.loads(script.result.body)["error"]["code"] == "output.unbounded"
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"\xff\xfe", b'{"model": 1}', b'{"model": "a", "model": "b"}', b"[" * 10_000],

@@ -27,12 +27,13 @@ class MemoryLedger:
 
     It remembers at least the last ``history_max`` ended holds and entries; an older id can be placed, and an older
     external id charged, once more. What is spent and held in a window that still runs is never forgotten: beyond
-    ``history_max`` accounts, placing on a new one is broken with :class:`~tenantguard.errors.PortError`.
+    twice ``history_max`` accounts, placing on a new one breaks with :class:`~tenantguard.errors.PortError`.
     """
 
     def __init__(self, system: System, *, history_max: int = HISTORY_MAX) -> None:
         self._clock = system.clock
         self._history_max = history_max
+        self._accounts_max = 2 * history_max
         self._lock = threading.Lock()
         self._books = Books()
         self._spent_before: Counter[AccountKey] = Counter()
@@ -106,14 +107,14 @@ class MemoryLedger:
 
     def _refuse_growth(self, command: Command, now_ns: int) -> PortError | None:
         accounts = self._books.accounts
-        if len(accounts) < self._history_max or not isinstance(command, PlaceHold):
+        if len(accounts) < self._accounts_max or not isinstance(command, PlaceHold):
             return None
         if all(account_key(leg, now_ns) in accounts for leg in command.legs):
             return None
         self._forget(now_ns)
-        if len(accounts) < self._history_max:
+        if len(accounts) < self._accounts_max:
             return None
-        return PortError("ledger", f"{self._history_max} accounts are in use, as many as memory may hold")
+        return PortError("ledger", f"{self._accounts_max} accounts are in use, as many as memory may hold")
 
     def _forget(self, now_ns: int) -> None:
         """Drop the oldest ended holds and entries, and the accounts of past windows that nothing refers to."""

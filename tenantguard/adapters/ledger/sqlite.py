@@ -19,6 +19,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.ledger.backend import decide, storable
+from tenantguard.adapters.ledger.forks import GATE
 from tenantguard.adapters.ledger.schema import AUDIT, LedgerFile, port_errors
 from tenantguard.adapters.ledger.writer import BEAT_S, Writer
 from tenantguard.flow.ports import Balance, Entry, HoldState, OnOrphan, PlaceHold
@@ -64,7 +65,8 @@ class SQLiteLedger:
 
     def open(self) -> None:
         """Check the file, and make it where it is missing. Raises :class:`ConfigurationError` with a remedy."""
-        self._file.connect().close()
+        with GATE:
+            self._file.connect().close()
 
     def submit(self, command: Command) -> LedgerPromise:
         """Queue ``command``. The promise is kept once it is committed; it breaks while the file cannot be written."""
@@ -110,7 +112,7 @@ class SQLiteLedger:
 
     def audit(self) -> list[str]:
         """Every broken invariant, as a sentence; an empty list is clean. Blocks, and reads the whole file."""
-        with port_errors(), closing(self._file.connect()) as db:
+        with GATE, port_errors(), closing(self._file.connect()) as db:
             db.execute("BEGIN")
             return [sentence for query in AUDIT for (sentence,) in db.execute(query)]
 
@@ -119,7 +121,7 @@ class SQLiteLedger:
         self._writer.close()
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with port_errors(), closing(self._file.connect()) as db:
+        with GATE, port_errors(), closing(self._file.connect()) as db:
             return db.execute(query, values).fetchall()
 
 

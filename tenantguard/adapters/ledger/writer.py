@@ -13,16 +13,14 @@ Rules of this file
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import queue
 import threading
-import weakref
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from tenantguard.adapters.ledger.forks import GATE, watch
 from tenantguard.adapters.ledger.promise import LedgerPromise, safely
 from tenantguard.errors import PortError
 from tenantguard.flow.ports import PlaceHold
@@ -47,7 +45,7 @@ class Writer:
         self._deadline_s = deadline_s
         self._queue_max = queue_max
         self._begin()
-        _writers.add(self)
+        watch(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -119,7 +117,8 @@ class Writer:
         batch = list(islice(self._backlog, 1 if self._suspects else BATCH_MAX))
         answers: list[Any]
         try:
-            answers = self._backend.apply([command for command, _ in batch])
+            with GATE:
+                answers = self._backend.apply([command for command, _ in batch])
         except PortError as error:
             self._retry_later(error)
             return
@@ -158,33 +157,17 @@ class Writer:
 
     def _beat(self) -> None:
         try:
-            self._backend.apply(())
+            with GATE:
+                self._backend.apply(())
         except PortError as error:
             _log.warning("%s; nothing is waiting", error)
 
     def _leave(self) -> None:
-        self._backend.close()
+        with GATE:
+            self._backend.close()
         with self._lock:
             self._last_seen = False
             self._leaving.clear()
             self._thread = None
             if not self._inbox.empty():
                 self._start()
-
-
-_writers: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for writer in list(_writers):
-        writer.forget()
-
-
-def _close_all() -> None:
-    for writer in list(_writers):
-        writer.close()
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

@@ -158,6 +158,7 @@ class MemoryLimits:
                 refunds[key] = back
         if not refunds:
             return
+        # As refund() asks of whoever returns; a take is mostly returned at once, so few began since.
         for later, (_, taken_later) in reversed(self._grants.items()):
             if later == ended:
                 break

@@ -3,7 +3,8 @@
 A text that a protocol sends as deltas is one text, a *channel*: a choice's field (OpenAI) or a content block's
 (Anthropic). What a channel holds back leaves with its next delta, at the latest in a delta of our own directly before
 the event that ends it: the chunk with the choice's ``finish_reason``, ``content_block_stop``, ``[DONE]``, or the end
-of the stream. Events keep their order, framing, comments and every byte that is not redacted.
+of the stream. Events keep their order, framing and every byte that is not redacted; comments and the fields
+``event``, ``id`` and ``retry`` are not searched.
 
 Everything else that is a string in an event's JSON is redacted by itself, in shapes that are known and in those that
 are not; in known shapes, a protocol's own identifiers stay (``LLM_JSON``). In a stream of unknown shape, a value that
@@ -205,7 +206,7 @@ class _OpenAIChunk:
         }
 
     def channel(self, path: Path) -> Key | None:
-        if len(path) < 3 or path[0] != "choices":
+        if len(path) < 3 or path[0] != "choices" or not isinstance(path[1], int):
             return None
         match path[2:]:
             case ("text",):

@@ -5,7 +5,8 @@ The rules, on which every split of a text into pieces gives the same result:
 1. A *token* is a run of characters between separators (white space, full-width punctuation). Its end is known once a
    separator follows.
 2. A token is *plain* if no entity of several tokens can go on beyond it: it holds a letter, no digit, ``@``, ``+`` or
-   bracket, is not one of at most four capitals (the groups of an IBAN) and no word before a telephone extension.
+   bracket, is not one of at most four capitals (the groups of an IBAN) and no word before a telephone extension. Of
+   a token with a placeholder, what follows the placeholder counts.
 3. Behind each separator that follows a plain token the text can be cut: what is before can leave, scanned together
    with the 96 characters that left before it. Full-width punctuation behind a ``/`` may belong to an address, and
    only white space ends that. Whether a place is a cut depends on nothing that comes after it.
@@ -24,6 +25,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.model.pii import Match
+from tenantguard.rules.placeholders import PLACEHOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 HOLD_CHARS_MAX: Final = 256
 CONTEXT_CHARS: Final = 96
 _KEPT_CHARS: Final = 64  # no bounded pattern of the built-in set is longer by more than one
+_TAKEN_CHARS: Final = 4096  # at a time, so that a long piece costs linear time
 OVERLONG: Final = "OVERLONG"
 """The entity of a run that began as an address and did not end within ``HOLD_CHARS_MAX`` characters."""
 
@@ -79,8 +82,20 @@ class TextStream:
 
     def feed(self, text: str) -> list[Piece]:
         """Take the next piece; return what may leave."""
-        self._held += text
         pieces: list[Piece] = []
+        for start in range(0, len(text), _TAKEN_CHARS):
+            self._held += text[start : start + _TAKEN_CHARS]
+            self._let_go(pieces)
+        return pieces
+
+    def finish(self) -> list[Piece]:
+        """The text has ended; return the rest of it."""
+        pieces: list[Piece] = []
+        if self._held:
+            self._release(len(self._held), self._find(len(self._held)), pieces)
+        return pieces
+
+    def _let_go(self, pieces: list[Piece]) -> None:
         while self._held:
             if self._swallowing:
                 self._swallow(pieces)
@@ -91,14 +106,6 @@ class TextStream:
             if not stuck:
                 break
             self._force(pieces)
-        return pieces
-
-    def finish(self) -> list[Piece]:
-        """The text has ended; return the rest of it."""
-        pieces: list[Piece] = []
-        if self._held:
-            self._release(len(self._held), self._find(len(self._held)), pieces)
-        return pieces
 
     def _last_cut(self) -> tuple[int, bool]:
         """The last cut before a gap of more than ``HOLD_CHARS_MAX``, and whether there is such a gap."""
@@ -179,10 +186,15 @@ class TextStream:
 
 
 def _is_plain(token: str) -> bool:
+    placed = "<" in token and len(parts := PLACEHOLDER.split(token)) > 1
+    if placed:
+        token = parts[-1]
     if _OPEN.search(token):
         return False
     word = "".join(filter(str.isalnum, token))
-    if len(word) <= 4 and (not word or word.isupper()):
+    if not word:
+        return placed
+    if len(word) <= 4 and word.isupper():
         return False
     return word.lower() not in _EXTENSION
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.rule import TextRule
 
 _SCALAR_CHARS_MAX: Final = 64
+_TAKEN_CHARS: Final = 1024  # at a time, so that a long piece costs linear time
 _MARKS: Final = re.compile(r"[\[\]{},:\s]+")
 _SCALAR_RUN: Final = re.compile(r"[A-Za-z0-9+.-]+")
 _PAIR: Final = r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -43,12 +44,15 @@ class JsonTextStream:
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what may leave."""
-        if self._plain is not None:
-            return join(self._plain.feed(text))
-        self._rest += text
         out: list[str] = []
-        while self._step(out):
-            pass
+        for start in range(0, len(text), _TAKEN_CHARS):
+            taken = text[start : start + _TAKEN_CHARS]
+            if self._plain is not None:
+                out.append(join(self._plain.feed(taken)))
+                continue
+            self._rest += taken
+            while self._step(out):
+                pass
         return "".join(out)
 
     def finish(self) -> str:

@@ -86,7 +86,7 @@ ANY_JSON: Final = Shape()
 LLM_JSON: Final = Shape(
     protocol_keys=frozenset({
         "id", "object", "model", "type", "role", "finish_reason", "stop_reason", "system_fingerprint", "service_tier",
-        "tool_call_id", "tool_use_id", "media_type", "signature", "encrypted_content",
+        "tool_call_id", "tool_use_id", "media_type", "signature", "encrypted_content", "obfuscation",
     }),
     json_keys=frozenset({"arguments", "partial_json"}),
     copy_keys=frozenset({"logprobs"}),

@@ -33,7 +33,7 @@ SECRETS = st.sampled_from([
     "john@smith.com", "josé.müller@example.co.uk", "张三@example.com", "4111 1111 1111 1111", "5500-0000-0000-0004",
     "+1 415 555-2671", "(415) 555-2671 ext 12", "DE89 3704 0044 0532 0130 00", "GB82WEST12345698765432",
     "https://example.com/a?b=c&d=%20#e", "12", "2024-05-06", "3.14", "4111", "1111", "WEST", "@", "+1",
-    "mailto:a@b.io",
+    "mailto:a@b.io", "<EMAIL_ADDRESS_k7f3q2abcd>",
 ])  # fmt: skip
 SEPARATORS = st.sampled_from([
     " ", " ", " ", "  ", "\n", "\t", ", ", ". ", "，", "。", "：", "；", "", "/", "\u00a0", "\u200b",  # noqa: RUF001

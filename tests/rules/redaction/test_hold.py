@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
+from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.hold import HOLD_CHARS_MAX, OVERLONG, TextStream, join
-from tenantguard.rules.redaction.rule import TextRule, apply, text_edits
+from tenantguard.rules.redaction.rule import ResponseScrub, TextRule, apply, text_edits
 
 
 def stream(rule: TextRule, pieces: list[str]) -> str:
@@ -76,8 +77,23 @@ def test_digits_wait_for_the_word_that_ends_them(tools: Any) -> None:
     assert join(text.feed("is mine ")).endswith("is mine ")
 
 
+def test_a_placeholder_leaves_with_the_separator_behind_it(tools: Any) -> None:
+    vault = tools.vault()
+    token = vault.mint("EMAIL_ADDRESS", "a@b.io")
+    text = TextStream(tools.scrub(vault, restore=True))
+    assert join(text.feed(f"to {token}, ")) == "to a@b.io, "
+    assert join(text.feed(f"{token}+1 415 ")) == ""
+    assert join(text.feed("555-2671 now ")).startswith("a@b.io<PHONE_NUMBER_")
+
+
 def test_a_long_run_without_separators_does_not_grow_the_buffer(tools: Any) -> None:
     assert stream(tools.scrub(), ["b" * 50] * 100) == "b" * 5000
+
+
+def test_a_long_piece_costs_linear_time() -> None:
+    rule = ResponseScrub(lambda _: [], Vault(b"k" * 32), restore=False)
+    text = "Ab1/" * 500_000
+    assert stream(rule, [text]) == text
 
 
 def test_an_address_that_never_ends_is_replaced_at_once_and_swallowed(tools: Any) -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.json_stream import JsonTextStream
 from tenantguard.rules.redaction.json_text import json_edits, places
-from tenantguard.rules.redaction.rule import TextRule, apply
+from tenantguard.rules.redaction.rule import ResponseScrub, TextRule, apply
 
 
 def stream(rule: TextRule, pieces: list[str]) -> str:
@@ -54,6 +55,12 @@ def test_an_address_is_found_at_every_split_position_however_it_is_escaped(tools
     assert "smith" not in redacted
     assert r"\ud83d\ude00" in redacted
     json.loads(redacted)
+
+
+def test_a_long_piece_costs_linear_time() -> None:
+    rule = ResponseScrub(lambda _: [], Vault(b"k" * 32), restore=False)
+    text = json.dumps([{"n": 1, "x": "y"}] * 20_000)
+    assert stream(rule, [text]) == text
 
 
 def test_structure_is_never_held_back(tools: Any) -> None:

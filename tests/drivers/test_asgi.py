@@ -1,0 +1,1627 @@
+"""What only the event-loop driver has to keep: cancellation, tasks, disconnects, lifespan and WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tenantguard.asgi import STATE_KEY, ASGIGuard
+from tenantguard.errors import ConfigurationError, LayerError, PortError, PortTimeout, ResponseCut
+from tenantguard.flow.effects import Promise, ReadBody, ask, compute
+from tenantguard.flow.exchange import current
+from tenantguard.flow.http import Cut, Outcome, Response
+from tenantguard.flow.layer import check
+from tenantguard.flow.ports import PortEffect
+from tenantguard.guard import Guard
+from tenantguard.model.route import OnDisconnect, Route, Success
+from tenantguard.testing import memory_ports
+from tests.drivers.world import App, AppFault, Holding, Till, Watching, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+BACKENDS = ["asyncio", "trio"]
+
+
+def http_scope(**fields: Any) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "client": ("127.0.0.1", 4711),
+        "server": ("127.0.0.1", 80),
+        **fields,
+    }
+
+
+async def never() -> Any:
+    await anyio.sleep_forever()
+
+
+async def empty_body() -> Any:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+class Server:
+    """Sends a request's messages and keeps what comes back."""
+
+    def __init__(self, *incoming: Any) -> None:
+        self.incoming = list(incoming)
+        self.sent: list[Any] = []
+        self.left = anyio.Event()
+
+    async def receive(self) -> Any:
+        if self.incoming:
+            return self.incoming.pop(0)
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
+
+
+def guarded(app: Any, layers: list[Any], *, till: Till | None = None, **options: Any) -> ASGIGuard:
+    ports = memory_ports()
+    ports.limits = till  # type: ignore[assignment]
+    return ASGIGuard(app, guard=Guard(layers, ports=ports, **options))
+
+
+def start(status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def body(data: bytes, *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+# --- cancellation at every suspension point ---
+
+
+class Clerk:
+    """Owns every suspension point of a run: answers each in its turn, and cancels at the chosen one."""
+
+    def __init__(self, cancel_at: int | None, *, again: bool = False, late: bool = False) -> None:
+        self.points: list[str] = []
+        self.cancel: Callable[[], Any] = lambda: None
+        self.closed = False
+        self.late = late
+        self._cancel_at = cancel_at
+        self._again = again
+        self._waiting: list[tuple[int, Callable[[], None]]] = []
+
+    def point(self, name: str, go_on: Callable[[], None]) -> None:
+        self.points.append(name)
+        self._waiting.append((len(self.points), go_on))
+
+    async def suspend(self, name: str) -> None:
+        event = anyio.Event()
+        self.point(name, event.set)
+        await event.wait()
+
+    async def work(self) -> None:
+        while not self.closed:
+            if self._waiting:
+                number, go_on = self._waiting.pop(0)
+                if self._cancel_at is not None and (
+                    number == self._cancel_at or (self._again and number > self._cancel_at)
+                ):
+                    self.cancel()
+                    await idle()
+                go_on()
+            await idle(1)
+
+
+async def idle(rounds: int = 4) -> None:
+    for _ in range(rounds):
+        await anyio.lowlevel.checkpoint()
+
+
+class Answer(Promise[Any]):
+    """A promise that the clerk keeps, running the store's command then (``late``) or when it was asked."""
+
+    port = "till"
+    deadline_s = 1e9
+
+    def __init__(self, clerk: Clerk, name: str, command: Callable[[], Any]) -> None:
+        self._clerk = clerk
+        self._done = False
+        self._value: Any = None if clerk.late else command()
+        self._command = command
+        self._calls: list[Callable[[], Any]] = []
+        clerk.point(name, self._keep)
+
+    def _keep(self) -> None:
+        if self._clerk.late:
+            self._value = self._command()
+        self._done = True
+        for call in self._calls:
+            bell = call()
+            if bell is not None:
+                bell()
+
+    def then(self, call: Callable[[], Any]) -> None:
+        if self._done:
+            call()
+        else:
+            self._calls.append(call)
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._done
+
+    def result(self) -> Any:
+        return self._value
+
+
+@dataclass
+class SlowTill:
+    """A store that answers by promises and awaitables; ending an id that it does not know bars a later taking."""
+
+    clerk: Clerk
+    held: set[bytes] = field(default_factory=set)
+    ended: list[bytes] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def take(self, hold_id: bytes) -> bool:
+        if hold_id in self.ended:
+            return False
+        self.held.add(hold_id)
+        return True
+
+    def end(self, hold_id: bytes, outcome: Outcome) -> None:
+        self.held.discard(hold_id)
+        self.ended.append(hold_id)
+        self.outcomes.append(outcome)
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Command(PortEffect[Any]):
+    name: str
+    run: Callable[[SlowTill], Any]
+    by: str = "promise"
+
+    def perform(self, ports: Any) -> Any:
+        till = ports.limits
+        if self.by == "promise":
+            return Answer(till.clerk, self.name, partial(self.run, till))
+
+        async def answer() -> Any:
+            await till.clerk.suspend(self.name)
+            return self.run(till)
+
+        return answer()
+
+
+class Everything:
+    """A layer that takes by promise or awaitable and suspends in every way that a layer can."""
+
+    def __init__(self, name: str, by: str) -> None:
+        self.name = name
+        self._by = by
+
+    def handle(self, exchange: Any, proceed: Any) -> Any:
+        hold_id = exchange.new_id()
+
+        def end(outcome: Outcome) -> Any:
+            yield from Command(f"{self.name} looks", lambda till: None, self._by)
+            yield from Command(f"{self.name} ends", lambda till: till.end(hold_id, outcome), self._by)
+            yield from ask(partial(clerk.suspend, f"{self.name} tells"))
+
+        clerk: Clerk = exchange.system.ids.clerk
+        exchange.resolve(end, strict=True)
+        yield from Command(f"{self.name} takes", lambda till: till.take(hold_id), self._by)
+        yield from ask(partial(clerk.suspend, f"{self.name} asks"))
+        yield from ReadBody(100)
+        exchange.observe(lambda outcome: hear(outcome))
+
+        def hear(outcome: Outcome) -> Any:
+            yield from Command(f"{self.name} hears", lambda till: None, self._by)
+
+        response = yield from proceed(exchange)
+        yield from Command(f"{self.name} sees the head", lambda till: None, self._by)
+        return response
+
+
+class ClerksIds:
+    def __init__(self, clerk: Clerk) -> None:
+        self.clerk = clerk
+        self._last = 0
+
+    def new(self) -> bytes:
+        self._last += 1
+        return self._last.to_bytes(16, "big")
+
+
+@dataclass
+class Run:
+    clerk: Clerk
+    till: SlowTill
+    watching: Watching
+    app: Any
+    finished: bool = False
+    raised: BaseException | None = None
+
+    async def serve(self) -> None:
+        sent: list[Any] = []
+        pieces = [b"ab", b"cd"]
+
+        async def receive() -> Any:
+            if not pieces:
+                await anyio.sleep_forever()
+            await self.clerk.suspend("receive")
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+        async def send(message: Any) -> None:
+            await self.clerk.suspend("send")
+            sent.append(message)
+
+        try:
+            await self.app(http_scope(method="POST"), receive, send)
+            self.finished = True
+        except BaseException as failure:
+            self.raised = failure
+            raise
+
+
+def prepare(cancel_at: int | None, *, again: bool = False, late: bool = False, success: Success = Success.ENDED) -> Run:
+    clerk = Clerk(cancel_at, again=again, late=late)
+    till = SlowTill(clerk)
+    watching = Watching()
+    ports = memory_ports()
+    ports.limits = till  # type: ignore[assignment]
+    ports.system = type(ports.system)(ports.system.clock, ClerksIds(clerk))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await clerk.suspend("app begins")
+        await receive()
+        await send(start())
+        for chunk in (b"one", b"two"):
+            await clerk.suspend("app works")
+            await send(body(chunk, more=True))
+        await send(body(b""))
+        await clerk.suspend("app ends")
+
+    layers = [watching, Everything("outer", "promise"), Everything("middle", "awaitable"), Everything("inner", "promise")]
+    guard = Guard(layers, ports=ports, routes=[Route(match="/**", success=success)])
+    return Run(clerk, till, watching, ASGIGuard(app, guard=guard))
+
+
+async def with_task_cancel(run: Run) -> None:
+    task = asyncio.ensure_future(run.serve())
+    run.clerk.cancel = task.cancel
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
+
+
+async def with_anyio_scope(run: Run) -> None:
+    with anyio.CancelScope() as scope:
+        run.clerk.cancel = scope.cancel
+        await run.serve()
+
+
+async def with_asyncio_timeout(run: Run) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None) as timeout:
+            run.clerk.cancel = lambda: None if timeout.expired() else timeout.reschedule(-1)
+            await run.serve()
+
+
+async def with_wait_for(run: Run) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, LeapingLoop)
+    run.clerk.cancel = loop.leap
+    with suppress(TimeoutError):
+        await asyncio.wait_for(run.serve(), 1e6)
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be put forward."""
+
+    _ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self._ahead
+
+    def leap(self) -> None:
+        self._ahead += 2e6
+
+
+async def perform(run: Run, way: Callable[[Run], Awaitable[None]]) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.clerk.work)
+        await way(run)
+        run.clerk.closed = True
+
+
+def check_nothing_is_held(run: Run, point: str) -> None:
+    assert run.till.held == set(), point
+    assert len(run.till.ended) == len(set(run.till.ended)) <= 3, point
+    assert len(run.watching.outcomes) == 1, point
+    assert len({id(outcome) for outcome in run.till.outcomes}) <= 1, point
+
+
+WAYS: list[tuple[str, Callable[[Run], Awaitable[None]], str]] = [
+    ("asyncio", with_task_cancel, "task.cancel()"),
+    ("asyncio", with_anyio_scope, "an anyio scope"),
+    ("asyncio", with_asyncio_timeout, "asyncio.timeout()"),
+    ("asyncio", with_wait_for, "asyncio.wait_for()"),
+    ("trio", with_anyio_scope, "a trio scope"),
+]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
+@pytest.mark.parametrize("late", [False, True], ids=["the store acts at once", "the store acts late"])
+@pytest.mark.parametrize(("backend", "way", "name"), WAYS, ids=[name for _, _, name in WAYS])
+def test_cancelled_at_every_suspension_point_everything_ends_once(
+    backend: str, way: Callable[[Run], Awaitable[None]], name: str, late: bool, again: bool
+) -> None:
+    options = {"loop_factory": LeapingLoop} if backend == "asyncio" else {}
+    whole = prepare(None, late=late)
+    anyio.run(perform, whole, way, backend=backend, backend_options=options)
+    assert whole.finished
+    assert len(whole.till.ended) == 3
+    assert whole.watching.outcome.ending == "completed"
+    count = len(whole.clerk.points)
+    assert count > 30
+    for position in range(1, count + 1):
+        run = prepare(position, late=late, again=again)
+        anyio.run(perform, run, way, backend=backend, backend_options=options)
+        point = f"{position}: {run.clerk.points[position - 1]}"
+        check_nothing_is_held(run, point)
+        assert not run.finished, point  # whatever was shielded, the cancellation is not lost
+        assert type(run.raised).__name__ in {"CancelledError", "Cancelled"}, point
+
+
+@pytest.mark.parametrize("way", [with_task_cancel, with_anyio_scope])
+def test_cancelled_at_every_suspension_point_of_a_returned_route_everything_ends_once(
+    way: Callable[[Run], Awaitable[None]],
+) -> None:
+    whole = prepare(None, success=Success.RETURNED)
+    anyio.run(perform, whole, way)
+    assert whole.watching.outcome.ending == "completed"
+    for position in range(1, len(whole.clerk.points) + 1):
+        run = prepare(position, success=Success.RETURNED)
+        anyio.run(perform, run, way)
+        check_nothing_is_held(run, f"{position}: {run.clerk.points[position - 1]}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_who_arrives_second_waits_until_settling_is_done(backend: str) -> None:
+    notes: list[str] = []
+    go_on = []
+
+    class Slow:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            async def settle() -> None:
+                notes.append("settling")
+                go_on[0].set()
+                await go_on[1].wait()
+                await idle()
+                notes.append("settled")
+
+            def end(outcome: Outcome) -> Any:
+                yield from ask(settle)
+
+            exchange.resolve(end)
+            return (yield from proceed(exchange))
+
+    async def main() -> None:
+        go_on[:] = [anyio.Event(), anyio.Event()]
+        async with anyio.create_task_group() as tasks:
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await send(start())
+                tasks.start_soon(send, body(b"end"))
+                await go_on[0].wait()
+                notes.append("app fails")
+                go_on[1].set()
+                raise AppFault
+
+            server = Server()
+            with pytest.raises(AppFault):
+                await guarded(app, [Slow()])(http_scope(), server.receive, server.send)
+            notes.append("run over")
+
+    anyio.run(main, backend=backend)
+    assert notes == ["settling", "app fails", "settled", "run over"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sends_of_several_tasks_are_handled_one_after_the_other(backend: str) -> None:
+    inside = 0
+    worst = 0
+    fed: list[bytes] = []
+    sent: list[bytes] = []
+
+    class Tap:
+        rewrites = True
+
+        def feed(self, chunk: bytes) -> bytes | Cut:
+            fed.append(chunk)
+            return chunk
+
+        def finish(self) -> bytes | Cut:
+            return b""
+
+    class Taps:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            response = yield from proceed(exchange)
+            response.transforms.append(Tap())
+            return response
+
+    async def send(message: Any) -> None:
+        nonlocal inside, worst
+        inside += 1
+        worst = max(worst, inside)
+        await idle()
+        inside -= 1
+        if message.get("body"):
+            sent.append(message["body"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(send, body(b"%d" % number, more=True))
+        await send(body(b""))
+
+    anyio.run(partial(guarded(app, [Taps(), Holding()], till=Till()), http_scope(), never, send), backend=backend)
+    assert worst == 1
+    assert len(sent) == 10
+    assert fed == [*sent, b""]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sender_cancelled_while_it_waits_its_turn_lets_the_others_go_on(backend: str) -> None:
+    server = Server()
+
+    async def main() -> None:
+        gate = anyio.Event()
+
+        async def send(message: Any) -> None:
+            if message.get("body") == b"first":
+                await gate.wait()
+            await server.send(message)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send(start())
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send, body(b"first", more=True))
+                await idle()
+                with anyio.CancelScope() as scope:
+
+                    async def cancel() -> None:
+                        await idle()
+                        scope.cancel()
+
+                    tasks.start_soon(send, body(b"third", more=True))
+                    tasks.start_soon(cancel)
+                    await send(body(b"second", more=True))
+                await idle()
+                gate.set()
+            await send(body(b""))
+
+        await guarded(app, [Holding()], till=Till())(http_scope(), never, send)
+
+    anyio.run(main, backend=backend)
+    assert server.bodies[0] == b"first"
+    assert server.bodies[-1] == b""
+    assert b"third" in server.bodies
+
+
+# --- ports that answer later ---
+
+
+class FromThread(Promise[str]):
+    """A promise that a thread keeps, or nobody."""
+
+    port = "threaded"
+
+    def __init__(self, deadline_s: float, *, answers: bool = True, fails: Exception | None = None) -> None:
+        self.deadline_s = deadline_s
+        self._event = threading.Event()
+        self._calls: list[Callable[[], Any]] = []
+        self._fails = fails
+        if answers:
+            threading.Thread(target=self._keep).start()
+
+    def _keep(self) -> None:
+        self._event.set()
+        for call in self._calls:
+            bell = call()
+            if bell is not None:
+                bell()
+
+    def then(self, call: Callable[[], Any]) -> None:
+        self._calls.append(call)
+        if self._event.is_set():
+            bell = call()
+            if bell is not None:
+                bell()
+
+    def wait(self, timeout_s: float) -> bool:
+        return False if timeout_s == 0 else self._event.wait(timeout_s)
+
+    def result(self) -> str:
+        if self._fails is not None:
+            raise self._fails
+        return "kept"
+
+
+@dataclass(frozen=True)
+class AskThread(PortEffect[str]):
+    make: Callable[[], FromThread]
+
+    def perform(self, ports: Any) -> Any:
+        return self.make()
+
+
+class Threaded:
+    def __init__(self, make: Callable[[], FromThread]) -> None:
+        self.answers: list[Any] = []
+        self._make = make
+
+    def handle(self, exchange: Any, proceed: Any) -> Any:
+        try:
+            self.answers.append((yield from AskThread(self._make)))
+        except PortError as failure:
+            self.answers.append(failure)
+        return (yield from proceed(exchange))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_promise_kept_by_another_thread_wakes_the_loop(backend: str) -> None:
+    layer = Threaded(lambda: FromThread(30))
+    app = guarded(App().asgi, [layer])
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                server = Server()
+                tasks.start_soon(app, http_scope(), server.receive, server.send)
+
+    anyio.run(main, backend=backend)
+    assert layer.answers == ["kept"] * 20
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_promise_that_nobody_keeps_fails_at_its_deadline(backend: str) -> None:
+    layer = Threaded(lambda: FromThread(0.01, answers=False))
+    server = Server()
+    anyio.run(partial(guarded(App().asgi, [layer]), http_scope(), server.receive, server.send), backend=backend)
+    assert isinstance(layer.answers[0], PortTimeout)
+    assert layer.answers[0].port == "threaded"
+
+
+def test_a_promise_that_fails_raises_in_the_layer() -> None:
+    layer = Threaded(lambda: FromThread(30, fails=PortError("threaded", "no")))
+    server = Server()
+    anyio.run(guarded(App().asgi, [layer]), http_scope(), server.receive, server.send)
+    assert isinstance(layer.answers[0], PortError)
+
+
+def test_one_guard_serves_two_loops_in_two_threads() -> None:
+    layer = Threaded(lambda: FromThread(30))
+    app = guarded(App().asgi, [Holding(), layer], till=Till())
+
+    async def serve() -> None:
+        for _ in range(20):
+            server = Server()
+            await app(http_scope(), server.receive, server.send)
+            assert server.bodies == [b"hello ", b"world", b""]
+
+    threads = [threading.Thread(target=anyio.run, args=(serve,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert layer.answers == ["kept"] * 40
+
+
+def test_a_closed_loop_is_not_kept_alive() -> None:
+    layer = Threaded(lambda: FromThread(30))
+    server_app = guarded(App().asgi, [layer])
+    loops: list[Any] = []
+
+    async def main() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        server = Server()
+        await server_app(http_scope(), server.receive, server.send)
+
+    anyio.run(main)
+    gc.collect()
+    assert loops[0]() is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_async_user_code_is_awaited_and_plain_user_code_runs_in_a_worker(backend: str) -> None:
+    threads: list[int] = []
+
+    async def soon() -> str:
+        await idle()
+        return "soon"
+
+    def here() -> str:
+        threads.append(threading.get_ident())
+        return "now"
+
+    answers: list[Any] = []
+
+    class Asks:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            answers.append((yield from ask(soon)))
+            answers.append((yield from ask(lambda: soon())))
+            answers.append((yield from ask(here)))
+            answers.append((yield from ask(here, inline=True)))
+            answers.append((yield from compute(here, 10)))
+            answers.append((yield from compute(here, 1_000_000)))
+            return (yield from proceed(exchange))
+
+    server = Server()
+    anyio.run(partial(guarded(App().asgi, [Asks()]), http_scope(), server.receive, server.send), backend=backend)
+    assert answers == ["soon", "soon", "now", "now", "now", "now"]
+    mine = threading.get_ident()
+    assert [thread == mine for thread in threads] == [False, True, True, False]
+
+
+@check
+async def closed(exchange: Any) -> Any:
+    await idle()
+    return refusal("closed", 403)
+
+
+def test_an_async_check_is_awaited() -> None:
+    server = Server()
+    anyio.run(guarded(App().asgi, [closed]), http_scope(), server.receive, server.send)
+    assert server.sent[0]["status"] == 403
+
+
+# --- disconnects ---
+
+
+def draining(*, on: OnDisconnect = OnDisconnect.DRAIN) -> Any:
+    class Drains:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            exchange.on_disconnect = on
+            return (yield from proceed(exchange))
+
+    return Drains()
+
+
+class LikeStarlette:
+    """Streams while another task listens for the disconnect, as StreamingResponse does before ASGI 2.4."""
+
+    def __init__(self, chunks: int, server: Server, leave_at: int) -> None:
+        self.made = 0
+        self.heard_after: int | None = None
+        self._chunks = chunks
+        self._server = server
+        self._leave_at = leave_at
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with anyio.create_task_group() as tasks:
+
+            async def listen() -> None:
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        self.heard_after = self.made
+                        tasks.cancel_scope.cancel()
+                        return
+
+            async def stream() -> None:
+                await send(start())
+                for number in range(self._chunks):
+                    if number == self._leave_at:
+                        self._server.left.set()
+                        await idle()
+                    self.made += 1
+                    await send(body(b"%d" % number, more=True))
+                    await idle()
+                await send(body(b""))
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(listen)
+            await stream()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_drained_application_does_not_hear_that_its_client_left(backend: str) -> None:
+    till, watching = Till(), Watching()
+    servers: list[Server] = []
+    apps: list[LikeStarlette] = []
+
+    async def main() -> None:
+        server = Server(await empty_body())
+        app = LikeStarlette(5, server, 2)
+        servers.append(server)
+        apps.append(app)
+        await guarded(app, [watching, draining(), Holding()], till=till)(http_scope(), server.receive, server.send)
+
+    anyio.run(main, backend=backend)
+    assert apps[0].made == 5
+    assert apps[0].heard_after in {None, 5}  # at most when everything was settled
+    assert servers[0].bodies == [b"0", b"1"]
+    assert (watching.outcome.ending, watching.outcome.ended) == ("left", True)
+    assert till.held == set()
+
+
+@pytest.mark.parametrize("on", [OnDisconnect.VOID, OnDisconnect.OBSERVED])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_a_drain_the_application_hears_that_its_client_left(backend: str, on: OnDisconnect) -> None:
+    till, watching = Till(), Watching()
+
+    async def main() -> None:
+        server = Server(await empty_body())
+        app = LikeStarlette(5, server, 2)
+        layers = [watching, draining(on=on), Holding()]
+        await guarded(app, layers, till=till)(http_scope(), server.receive, server.send)
+        assert app.heard_after == 2
+
+    anyio.run(main, backend=backend)
+    assert (watching.outcome.ending, watching.outcome.ended) == ("left", False)
+    assert till.held == set()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_application_that_waits_for_the_disconnect_hears_it_at_the_bound(backend: str) -> None:
+    till, watching = Till(), Watching()
+    places: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"one", more=True))
+        assert (await receive())["type"] == "http.disconnect"
+        assert till.endings == ["left"]  # the drain ended there, whatever the application does now
+        places.append(guard.guard.start_drain())
+        assert (await receive())["type"] == "http.disconnect"
+
+    guard = guarded(app, [watching, draining(), Holding()], till=till, drain_s=0.01, drains_max=1)
+
+    async def main() -> None:
+        server = Server()
+        server.left.set()
+        await guard(http_scope(), server.receive, server.send)
+
+    anyio.run(main, backend=backend)
+    assert (watching.outcome.ending, watching.outcome.ended) == ("left", False)
+    assert places == [True]
+
+
+def test_the_client_is_looked_for_at_the_settling_point_and_what_was_read_is_replayed() -> None:
+    """The application never calls ``receive`` before its end, so only the driver can see that its client has left."""
+    till, watching = Till(), Watching()
+    later: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"all"))
+        later.extend([await receive(), await receive()])
+
+    async def main() -> None:
+        server = Server(await empty_body())
+        server.left.set()
+        await guarded(app, [watching, Holding()], till=till)(http_scope(), server.receive, server.send)
+
+    anyio.run(main)
+    assert (watching.outcome.ending, watching.outcome.ended) == ("left", True)
+    assert [message["type"] for message in later] == ["http.request", "http.disconnect"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_client_that_is_there_is_waited_for_no_longer_than_a_moment(backend: str) -> None:
+    till, watching = Till(), Watching()
+    later: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"request"
+        await send(start())
+        await send(body(b"all"))
+        servers[0].left.set()
+        later.append(await receive())
+
+    servers: list[Server] = []
+
+    async def main() -> None:
+        servers.append(Server({"type": "http.request", "body": b"request", "more_body": False}))
+        await guarded(app, [watching, Holding()], till=till)(http_scope(), servers[0].receive, servers[0].send)
+        await idle()
+        if backend == "asyncio":
+            assert len(asyncio.all_tasks()) == 1
+
+    anyio.run(main, backend=backend)
+    assert watching.outcome.ending == "completed"
+    assert [message["type"] for message in later] == ["http.disconnect"]
+
+
+def test_looking_for_the_client_leaves_a_body_that_nobody_reads_where_it_is() -> None:
+    till = Till()
+    read = 0
+
+    async def receive() -> Any:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+
+    server = Server()
+    anyio.run(guarded(App().asgi, [Holding()], till=till), http_scope(), receive, server.send)
+    assert read == 1
+
+
+def test_a_client_that_waits_for_100_continue_is_not_told_to_go_on() -> None:
+    """A server answers ``receive`` with 100 Continue where the response has not started (RFC 9110 10.1.1)."""
+    read = 0
+
+    async def receive() -> Any:
+        nonlocal read
+        read += 1
+        return await empty_body()
+
+    server = Server()
+    app = App(status=413, headers=[("content-length", "3")], chunks=[b"big"])
+    scope = http_scope(headers=[(b"expect", b"100-continue")])
+    anyio.run(guarded(app.asgi, [Holding()], till=Till()), scope, receive, server.send)
+    assert server.sent[0]["status"] == 413
+    assert read == 0
+
+
+def test_a_client_that_leaves_while_its_body_is_read_ends_the_exchange_and_the_application_is_not_called() -> None:
+    till, watching = Till(), Watching()
+
+    class Reads:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            yield from ReadBody(100)
+            return (yield from proceed(exchange))
+
+    app = App()
+    server = Server({"type": "http.request", "body": b"a", "more_body": True})
+    server.left.set()
+    anyio.run(guarded(app.asgi, [watching, Holding(), Reads()], till=till), http_scope(), server.receive, server.send)
+    assert app.calls == 0
+    assert server.sent == []
+    assert (watching.outcome.ending, watching.outcome.called) == ("left", False)
+    assert till.endings == ["left"]
+
+
+def test_an_application_that_never_ends_its_body_is_forwarded_so_and_is_no_success() -> None:
+    till, watching = Till(), Watching()
+    for headers in ((), ((b"content-length", b"9"),)):
+
+        async def app(scope: Any, receive: Any, send: Any, headers: Any = headers) -> None:
+            await send(start(headers=headers))
+            await send(body(b"one", more=True))
+
+        server = Server()
+        anyio.run(guarded(app, [watching, Holding()], till=till), http_scope(), server.receive, server.send)
+        assert server.sent[-1] == body(b"one", more=True)
+    assert [outcome.ending for outcome in watching.outcomes] == ["failed", "failed"]
+    assert {outcome.reason for outcome in watching.outcomes} == {"response.unfinished"}
+    assert till.held == set()
+
+
+def test_a_head_without_any_body_is_forwarded_too() -> None:
+    watching = Watching()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(headers=((b"content-length", b"9"),)))
+
+    server = Server()
+    anyio.run(guarded(app, [watching, Holding()], till=Till()), http_scope(), server.receive, server.send)
+    assert [message["type"] for message in server.sent] == ["http.response.start"]
+    assert watching.outcome.reason == "response.unfinished"
+
+
+def test_an_application_that_answers_nothing_is_no_success() -> None:
+    watching = Watching()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    server = Server()
+    anyio.run(guarded(app, [watching, Holding()], till=Till()), http_scope(), server.receive, server.send)
+    assert server.sent == []
+    assert (watching.outcome.reason, watching.outcome.status) == ("response.unfinished", 0)
+
+
+# --- what a cut application may do ---
+
+
+class CutAtOnce:
+    rewrites = True
+
+    def __init__(self, tail: bytes) -> None:
+        self._tail = tail
+
+    def feed(self, chunk: bytes) -> bytes | Cut:
+        return Cut("test.cut", self._tail)
+
+    def finish(self) -> bytes | Cut:
+        return b""
+
+
+class Cutting:
+    def __init__(self, tail: bytes) -> None:
+        self._tail = tail
+
+    def handle(self, exchange: Any, proceed: Any) -> Any:
+        response = yield from proceed(exchange)
+        response.transforms.append(CutAtOnce(self._tail))
+        return response
+
+
+async def raises_another(send: Any) -> None:
+    try:
+        await send(body(b"x", more=True))
+    except OSError:
+        raise AppFault from None
+
+
+async def raises_a_group(send: Any) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send, body(b"x", more=True))
+
+
+async def swallows(send: Any) -> None:
+    for _ in range(3):
+        with suppress(ResponseCut):
+            await send(body(b"x", more=True))
+
+
+@pytest.mark.parametrize("reaction", [raises_another, raises_a_group, swallows])
+@pytest.mark.parametrize("tail", [b"", b"tail"])
+def test_whatever_a_cut_application_makes_of_it_the_server_sees_the_cut_alone(reaction: Any, tail: bytes) -> None:
+    """Starlette turns an OSError of ``send`` into its ClientDisconnect; task groups wrap it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await reaction(send)
+
+    server = Server()
+    run = partial(anyio.run, guarded(app, [Cutting(tail)]), http_scope(), server.receive, server.send)
+    if tail:
+        run()
+        assert server.sent[-1] == body(b"tail")
+    else:
+        with pytest.raises(ResponseCut):
+            run()
+        assert len(server.sent) == 1
+
+
+def test_a_failure_of_a_cut_application_that_has_nothing_to_do_with_it_is_its_own() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        with suppress(ResponseCut):
+            await send(body(b"x", more=True))
+        raise AppFault
+
+    server = Server()
+    with pytest.raises(AppFault):
+        anyio.run(guarded(app, [Cutting(b"tail")]), http_scope(), server.receive, server.send)
+
+
+def test_a_layers_failure_reaches_the_server_even_if_the_application_swallows_it() -> None:
+    class Fails:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            yield from proceed(exchange)
+            raise AppFault("a layer")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            with suppress(AppFault):
+                await send(start())
+
+    watching, server = Watching(), Server()
+    with pytest.raises(AppFault, match="a layer"):
+        anyio.run(guarded(app, [watching, Fails()]), http_scope(), server.receive, server.send)
+    assert server.sent == []
+    assert (watching.outcome.ending, watching.outcome.reason) == ("failed", "AppFault")
+
+
+def test_two_heads_or_a_body_before_the_head_are_the_applications_fault() -> None:
+    async def twice(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(start())
+
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        await send(body(b"x"))
+
+    for app in (twice, early):
+        server = Server()
+        with pytest.raises(RuntimeError, match="the application"):
+            anyio.run(guarded(app, [Holding()], till=Till()), http_scope(), server.receive, server.send)
+
+
+def test_a_failing_server_send_reaches_the_application() -> None:
+    watching = Watching()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise BrokenPipeError
+
+    app = App()
+    with pytest.raises(BrokenPipeError):
+        anyio.run(guarded(app.asgi, [watching]), http_scope(), never, send)
+    assert isinstance(app.stopped, BrokenPipeError)
+    assert watching.outcome.ending == "left"
+
+
+# --- success = "returned" ---
+
+RETURNED = [Route(match="/**", success=Success.RETURNED)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_returned_route_waits_for_background_work(backend: str) -> None:
+    till = Till()
+    server = Server()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(headers=((b"content-length", b"3"),)))
+        await send(body(b"all"))
+        await idle()
+        assert server.sent == []
+        assert len(till.held) == 1
+
+    guard = guarded(app, [Holding()], till=till, routes=RETURNED)
+    anyio.run(partial(guard, http_scope(), server.receive, server.send), backend=backend)
+    assert server.bodies == [b"all"]
+    assert till.endings == ["completed"]
+
+
+@pytest.mark.parametrize("fault", [AppFault(), type("Stop", (BaseException,), {})()])
+def test_on_a_returned_route_a_failure_after_the_end_is_a_failure_and_the_same_exception(fault: BaseException) -> None:
+    till, server = Till(), Server()
+    app = App(fails="end", fault=fault)
+    guard = guarded(app.asgi, [Holding()], till=till, routes=RETURNED)
+    with pytest.raises(type(fault)) as caught:
+        anyio.run(guard, http_scope(), server.receive, server.send)
+    assert caught.value is fault
+    assert server.bodies == [b"hello ", b"world"]
+    assert till.endings == ["failed"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_returned_route_waits_no_longer_than_its_bound(backend: str) -> None:
+    till, server = Till(), Server()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"one", more=True))
+        await send(body(b""))
+        while not till.settled:
+            await anyio.sleep(0.001)
+        raise AppFault
+
+    guard = guarded(app, [Holding()], till=till, routes=RETURNED, return_wait_s=0.01)
+    with pytest.raises(AppFault):
+        anyio.run(partial(guard, http_scope(), server.receive, server.send), backend=backend)
+    assert till.endings == ["completed"]
+    assert server.sent[-1] == body(b"")
+
+
+def test_a_strict_failure_at_that_bound_breaks_off_and_says_so_to_application_and_server() -> None:
+    till, server = Till(), Server()
+    till.break_ending = PortError("till", "down")
+    heard: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"one", more=True))
+        await send(body(b""))
+        while not heard:
+            await anyio.sleep(0.001)
+            try:
+                await send(body(b""))
+            except ResponseCut as cut:
+                heard.append(cut)
+
+    guard = guarded(app, [Holding()], till=till, routes=RETURNED, return_wait_s=0.01)
+    with pytest.raises(ResponseCut) as caught:
+        anyio.run(guard, http_scope(), server.receive, server.send)
+    assert caught.value is heard[0]
+    assert server.bodies == [b"one"]
+
+
+# --- the scope ---
+
+
+async def scope_of(scope: dict[str, Any], layers: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.update(scope)
+
+    server = Server()
+    await guarded(app, layers)(scope, server.receive, server.send)
+    return found
+
+
+def test_ways_around_the_guard_are_not_offered_to_the_application() -> None:
+    extensions: dict[str, Any] = {
+        "http.response.pathsend": {},
+        "http.response.zerocopysend": {},
+        "http.response.trailers": {},
+    }
+    scope = http_scope(extensions=extensions)
+    inner = anyio.run(scope_of, scope, [Watching()])
+    assert inner["extensions"] == {"http.response.trailers": {}}
+    assert len(extensions) == 3
+    assert anyio.run(scope_of, scope, [])["extensions"] is extensions
+
+
+@pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
+def test_an_application_that_takes_such_a_way_all_the_same_is_stopped(kind: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send({"type": kind, "path": "/etc/passwd"})
+
+    server = Server()
+    with pytest.raises(RuntimeError, match="not offered"):
+        anyio.run(guarded(app, [Holding()], till=Till()), http_scope(), server.receive, server.send)
+    assert len(server.sent) == 1
+
+
+def test_a_guard_without_layers_lets_a_file_pass() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send({"type": "http.response.pathsend", "path": "/x"})
+
+    server = Server()
+    anyio.run(guarded(app, []), http_scope(), server.receive, server.send)
+    assert server.sent[1]["path"] == "/x"
+
+
+def test_the_exchange_travels_in_the_state_and_the_outer_one_comes_back() -> None:
+    watching, inner = Watching(), Watching()
+    found: list[Any] = []
+    state: dict[str, Any] = {"db": 1}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["theirs"] = 2
+        found.append(scope["state"][STATE_KEY])
+        await App().asgi(scope, receive, send)
+
+    async def between(scope: Any, receive: Any, send: Any) -> None:
+        await guarded(app, [inner])(scope, receive, send)
+        found.append(scope["state"][STATE_KEY])
+
+    server = Server()
+    anyio.run(guarded(between, [watching]), http_scope(state=state), server.receive, server.send)
+    assert found == [inner.exchanges[0], watching.exchanges[0]]
+    assert (state["db"], state["theirs"]) == (1, 2)
+
+
+def test_a_scope_of_an_unknown_type_passes_untouched() -> None:
+    seen: list[Any] = []
+
+    async def app(*given: Any) -> None:
+        seen.extend(given)
+
+    scope = {"type": "something"}
+    anyio.run(guarded(app, [Watching()]), scope, never, never)
+    assert seen == [scope, never, never]
+
+
+def test_headers_that_nobody_changed_are_the_servers_own() -> None:
+    headers = [(b"a", b"b")]
+    assert anyio.run(scope_of, http_scope(headers=headers), [Watching()])["headers"] is headers
+
+
+def test_an_application_may_send_memoryviews() -> None:
+    class Upper:
+        rewrites = True
+
+        def feed(self, chunk: bytes) -> bytes | Cut:
+            return chunk.upper()
+
+        def finish(self) -> bytes | Cut:
+            return b""
+
+    class Uppers:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            response = yield from proceed(exchange)
+            response.transforms.append(Upper())
+            return response
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send({"type": "http.response.body", "body": memoryview(b"view")})
+
+    server = Server()
+    anyio.run(guarded(app, [Uppers()]), http_scope(), server.receive, server.send)
+    assert server.bodies == [b"VIEW"]
+
+
+def test_other_messages_of_the_application_pass() -> None:
+    early = {"type": "http.response.early_hint", "links": []}
+    trailers = {"type": "http.response.trailers", "headers": [], "more_trailers": False}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(early)
+        await send({**start(), "trailers": True})
+        await send(body(b"all"))
+        await send(trailers)
+
+    for layers in ([], [Holding()]):
+        watching, server = Watching(), Server()
+        anyio.run(guarded(app, [watching, *layers], till=Till()), http_scope(), server.receive, server.send)
+        assert [server.sent[0], server.sent[-1]] == [early, trailers]
+        assert watching.outcome.ending == "completed"
+
+
+# --- lifespan ---
+
+
+class Lifespan:
+    def __init__(self, *, fails_at: str = "") -> None:
+        self.sent: list[str] = []
+        self._fails_at = fails_at
+        self._incoming = ["lifespan.startup", "lifespan.shutdown"]
+
+    async def receive(self) -> Any:
+        return {"type": self._incoming.pop(0)}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message["type"])
+
+
+async def lifespan_app(scope: Any, receive: Any, send: Any) -> None:
+    for _ in range(2):
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+
+
+class Closing(Till):
+    def __init__(self, fails: Exception | None = None) -> None:
+        super().__init__()
+        self.closed = 0
+        self._fails = fails
+
+    def close(self) -> None:
+        self.closed += 1
+        if self._fails is not None:
+            raise self._fails
+
+
+def test_lifespan_passes_through_and_closes_the_guard() -> None:
+    till, server = Closing(), Lifespan()
+    scope = {"type": "lifespan", "state": {}}
+    anyio.run(guarded(lifespan_app, [Holding()], till=till), scope, server.receive, server.send)
+    assert server.sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert till.closed == 1
+
+
+def test_a_port_that_cannot_be_closed_does_not_disturb_the_applications_shutdown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    till, server = Closing(OSError("secret")), Lifespan()
+    anyio.run(guarded(lifespan_app, [], till=till), {"type": "lifespan"}, server.receive, server.send)
+    assert server.sent[-1] == "lifespan.shutdown.complete"
+    assert "OSError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_an_application_without_lifespan_says_so_itself() -> None:
+    fault = AppFault()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise fault
+
+    with pytest.raises(AppFault) as caught:
+        anyio.run(guarded(app, []), {"type": "lifespan"}, never, never)
+    assert caught.value is fault
+
+
+def test_a_guard_is_used_without_lifespan_and_after_it() -> None:
+    till = Closing()
+    app = guarded(App().asgi, [Holding()], till=till)
+    for _ in range(2):
+        server = Server()
+        anyio.run(app, http_scope(), server.receive, server.send)
+        assert server.bodies[-1] == b""
+        app.guard.close()
+    assert till.closed == 2
+
+
+def test_a_guard_takes_either_a_guard_or_layers() -> None:
+    for arguments in ({}, {"guard": Guard([], ports=memory_ports()), "layers": []}):
+        with pytest.raises(ConfigurationError, match=r"guard=.* or layers="):
+            ASGIGuard(App().asgi, **arguments)  # type: ignore[arg-type]
+
+
+def test_layers_alone_make_a_guard() -> None:
+    server = Server()
+    anyio.run(ASGIGuard(App().asgi, layers=[Watching()]), http_scope(), server.receive, server.send)
+    assert server.bodies == [b"hello ", b"world", b""]
+
+
+# --- WebSocket ---
+
+
+class Socket:
+    """A server's side of a WebSocket."""
+
+    def __init__(self, *incoming: Any, denial: bool = False) -> None:
+        self.incoming = [{"type": "websocket.connect"}, *incoming]
+        self.sent: list[Any] = []
+        self.scope = {
+            **http_scope(),
+            "type": "websocket",
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}} if denial else {},
+        }
+        del self.scope["method"]
+
+    async def receive(self) -> Any:
+        return self.incoming.pop(0) if self.incoming else await never()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [message["type"] for message in self.sent]
+
+    def serve(self, app: Any, layers: list[Any], till: Till | None = None) -> None:
+        anyio.run(guarded(app, layers, till=till), self.scope, self.receive, self.send)
+
+
+def leaves(code: int) -> dict[str, Any]:
+    return {"type": "websocket.disconnect", "code": code}
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+def text(data: str) -> dict[str, Any]:
+    return {"type": "websocket.receive", "text": data}
+
+
+@pytest.mark.parametrize(
+    ("code", "ending", "reason"),
+    [(1000, "completed", None), (1001, "completed", None), (1005, "left", "websocket.1005"), (1006, "left", "websocket.1006")],
+)
+def test_a_socket_ends_as_its_client_closes_it(code: int, ending: str, reason: str | None) -> None:
+    till, watching = Till(), Watching()
+    socket = Socket(text("a"), text("é"), leaves(code))
+    socket.serve(echo, [watching, Holding()], till)
+    assert socket.kinds == ["websocket.accept", "websocket.send", "websocket.send"]
+    outcome = watching.outcome
+    assert (outcome.ending, outcome.reason, outcome.status, outcome.called) == (ending, reason, 101, True)
+    assert (outcome.received, outcome.sent) == (3, 3)
+    assert till.endings == [ending]
+
+
+@pytest.mark.parametrize(
+    ("close", "ending", "reason"),
+    [
+        ({"code": 1000}, "completed", None),
+        ({}, "completed", None),
+        ({"code": 1011}, "failed", "websocket.1011"),
+    ],
+)
+def test_a_socket_ends_as_the_application_closes_it_and_what_it_took_has_ended_before(
+    close: dict[str, Any], ending: str, reason: str | None
+) -> None:
+    till, watching = Till(), Watching()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "bytes": b"1234"})
+        assert len(till.held) == 1
+        await send({"type": "websocket.close", **close})
+
+    socket = Socket()
+    seen: list[int] = []
+    original = socket.send
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.close":
+            seen.append(len(till.held))
+        await original(message)
+
+    socket.send = send  # type: ignore[method-assign]
+    socket.serve(app, [watching, Holding()], till)
+    assert seen == [0]
+    assert (watching.outcome.ending, watching.outcome.reason, watching.outcome.sent) == (ending, reason, 4)
+
+
+def test_a_socket_that_the_application_never_closes_is_no_success() -> None:
+    watching = Watching()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+
+    Socket().serve(app, [watching])
+    assert (watching.outcome.ending, watching.outcome.reason) == ("failed", "response.unfinished")
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_socket_whose_application_fails_is_a_failure_and_the_same_exception(accepts: bool) -> None:
+    till, watching, fault = Till(), Watching(), AppFault()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if accepts:
+            await send({"type": "websocket.accept"})
+        raise fault
+
+    with pytest.raises(AppFault) as caught:
+        Socket().serve(app, [watching, Holding()], till)
+    assert caught.value is fault
+    assert (watching.outcome.ending, watching.outcome.reason) == ("failed", "AppFault")
+    assert till.held == set()
+
+
+def test_a_refused_socket_is_closed_with_1008() -> None:
+    till, watching, app = Till(), Watching(), App()
+    till.refuse = True
+    socket = Socket()
+    socket.serve(app.asgi, [watching, Holding()], till)
+    assert socket.sent == [{"type": "websocket.close", "code": 1008, "reason": ""}]
+    assert socket.incoming == []  # the connect was taken
+    assert app.calls == 0
+    assert (watching.outcome.ending, watching.outcome.reason, watching.outcome.status) == ("refused", "till.empty", 402)
+
+
+def test_a_refused_socket_gets_a_denial_response_where_the_server_can() -> None:
+    till = Till()
+    till.refuse = True
+    socket = Socket(denial=True)
+    socket.serve(App().asgi, [Holding()], till)
+    assert socket.kinds == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert socket.sent[0]["status"] == 402
+    assert b"till.empty" in socket.sent[1]["body"]
+
+
+def test_a_port_that_fails_refuses_a_socket() -> None:
+    till = Till()
+    till.break_taking = PortError("till", "down")
+    socket = Socket(denial=True)
+    socket.serve(App().asgi, [Holding()], till)
+    assert socket.sent[0]["status"] == 503
+
+
+def test_a_layer_may_refuse_a_socket_when_the_application_accepts_it() -> None:
+    class Refuses:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            response = yield from proceed(exchange)
+            assert response.status == 101
+            return exchange.deny(refusal("test.no", 403))
+
+    till, watching = Till(), Watching()
+    socket = Socket(text("a"), leaves(1006))
+    socket.serve(echo, [watching, Holding(), Refuses()], till)
+    assert socket.kinds == ["websocket.close"]
+    assert (watching.outcome.ending, watching.outcome.reason) == ("cut", "test.no")
+    assert till.held == set()
+
+
+def test_a_layers_headers_are_on_the_accept_message() -> None:
+    class Adds:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            response = yield from proceed(exchange)
+            response.headers.set("x-a", "b")
+            return response
+
+    socket = Socket(leaves(1000))
+    socket.serve(echo, [Adds()])
+    assert socket.sent[0]["headers"] == [(b"x-a", b"b")]
+
+
+def test_frames_are_never_sent_past_a_transform_that_would_have_rewritten_them() -> None:
+    socket = Socket(text("a"), leaves(1006), denial=True)
+    socket.serve(echo, [Cutting(b"")])
+    assert socket.kinds == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert socket.sent[0]["status"] == 502
+
+
+def test_an_application_may_refuse_a_socket_itself() -> None:
+    async def closes(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.close", "code": 4000})
+
+    async def denies(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    for app, reason, status in ((closes, "response.unfinished", 0), (denies, "response.status", 403)):
+        till, watching, socket = Till(), Watching(), Socket(denial=True)
+        socket.serve(app, [watching, Holding()], till)
+        assert (watching.outcome.ending, watching.outcome.reason) == ("failed", reason)
+        assert watching.outcome.status == status
+        assert till.endings == ["failed"]
+
+
+def test_a_client_that_leaves_before_it_was_accepted_has_left() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    watching = Watching()
+    Socket(leaves(1006)).serve(app, [watching])
+    assert watching.outcome.ending == "left"
+
+
+def test_current_and_state_know_the_sockets_exchange() -> None:
+    watching = Watching()
+    found: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.extend([current(), scope["state"][STATE_KEY], current().request.protocol])
+        await send({"type": "websocket.close"})
+
+    Socket().serve(app, [watching])
+    assert found == [watching.exchanges[0], watching.exchanges[0], "websocket"]
+    with pytest.raises(LookupError):
+        current()
+
+
+def test_a_cancelled_socket_ends_what_it_took() -> None:
+    till, watching = Till(), Watching()
+
+    async def main() -> None:
+        socket = Socket()
+        with anyio.CancelScope() as scope:
+
+            async def app(*given: Any) -> None:
+                scope.cancel()
+                await anyio.sleep_forever()
+
+            await guarded(app, [watching, Holding()], till=till)(socket.scope, socket.receive, socket.send)
+
+    anyio.run(main)
+    assert till.held == set()
+    assert watching.outcome.ending == "failed"
+
+
+def test_reading_the_body_of_a_socket_gives_an_empty_one() -> None:
+    bodies: list[Any] = []
+
+    class Reads:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            bodies.append((yield from ReadBody(10)))
+            return (yield from proceed(exchange))
+
+    Socket(leaves(1000)).serve(echo, [Reads()])
+    assert bodies[0].data == b""
+
+
+def test_an_unused_response_class_is_no_way_to_stop_a_layer() -> None:
+    """A layer that returns nothing is told so at connect as well."""
+
+    class Nothing:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            yield from proceed(exchange)
+
+    with pytest.raises(LayerError, match=Response.__name__):
+        Socket().serve(echo, [Nothing()])

@@ -1,0 +1,403 @@
+"""The rate limit layer: the script of its flow, and whole requests against the store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantguard.errors import ConfigurationError, LayerError
+from tenantguard.flow.effects import CallApp
+from tenantguard.flow.http import Ending, Outcome, Response
+from tenantguard.flow.layer import call_app, check, stack
+from tenantguard.flow.ports import KeepTokens, Level, ReturnTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.guard import Guard
+from tenantguard.layers.rate_limit import RateLimit
+from tenantguard.model.decision import Allow, Deny, Reason
+from tenantguard.model.policy import EMPTY_POLICY, Policy
+from tenantguard.model.rate import Rate
+from tenantguard.model.route import Route
+from tenantguard.model.sections import RateRule, RateSection, Scope
+from tenantguard.model.tenant import Identity, Tenant, TenantId
+from tenantguard.testing import ManualClock, Script, make_exchange, memory_ports
+
+if TYPE_CHECKING:
+    from tenantguard.flow.effects import Flow
+    from tenantguard.flow.exchange import Exchange
+    from tenantguard.flow.layer import Handler, Layer
+
+SECOND = 10**9
+ACME = Tenant(TenantId("acme"), Identity("acme-dev", TenantId("acme")))
+GLOBEX = Tenant(TenantId("globex"))
+CHAT = Route("POST /chat", name="chat")
+TEN = Rate(10, SECOND)
+ALL_SCOPES = (
+    RateRule(Rate(1000, SECOND), Scope.GLOBAL),
+    RateRule(Rate(10, SECOND, 20), Scope.TENANT),
+    RateRule(Rate(100, 60 * SECOND), Scope.ROUTE),
+    RateRule(Rate(5, SECOND), Scope.IDENTITY),
+)
+REFUSED = Outcome(Ending.REFUSED, called=False)
+SERVED = Outcome(Ending.COMPLETED, status=200)
+
+
+def policy(*rules: RateRule) -> Policy:
+    return Policy.of("acme", [RateSection(rules)])
+
+
+def start(layer: RateLimit, *facts: object, route: Route = CHAT) -> tuple[Exchange, Script[Response]]:
+    exchange = make_exchange(route=route, facts=facts)
+    return exchange, Script(layer.handle(exchange, call_app))
+
+
+def asked(layer: RateLimit, *facts: object, route: Route = CHAT) -> list[tuple[str, ...]]:
+    _, script = start(layer, *facts, route=route)
+    assert isinstance(script.effect, TakeTokens)
+    return [take.bucket for take in script.effect.takes]
+
+
+def headers_of(response: Response) -> tuple[str | None, str | None]:
+    return response.headers.get("ratelimit-policy"), response.headers.get("ratelimit")
+
+
+# the script
+
+
+def test_it_takes_one_unit_then_calls_the_application() -> None:
+    exchange, script = start(RateLimit(), ACME, policy(RateRule(TEN)))
+    assert isinstance(script.effect, TakeTokens)
+    assert script.effect.takes == (Take(("tenant", "tenant-1s", "acme"), TEN),)
+    assert isinstance(script.answer(Taken((Level(9, SECOND // 10),))), CallApp)
+    assert exchange.decisions == [Allow("rate", "tenant-1s", {"remaining": 9})]
+    script.answer(Response(200))
+    assert headers_of(script.result) == ('"tenant-1s";q=10;w=1', '"tenant-1s";r=9;t=1')
+
+
+@pytest.mark.parametrize("of", [EMPTY_POLICY, policy()])
+def test_without_a_rule_it_does_nothing(of: Policy) -> None:
+    exchange, script = start(RateLimit(), ACME, of)
+    assert isinstance(script.effect, CallApp)
+    assert not exchange.resolvers
+    assert not exchange.decisions
+    assert exchange.new_id() == (1).to_bytes(16, "big")
+    script.answer(Response(200))
+    assert headers_of(script.result) == (None, None)
+
+
+def test_every_scope_is_asked_in_one_command() -> None:
+    assert asked(RateLimit(), ACME, policy(*ALL_SCOPES)) == [
+        ("global", "global-1s"),
+        ("tenant", "tenant-1s", "acme"),
+        ("route", "route-60s", "acme", "chat"),
+        ("identity", "identity-1s", "acme", "acme-dev"),
+    ]
+
+
+def test_the_end_is_registered_before_anything_is_taken() -> None:
+    exchange, script = start(RateLimit("10/second"))
+    assert isinstance(script.effect, TakeTokens)
+    script.close()
+    ((resolver, strict),) = exchange.resolvers
+    flow = resolver(REFUSED)
+    assert flow is not None
+    assert Script(flow).effect == ReturnTokens(script.effect.id)
+    assert not strict
+
+
+@pytest.mark.parametrize("ending", list(Ending))
+@pytest.mark.parametrize("called", [False, True])
+def test_units_stay_taken_once_the_application_was_called(ending: Ending, *, called: bool) -> None:
+    exchange, script = start(RateLimit("10/second"))
+    assert isinstance(script.effect, TakeTokens)
+    flow = exchange.resolvers[0][0](Outcome(ending, called=called))
+    assert flow is not None
+    end = Script(flow)
+    assert end.effect == (KeepTokens(script.effect.id) if called else ReturnTokens(script.effect.id))
+    end.answer(None)
+    assert end.done
+
+
+def test_a_shortage_is_refused_with_a_wait_that_is_rounded_up() -> None:
+    """E-28, E+3."""
+    exchange, script = start(RateLimit(), ACME, policy(*ALL_SCOPES))
+    levels = (Level(999, 10**6), Level(0, 2_100_000_000), Level(99, SECOND), Level(0, 2 * SECOND + 1))
+    script.answer(Shortage((1, 3), 1_200_000_001, levels))
+    response = script.result
+    assert response.status == 429
+    assert response.headers.get("retry-after") == "2"
+    assert response.headers.get("retry-after-ms") == "1201"
+    assert response.headers.get("ratelimit") == '"identity-1s";r=0;t=2'
+    assert response.headers.get("ratelimit-policy") == (
+        '"global-1s";q=1000;w=1, "tenant-1s";q=10;w=1;tenantguard-burst=20, "route-60s";q=100;w=60, '
+        '"identity-1s";q=5;w=1'
+    )
+    assert response.body is not None
+    assert json.loads(response.body)["code"] == "rate.exceeded"
+    (denial,) = exchange.decisions
+    assert isinstance(denial, Deny)
+    assert denial.details == {"failing": ["tenant-1s", "identity-1s"]}
+
+
+def test_what_no_waiting_helps_is_refused_without_a_wait() -> None:
+    """E-31 as a decision."""
+    exchange, script = start(RateLimit("10/second"))
+    script.answer(Shortage((0,), None, (Level(10, 0),)))
+    assert script.result.status == 422
+    assert script.result.headers.get("retry-after") is None
+    assert script.result.headers.get("x-should-retry") == "false"
+    assert isinstance(exchange.decisions[0], Deny)
+    assert exchange.decisions[0].reason == Reason.RATE_IMPOSSIBLE
+
+
+def test_headers_can_be_left_out() -> None:
+    layer = RateLimit("10/second", headers=False)
+    _, served = start(layer)
+    served.answer(Taken((Level(9, 1),)))
+    served.answer(Response(200))
+    _, refused = start(layer)
+    refused.answer(Shortage((0,), 1, (Level(0, 1),)))
+    assert headers_of(served.result) == headers_of(refused.result) == (None, None)
+    assert refused.result.headers.get("retry-after") == "1"
+
+
+def test_the_tightest_limit_is_reported() -> None:
+    exchange, script = start(RateLimit(), ACME, policy(*ALL_SCOPES))
+    script.answer(Taken((Level(3, 1), Level(2, 1), Level(2, 1), Level(4, 1))))
+    script.answer(Response(200))
+    assert script.result.headers.get("ratelimit") == '"route-60s";r=2;t=2'
+    assert isinstance(exchange.decisions[0], Allow)
+    assert exchange.decisions[0].matched_by == "route-60s"
+
+
+@given(
+    rate=st.builds(Rate, st.integers(1, 1000), st.integers(1, 3600).map(lambda s: s * SECOND), st.integers(0, 1000)),
+    taken=st.integers(1, 1000),
+)
+def test_the_window_never_promises_more_than_the_rate(rate: Rate, taken: int) -> None:
+    """``r`` units within ``t`` seconds are no faster than the refill; an empty bucket has one unit after ``t``."""
+    ports = memory_ports()
+    ports.limits.execute(TakeTokens(b"id", (Take(("tenant", "layer-x"), rate, min(taken, rate.burst)),)))
+    answer = ports.limits.execute(TakeTokens(b"look", (Take(("tenant", "layer-x"), rate, 0),)))
+    _, script = start(RateLimit(rate))
+    script.answer(answer)
+    script.answer(Response(200))
+    state = script.result.headers.get("ratelimit") or ""
+    units, window_s = (int(part.split("=")[1]) for part in state.split(";")[1:])
+    assert units == answer.levels[0].remaining
+    assert window_s >= 1
+    assert units * rate.period_ns <= window_s * SECOND * rate.amount
+    if units == 0:
+        assert isinstance(ports.system.clock, ManualClock)
+        ports.system.clock.advance(window_s)
+        later = ports.limits.execute(TakeTokens(b"then", (Take(("tenant", "layer-x"), rate, 0),)))
+        assert later.levels[0].remaining >= 1
+
+
+# which bucket
+
+
+def test_two_rules_of_one_scope_have_buckets_of_their_own() -> None:
+    rules = (RateRule(TEN), RateRule(Rate(100, 60 * SECOND)), RateRule(Rate(3, SECOND, 30)))
+    buckets = asked(RateLimit(), ACME, policy(*rules))
+    assert buckets == [("tenant", name, "acme") for name in ("tenant-1s", "tenant-60s", "tenant-1s-2")]
+
+
+def test_a_new_amount_goes_on_with_the_same_bucket_and_a_new_period_does_not() -> None:
+    layer = RateLimit()
+    before = asked(layer, ACME, policy(RateRule(TEN)))
+    assert asked(layer, ACME, policy(RateRule(Rate(20, SECOND, 50)))) == before
+    assert asked(layer, ACME, policy(RateRule(Rate(10, 60 * SECOND)))) != before
+
+
+def test_parts_of_a_key_never_run_together() -> None:
+    layer = RateLimit("10/second", by=Scope.ROUTE)
+    left = asked(layer, Tenant(TenantId("acme/eu")), route=Route("/chat", name="chat"))
+    right = asked(layer, Tenant(TenantId("acme")), route=Route("/chat", name="eu/chat"))
+    assert left != right
+
+
+@pytest.mark.parametrize(
+    ("by", "fact", "bucket"),
+    [
+        (Scope.GLOBAL, ACME, ("global", "layer-global-1s")),
+        (Scope.TENANT, ACME, ("tenant", "layer-tenant-1s", "acme")),
+        (Scope.TENANT, None, ("tenant", "layer-tenant-1s")),
+        (Scope.ROUTE, ACME, ("route", "layer-route-1s", "acme", "chat")),
+        (Scope.ROUTE, None, ("route", "layer-route-1s", "chat")),
+        (Scope.IDENTITY, ACME, ("identity", "layer-identity-1s", "acme", "acme-dev")),
+        (Scope.IDENTITY, GLOBEX, ("identity", "layer-identity-1s", "globex")),
+        (Scope.IDENTITY, None, ("identity", "layer-identity-1s")),
+    ],
+)
+def test_a_layer_with_a_rate_counts_by_what_is_known(by: Scope, fact: Tenant | None, bucket: tuple[str, ...]) -> None:
+    facts = () if fact is None else (fact,)
+    assert asked(RateLimit("10/second", by=by), *facts) == [bucket]
+
+
+def test_a_layer_with_a_rate_stands_alone_and_one_without_needs_a_policy() -> None:
+    stack([RateLimit("10/second")])
+    stack([RateLimit(TEN)])
+    with pytest.raises(ConfigurationError, match="Tenant"):
+        stack([RateLimit()])
+    with pytest.raises(LayerError, match="Policy"):
+        start(RateLimit())
+
+
+def test_an_impossible_rate_is_refused_when_the_layer_is_made() -> None:
+    """E-33."""
+    with pytest.raises(ConfigurationError):
+        RateLimit("0/second")
+    with pytest.raises(ConfigurationError):
+        RateLimit("10/second burst 0")
+
+
+def test_periods_below_a_second_have_no_window() -> None:
+    _, script = start(RateLimit(Rate(3, 1_500_000_000)))
+    script.answer(Taken((Level(2, 1),)))
+    script.answer(Response(200))
+    assert headers_of(script.result) == (
+        '"layer-tenant-1500000000ns";q=3',
+        '"layer-tenant-1500000000ns";r=2;t=1',
+    )
+
+
+# whole requests
+
+
+class Facts:
+    """Stands where the tenant layer would; the facts are on the exchange already."""
+
+    provides = (Tenant, Policy)
+
+    def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
+        return (yield from proceed(exchange))
+
+
+class Requests:
+    """Layers with a store: answers their effects as a driver does, and ends what they took."""
+
+    def __init__(self, *layers: Layer) -> None:
+        self.ports = memory_ports()
+        self.handler = stack([Facts(), *layers])
+        self.calls = 0
+
+    def send(self, *facts: object) -> Response:
+        exchange = make_exchange(route=CHAT, facts=facts, system=self.ports.system)
+        called = False
+        script = Script(self.handler(exchange))
+        while not script.done:
+            if isinstance(script.effect, CallApp):
+                called = True
+                self.calls += 1
+                script.answer(Response(200))
+            else:
+                script.answer(self.perform(script.effect))
+        for resolver, _ in reversed(exchange.resolvers):
+            flow = resolver(SERVED if called else REFUSED)
+            end = Script(flow) if flow is not None else None
+            while end is not None and not end.done:
+                end.answer(self.perform(end.effect))
+        return script.result
+
+    def perform(self, effect: Any) -> Any:
+        return effect.call() if hasattr(effect, "call") else effect.perform(self.ports)
+
+    def statuses(self, times: int, *facts: object) -> list[int]:
+        return [self.send(*facts).status for _ in range(times)]
+
+    def wait(self, seconds: float) -> None:
+        assert isinstance(self.ports.system.clock, ManualClock)
+        self.ports.system.clock.advance(seconds)
+
+
+def test_exactly_a_burst_of_requests_reaches_the_application() -> None:
+    """E-27, E-28."""
+    requests = Requests(RateLimit("1/second burst 5"))
+    assert requests.statuses(8) == [200] * 5 + [429] * 3
+    assert requests.calls == 5
+
+
+def test_tenants_do_not_affect_each_other() -> None:
+    """E-30."""
+    requests = Requests(RateLimit("2/minute"))
+    assert requests.statuses(3, ACME) == [200, 200, 429]
+    assert requests.statuses(3, GLOBEX) == [200, 200, 429]
+
+
+def test_who_waits_as_the_refusal_says_is_served() -> None:
+    """E+3."""
+    requests = Requests(RateLimit("7/minute"))
+    requests.statuses(7)
+    refused = requests.send()
+    wait_ms = int(refused.headers.get("retry-after-ms") or "")
+    assert int(refused.headers.get("retry-after") or "") == -(-wait_ms // 1000) == 9
+    assert refused.headers.get("ratelimit") == '"layer-tenant-60s";r=0;t=9'
+    requests.wait((wait_ms - 1) / 1000)
+    assert requests.send().status == 429
+    requests.wait(0.001)
+    assert requests.send().status == 200
+
+
+def test_refused_requests_take_nothing() -> None:
+    requests = Requests(RateLimit("1/second"))
+    requests.send()
+    for _ in range(100):
+        assert requests.send().status == 429
+    requests.wait(1)
+    assert requests.send().status == 200
+
+
+def test_several_scopes_are_taken_all_or_none() -> None:
+    shared = (RateRule(Rate(100, 60 * SECOND), Scope.GLOBAL), RateRule(Rate(2, 60 * SECOND)))
+    requests = Requests(RateLimit())
+    assert requests.statuses(50, ACME, policy(*shared)) == [200] * 2 + [429] * 48
+    answer = requests.send(GLOBEX, policy(*shared[:1]))
+    assert answer.headers.get("ratelimit") == '"global-60s";r=97;t=59'
+
+
+def test_a_request_that_a_later_layer_refuses_leaves_no_trace() -> None:
+    """E-40."""
+
+    @check
+    def budget(_: Exchange) -> Deny:
+        return Deny("budget", Reason.BUDGET_EXHAUSTED, 402, "Spent.")
+
+    requests = Requests(RateLimit(), budget)
+    assert requests.statuses(50, ACME, policy(*ALL_SCOPES)) == [402] * 50
+    assert requests.ports.limits.snapshot() == {}  # type: ignore[attr-defined]
+    assert "0 open ids" in repr(requests.ports.limits)
+
+
+def test_one_layer_alone_is_middleware() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async def get(app: Any) -> tuple[int, dict[bytes, bytes]]:
+        heads: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                heads.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+        return heads[0]["status"], dict(heads[0]["headers"])
+
+    async def visit() -> list[tuple[int, bytes]]:
+        guarded = Guard([RateLimit("2/second")], ports=memory_ports()).asgi(app)
+        answers = [await get(guarded) for _ in range(3)]
+        return [(status, headers[b"ratelimit"]) for status, headers in answers]
+
+    assert asyncio.run(visit()) == [
+        (200, b'"layer-tenant-1s";r=1;t=1'),
+        (200, b'"layer-tenant-1s";r=0;t=1'),
+        (429, b'"layer-tenant-1s";r=0;t=1'),
+    ]
