@@ -469,6 +469,8 @@ class _HTTPRun(_Run):
             self.raise_cancelled()
         except BaseException as failure:
             left = isinstance(failure, ClientLeftError) and not self.session.called
+            if isinstance(failure, anyio.get_cancelled_exc_class()):
+                await self._look_for_client()
             self.close_flow()
             await self.settle(self.session.conclude(error=None if left else failure, left=self._gone))
             await self.observe()
@@ -865,14 +867,14 @@ class _HTTPRun(_Run):
                 await self._end_drain()
         return {"type": _DISCONNECT}
 
-    async def _client_gone(self) -> bool:
+    async def _client_gone(self, rounds: int = _PEEK_ROUNDS) -> bool:
         """Look for the client at the settling point; what was read is replayed."""
         if self._gone or self._receiving or not self.exchange.resolvers:
             return self._gone
         if self._head is not None and self.exchange.request.headers.get("expect") is not None:
             return False  # reading would tell a client that waits with its body to send it
         for _ in range(2):  # the end of a body that nobody read may stand before the disconnect
-            message = await self._peek()
+            message = await self._peek(rounds)
             if message is None:
                 break
             self._replay.append(message)
@@ -881,9 +883,17 @@ class _HTTPRun(_Run):
                 return True
             if message.get("more_body", False):
                 break
-        return False
+        return self._gone  # the application may have read that its client left meanwhile
 
-    async def _peek(self) -> Message | None:
+    async def _look_for_client(self) -> None:
+        """Middleware further out cancels what runs in it when its client leaves: then that is why."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._client_gone(5 * _PEEK_ROUNDS)  # that middleware hands messages on by tasks of its own
+        except asyncio.CancelledError:
+            return
+
+    async def _peek(self, rounds: int) -> Message | None:
         if _library() == "trio":
             found: list[Message] = []
 
@@ -892,16 +902,19 @@ class _HTTPRun(_Run):
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(read)
-                for _ in range(_PEEK_ROUNDS):
+                for _ in range(rounds):
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
             return found[0] if found else None
         if self._peeked is None:
             self._peeked = asyncio.ensure_future(self.receive())
-        for _ in range(_PEEK_ROUNDS):
+        peeked = self._peeked
+        for _ in range(rounds):
             await asyncio.sleep(0)
-            if self._peeked.done():
-                peeked, self._peeked = self._peeked, None
+            if self._peeked is not peeked:  # the application has begun to read: the message is its own
+                return None
+            if peeked.done():
+                self._peeked = None
                 return peeked.result()
         return None
 

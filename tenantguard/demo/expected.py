@@ -1,4 +1,4 @@
-"""What the demo's numbers must be. They are written down here, or counted by the tour, and never asked of the guard."""
+"""What the demo's numbers must be. Written down here or counted by the tour, never asked of the guard."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tenantguard.model.audit import AuditRecord
 
 _LOOK_EVERY_S: Final = 0.5
+_SHOWN_BYTES: Final = 500
 
 
 def show(*, serve: bool = False) -> int:
@@ -66,7 +67,7 @@ def _serve(world: World, report: Report) -> None:
             record = world.records.next(_LOOK_EVERY_S)
             for received in world.provider.model.requests[told:]:
                 told += 1
-                report.line(f"the model received {received.data.decode(errors='replace')}")
+                report.line(f"the model received {received.data[:_SHOWN_BYTES].decode(errors='replace')}")
             if record is not None:
                 report.line(_became(record, world))
     except KeyboardInterrupt:

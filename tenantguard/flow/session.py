@@ -18,6 +18,7 @@ CALLED     ``settle``: the application failed, or returned without a head  SETTL
 HEADED     ``respond``: an error page takes the place of that head         HEADED
 HEADED     ``count``: bytes pass that nobody looks at                      HEADED
 HEADED     ``settle_bare``: they have ended, and nothing was taken         DONE
+HEADED     ``feed``: an empty chunk                                         HEADED
 HEADED     ``feed``: the first bytes pass the transforms                   STREAMING
 HEADED     ``settle``: a settling point before any bytes                   SETTLING
 STREAMING  ``feed``: more bytes                                            STREAMING
@@ -163,7 +164,7 @@ class Session:
     def feed(self, chunk: bytes, *, more: bool) -> bytes:
         """Take body bytes of the application; return what may leave, and set ``due`` or ``cut``."""
         assert self.state >= _HEADED
-        if self.state is _HEADED:
+        if chunk and self.state is _HEADED:
             self.state = _STREAMING
         self.received += len(chunk)
         if self.end_seen:

@@ -203,7 +203,7 @@ def test_what_comes_while_closing_is_not_lost(backend: Scripted, writer: Writer)
 def test_closing_while_the_database_fails_gives_up_and_says_so(
     backend: Scripted, writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    promise = block(backend, writer)
+    promises = [block(backend, writer), writer.submit(ending(0)), writer.submit(placing(1))]
     backend.failures = [PortError("ledger", "disk full")] * 5
     closing = threading.Thread(target=writer.close)
     closing.start()
@@ -211,9 +211,12 @@ def test_closing_while_the_database_fails_gives_up_and_says_so(
     backend.gate.set()
     closing.join(30)
     assert not closing.is_alive()
-    with pytest.raises(PortError, match="disk full"):
-        promise.result()
-    assert "1 operations lost" in caplog.text
+    for promise in promises:
+        assert promise.wait(0)
+        with pytest.raises(PortError, match="disk full"):
+            promise.result()
+    assert "3 operations lost" in caplog.text
+    assert writer.submit(placing(2)).wait(30)
 
 
 def test_an_idle_writer_lets_the_heart_beat(

@@ -67,7 +67,7 @@ class Writer:
                 if self._thread is None:
                     self._start()
                 return promise
-        promise.fail(PortError("ledger", f"more than {room} operations are waiting to be written; retry later"))
+        promise.fail(PortError("ledger", f"{room} operations are waiting to be written; retry later"))
         return promise
 
     def close(self) -> None:
@@ -86,8 +86,9 @@ class Writer:
         self._begin()
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="tenantguard-ledger", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="tenantguard-ledger", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -143,13 +144,14 @@ class Writer:
 
     def _retry_later(self, error: PortError) -> None:
         self._receive()
+        while self._leaving.is_set() and not self._last_seen:
+            self._receive()
         for _, promise in self._backlog:
             promise.fail(PortError(error.port, error.problem))
-        if self._leaving.is_set():
-            while not self._last_seen:
-                self._receive()
+        if self._last_seen:
             _log.error("closed while the database failed (%s): %d operations lost", error, len(self._backlog))
             self._backlog.clear()
+            self._suspects = 0
             return
         _log.warning("%s; %d operations wait and are tried again", error, len(self._backlog))
         self._leaving.wait(self._pause_s)
@@ -159,8 +161,8 @@ class Writer:
         try:
             with GATE:
                 self._backend.apply(())
-        except PortError as error:
-            _log.warning("%s; nothing is waiting", error)
+        except Exception as error:  # noqa: BLE001 - the next operation will hear of it
+            _log.warning("the ledger's heart did not beat: %s", error)
 
     def _leave(self) -> None:
         with GATE:
