@@ -451,10 +451,7 @@ class _HTTPRun(_Run):
     _drain_ends_ns = 0
     _parked: list[tuple[bytes, Message]] | None = None  # the end of a "returned" response
     _parked_event: anyio.Event | None = None
-
-    def __init__(self, owner: ASGIGuard, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(owner, scope, receive, send)
-        self._replay: deque[Message] = deque()
+    _replay: deque[Message] | None = None  # what was received, but not by the application
 
     async def run(self) -> None:
         """Serve the exchange from its head to its end."""
@@ -505,15 +502,16 @@ class _HTTPRun(_Run):
             return declared
         if declared is not None and declared > limit:
             return too_large(limit)
-        chunks: list[bytes] = [message.get("body", b"") for message in self._replay]  # read up to a smaller limit
+        replay = self._replay = self._replay or deque()
+        chunks: list[bytes] = [message.get("body", b"") for message in replay]  # read up to a smaller limit
         read = sum(map(len, chunks))
-        more = not self._replay or self._replay[-1].get("more_body", False)
+        more = not replay or replay[-1].get("more_body", False)
         while more and read <= limit:
             message = await self.receive()
             if message["type"] == _DISCONNECT:
                 self._gone = True
                 raise ClientLeftError("the client left while its body was being read")
-            self._replay.append(message)
+            replay.append(message)
             chunk = message.get("body", b"")
             chunks.append(chunk)
             read += len(chunk)
@@ -529,8 +527,7 @@ class _HTTPRun(_Run):
     async def _call_app(self) -> None:
         request = self.exchange.request
         if isinstance(request.body_read, Body):
-            self._replay.clear()
-            self._replay.append({"type": "http.request", "body": request.body_read.data, "more_body": False})
+            self._replay = deque([{"type": "http.request", "body": request.body_read.data, "more_body": False}])
             if request.replaced:
                 describe_body(request.headers, len(request.body_read.data))
         scope = self.inner_scope()
@@ -877,6 +874,7 @@ class _HTTPRun(_Run):
             message = await self._peek(rounds)
             if message is None:
                 break
+            self._replay = self._replay or deque()
             self._replay.append(message)
             if message["type"] == _DISCONNECT:
                 self._gone = True

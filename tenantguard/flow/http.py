@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1024)
 def _encoded(name: str) -> bytes:
-    return name.lower().encode("latin-1")
+    if not (name.isascii() and name.isprintable()) or not name or ":" in name or " " in name:
+        raise LayerError("this is no name of a header")
+    return name.lower().encode()
 
 
 def _checked(value: str) -> bytes:
+    """What is wrong with a value is told without quoting it."""
     if "\r" in value or "\n" in value or "\0" in value:
         raise LayerError("a header's value has a line break")
-    return value.encode("latin-1")
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise LayerError("a header's value is not latin-1") from None
 
 
 class Headers:
@@ -78,10 +84,11 @@ class Headers:
 
     def add(self, name: str, value: str) -> None:
         """Add one line."""
+        line = (_encoded(name), _checked(value))
         if not self._owned:
             self.raw = list(self.raw)
             self._owned = True
-        self.raw.append((_encoded(name), _checked(value)))
+        self.raw.append(line)
 
     def remove(self, *names: str) -> None:
         """Drop every line of these names."""

@@ -22,6 +22,7 @@ HEADED     ``feed``: an empty chunk                                         HEAD
 HEADED     ``feed``: the first bytes pass the transforms                   STREAMING
 HEADED     ``settle``: a settling point before any bytes                   SETTLING
 STREAMING  ``feed``: more bytes                                            STREAMING
+STREAMING  ``settle_bare``: they have ended, and nothing was taken         DONE
 STREAMING  ``settle``: a settling point                                    SETTLING
 SETTLING   ``feed``: bytes after the settling point                        SETTLING
 SETTLING   ``withhold``: money could not be ended                          SETTLING
@@ -182,6 +183,7 @@ class Session:
 
     def count(self, chunk: bytes, *, more: bool) -> bool:
         """Count body bytes that pass untouched; True at the end of the body."""
+        assert self.state is _HEADED or self.state is _DONE
         length = len(chunk)
         self.received += length
         self.sent += length
@@ -191,9 +193,11 @@ class Session:
 
     def settle_bare(self, *, left: bool) -> None:
         """Nothing was taken that must end; the outcome matters to observers alone."""
+        assert self.state is _HEADED or self.state is _STREAMING
         if self.exchange.observers:
             self.outcome = self.conclude(left=left)
         self.state = _DONE
+        self.due = False
 
     def settle(self, outcome: Outcome) -> None:
         """The settling point was reached; resolvers run now."""

@@ -69,7 +69,7 @@ class RateLimit:
         limit, level = _tightest(zip(plan.limits, answer.levels, strict=True))
         exchange.allow(self.name, limit.name, remaining=level.remaining)
         response = yield from proceed(exchange)
-        if self._headers:
+        if self._headers and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
             response.headers.add("ratelimit-policy", plan.policies)
             response.headers.add("ratelimit", limit.state(level.remaining, limit.window_s(level)))
         return response

@@ -401,3 +401,17 @@ def test_one_layer_alone_is_middleware() -> None:
         (200, b'"layer-tenant-1s";r=0;t=1'),
         (429, b'"layer-tenant-1s";r=0;t=1'),
     ]
+
+
+def test_a_refusal_further_in_says_nothing_of_units_that_are_about_to_come_back() -> None:
+    exchange = make_exchange(facts=(ACME,))
+
+    @check
+    def closed(_: Exchange) -> Deny:
+        return Deny("closed", "closed", 403, "closed")
+
+    script = Script(stack([RateLimit("10/second"), closed])(exchange))
+    script.answer(Taken((Level(9, SECOND),)))
+    script.answer(None if script.effect is None else script.effect.call())  # type: ignore[attr-defined]
+    assert script.result.status == 403
+    assert headers_of(script.result) == (None, None)
