@@ -42,18 +42,21 @@ if TYPE_CHECKING:
     from tenantguard.model.decision import Allow as Allow
     from tenantguard.model.decision import Deny as Deny
     from tenantguard.model.decision import Reason as Reason
+    from tenantguard.model.money import Amount as Amount
     from tenantguard.model.policy import Policy as Policy
     from tenantguard.model.route import Route as Route
     from tenantguard.model.tenant import Identity as Identity
     from tenantguard.model.tenant import Role as Role
     from tenantguard.model.tenant import Tenant as Tenant
     from tenantguard.model.tenant import TenantId as TenantId
+    from tenantguard.model.usage import Usage as Usage
     from tenantguard.settings import load as load
     from tenantguard.wsgi import WSGIGuard as WSGIGuard
 
 _HOMES = {
     "ASGIGuard": "asgi",
     "Allow": "model.decision",
+    "Amount": "model.money",
     "Audit": "layers.audit",
     "Charge": "layers.charge",
     "ConfigurationError": "errors",
@@ -78,6 +81,7 @@ _HOMES = {
     "TenantContext": "layers.tenant",
     "TenantGuardError": "errors",
     "TenantId": "model.tenant",
+    "Usage": "model.usage",
     "WSGIGuard": "wsgi",
     "ask": "flow.effects",
     "check": "flow.layer",

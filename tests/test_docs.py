@@ -31,7 +31,9 @@ from tenantguard.adapters.audits.structlog import event_of
 from tenantguard.adapters.pii.presidio import PresidioDetector
 from tenantguard.guard import Guard
 from tenantguard.model.audit import AuditRecord
+from tenantguard.model.charge import Charged
 from tenantguard.model.decision import Deny, Reason
+from tenantguard.model.money import Amount
 from tenantguard.model.route import Dialect
 from tenantguard.model.tenant import TenantId
 from tenantguard.proxy import _PROBLEMS, upstream_app
@@ -346,7 +348,9 @@ def test_refusals_are_written_as_shown() -> None:
 
 def test_the_audit_event_has_the_fields_that_are_described() -> None:
     described = {name for row in table_under("docs/decisions.md", "## The audit event") for name in codes(row[0])}
-    record = AuditRecord(**{field.name: 0 for field in fields(AuditRecord)} | {"decisions": (), "facts": {}})
+    nothing = Amount(0, "USD")
+    charge = Charged(nothing, nothing, "nothing")
+    record = AuditRecord(**{field.name: 0 for field in fields(AuditRecord)} | {"decisions": (), "charge": charge})
     assert described == event_of(record).keys()
 
 

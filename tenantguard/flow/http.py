@@ -73,9 +73,7 @@ class Headers:
         for position, (key, _) in enumerate(raw):
             if len(key) == length and (key == wanted or key.lower() == wanted):
                 if placed:
-                    self.raw = [
-                        other for at, other in enumerate(raw) if at < position or other[0].lower() != wanted
-                    ]
+                    self.raw = [other for at, other in enumerate(raw) if at < position or other[0].lower() != wanted]
                     return
                 raw[position] = line
                 placed = True

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tenantguard.flow.ports import Record
 from tenantguard.model.audit import AuditRecord
+from tenantguard.model.charge import Charged
 from tenantguard.model.policy import Policy
 from tenantguard.model.tenant import Tenant
 
@@ -51,5 +52,6 @@ class Audit:
                 sent=outcome.sent,
                 reason=outcome.reason,
                 error=type(outcome.error).__name__ if outcome.error is not None else None,
+                charge=exchange.find(Charged),
             ),
         )

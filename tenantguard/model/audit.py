@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from tenantguard.model.charge import Charged
     from tenantguard.model.decision import Decision
 
 
@@ -31,4 +30,4 @@ class AuditRecord:
     sent: int
     reason: str | None = None
     error: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    charge: Charged | None = None

@@ -53,8 +53,8 @@ class Route:
 
     ``usage`` names a usage decoder; ``max_output`` is the output cap in tokens that is injected where the request
     has none. ``None`` for ``dialect``, ``on_missing_usage`` and ``on_disconnect`` means the default that follows
-    from ``usage``: the provider's shape, ``charge_hold`` and ``drain`` for a decoded route, else problem details,
-    ``void`` and ``void``.
+    from ``usage``: the provider's shape, ``charge_hold`` and ``drain`` for a decoded route, else problem details and
+    ``void``. Without ``usage`` none can be missing.
 
     What a successful request costs adds up: ``price`` for the request itself, ``unit_price`` for each unit (named
     ``unit``) that the application reports, and the tokens that ``usage`` decodes at their model's price. At most

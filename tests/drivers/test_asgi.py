@@ -25,7 +25,7 @@ from tenantguard.flow.ports import PortEffect
 from tenantguard.guard import Guard
 from tenantguard.model.route import OnDisconnect, Route, Success
 from tenantguard.testing import memory_ports
-from tests.drivers.world import App, AppFault, Holding, Till, Watching, refusal
+from tests.drivers.world import App, AppError, Holding, Till, Watching, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -285,7 +285,9 @@ class Run:
             raise
 
 
-def prepare(cancel_at: int | None, *, again: bool = False, late: bool = False, success: Success = Success.ENDED) -> Run:
+def prepare(
+    cancel_at: int | None, *, again: bool = False, late: bool = False, success: Success = Success.ENDED
+) -> Run:
     clerk = Clerk(cancel_at, again=again, late=late)
     till = SlowTill(clerk)
     watching = Watching()
@@ -303,7 +305,12 @@ def prepare(cancel_at: int | None, *, again: bool = False, late: bool = False, s
         await send(body(b""))
         await clerk.suspend("app ends")
 
-    layers = [watching, Everything("outer", "promise"), Everything("middle", "awaitable"), Everything("inner", "promise")]
+    layers = [
+        watching,
+        Everything("outer", "promise"),
+        Everything("middle", "awaitable"),
+        Everything("inner", "promise"),
+    ]
     guard = Guard(layers, ports=ports, routes=[Route(match="/**", success=success)])
     return Run(clerk, till, watching, ASGIGuard(app, guard=guard))
 
@@ -376,7 +383,7 @@ WAYS: list[tuple[str, Callable[[Run], Awaitable[None]], str]] = [
 @pytest.mark.parametrize("late", [False, True], ids=["the store acts at once", "the store acts late"])
 @pytest.mark.parametrize(("backend", "way", "name"), WAYS, ids=[name for _, _, name in WAYS])
 def test_cancelled_at_every_suspension_point_everything_ends_once(
-    backend: str, way: Callable[[Run], Awaitable[None]], name: str, late: bool, again: bool
+    backend: str, way: Callable[[Run], Awaitable[None]], name: str, *, late: bool, again: bool
 ) -> None:
     options = {"loop_factory": LeapingLoop} if backend == "asyncio" else {}
     whole = prepare(None, late=late)
@@ -438,10 +445,10 @@ def test_who_arrives_second_waits_until_settling_is_done(backend: str) -> None:
                 await go_on[0].wait()
                 notes.append("app fails")
                 go_on[1].set()
-                raise AppFault
+                raise AppError
 
             server = Server()
-            with pytest.raises(AppFault):
+            with pytest.raises(AppError):
                 await guarded(app, [Slow()])(http_scope(), server.receive, server.send)
             notes.append("run over")
 
@@ -976,7 +983,7 @@ async def raises_another(send: Any) -> None:
     try:
         await send(body(b"x", more=True))
     except OSError:
-        raise AppFault from None
+        raise AppError from None
 
 
 async def raises_a_group(send: Any) -> None:
@@ -1015,10 +1022,10 @@ def test_a_failure_of_a_cut_application_that_has_nothing_to_do_with_it_is_its_ow
         await send(start())
         with suppress(ResponseCut):
             await send(body(b"x", more=True))
-        raise AppFault
+        raise AppError
 
     server = Server()
-    with pytest.raises(AppFault):
+    with pytest.raises(AppError):
         anyio.run(guarded(app, [Cutting(b"tail")]), http_scope(), server.receive, server.send)
 
 
@@ -1026,18 +1033,18 @@ def test_a_layers_failure_reaches_the_server_even_if_the_application_swallows_it
     class Fails:
         def handle(self, exchange: Any, proceed: Any) -> Any:
             yield from proceed(exchange)
-            raise AppFault("a layer")
+            raise AppError("a layer")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for _ in range(2):
-            with suppress(AppFault):
+            with suppress(AppError):
                 await send(start())
 
     watching, server = Watching(), Server()
-    with pytest.raises(AppFault, match="a layer"):
+    with pytest.raises(AppError, match="a layer"):
         anyio.run(guarded(app, [watching, Fails()]), http_scope(), server.receive, server.send)
     assert server.sent == []
-    assert (watching.outcome.ending, watching.outcome.reason) == ("failed", "AppFault")
+    assert (watching.outcome.ending, watching.outcome.reason) == ("failed", "AppError")
 
 
 def test_two_heads_or_a_body_before_the_head_are_the_applications_fault() -> None:
@@ -1091,8 +1098,10 @@ def test_a_returned_route_waits_for_background_work(backend: str) -> None:
     assert till.endings == ["completed"]
 
 
-@pytest.mark.parametrize("fault", [AppFault(), type("Stop", (BaseException,), {})()])
-def test_on_a_returned_route_a_failure_after_the_end_is_a_failure_and_the_same_exception(fault: BaseException) -> None:
+@pytest.mark.parametrize("fault", [AppError(), type("Stop", (BaseException,), {})()])
+def test_on_a_returned_route_a_failure_after_the_end_is_a_failure_and_the_same_exception(
+    fault: BaseException,
+) -> None:
     till, server = Till(), Server()
     app = App(fails="end", fault=fault)
     guard = guarded(app.asgi, [Holding()], till=till, routes=RETURNED)
@@ -1113,10 +1122,10 @@ def test_a_returned_route_waits_no_longer_than_its_bound(backend: str) -> None:
         await send(body(b""))
         while not till.settled:
             await anyio.sleep(0.001)
-        raise AppFault
+        raise AppError
 
     guard = guarded(app, [Holding()], till=till, routes=RETURNED, return_wait_s=0.01)
-    with pytest.raises(AppFault):
+    with pytest.raises(AppError):
         anyio.run(partial(guard, http_scope(), server.receive, server.send), backend=backend)
     assert till.endings == ["completed"]
     assert server.sent[-1] == body(b"")
@@ -1325,12 +1334,12 @@ def test_a_port_that_cannot_be_closed_does_not_disturb_the_applications_shutdown
 
 
 def test_an_application_without_lifespan_says_so_itself() -> None:
-    fault = AppFault()
+    fault = AppError()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise fault
 
-    with pytest.raises(AppFault) as caught:
+    with pytest.raises(AppError) as caught:
         anyio.run(guarded(app, []), {"type": "lifespan"}, never, never)
     assert caught.value is fault
 
@@ -1409,7 +1418,12 @@ def text(data: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("code", "ending", "reason"),
-    [(1000, "completed", None), (1001, "completed", None), (1005, "left", "websocket.1005"), (1006, "left", "websocket.1006")],
+    [
+        (1000, "completed", None),
+        (1001, "completed", None),
+        (1005, "left", "websocket.1005"),
+        (1006, "left", "websocket.1006"),
+    ],
 )
 def test_a_socket_ends_as_its_client_closes_it(code: int, ending: str, reason: str | None) -> None:
     till, watching = Till(), Watching()
@@ -1468,18 +1482,18 @@ def test_a_socket_that_the_application_never_closes_is_no_success() -> None:
 
 
 @pytest.mark.parametrize("accepts", [True, False])
-def test_a_socket_whose_application_fails_is_a_failure_and_the_same_exception(accepts: bool) -> None:
-    till, watching, fault = Till(), Watching(), AppFault()
+def test_a_socket_whose_application_fails_is_a_failure_and_the_same_exception(*, accepts: bool) -> None:
+    till, watching, fault = Till(), Watching(), AppError()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if accepts:
             await send({"type": "websocket.accept"})
         raise fault
 
-    with pytest.raises(AppFault) as caught:
+    with pytest.raises(AppError) as caught:
         Socket().serve(app, [watching, Holding()], till)
     assert caught.value is fault
-    assert (watching.outcome.ending, watching.outcome.reason) == ("failed", "AppFault")
+    assert (watching.outcome.ending, watching.outcome.reason) == ("failed", "AppError")
     assert till.held == set()
 
 
@@ -1491,7 +1505,11 @@ def test_a_refused_socket_is_closed_with_1008() -> None:
     assert socket.sent == [{"type": "websocket.close", "code": 1008, "reason": ""}]
     assert socket.incoming == []  # the connect was taken
     assert app.calls == 0
-    assert (watching.outcome.ending, watching.outcome.reason, watching.outcome.status) == ("refused", "till.empty", 402)
+    assert (watching.outcome.ending, watching.outcome.reason, watching.outcome.status) == (
+        "refused",
+        "till.empty",
+        402,
+    )
 
 
 def test_a_refused_socket_gets_a_denial_response_where_the_server_can() -> None:

@@ -29,7 +29,7 @@ from tenantguard.model.route import Route as GuardRoute
 from tenantguard.testing import memory_ports
 from tenantguard.wsgi import WSGIGuard
 from tests.drivers.asgi_client import Answer, call
-from tests.drivers.world import AppFault, Holding, Till, Watching
+from tests.drivers.world import AppError, Holding, Till, Watching
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -50,7 +50,9 @@ class PassThrough(BaseHTTPMiddleware):
 class Site:
     """A Starlette application with a guard somewhere."""
 
-    def __init__(self, *layers: Any, success: Success = Success.ENDED, on_disconnect: OnDisconnect | None = None) -> None:
+    def __init__(
+        self, *layers: Any, success: Success = Success.ENDED, on_disconnect: OnDisconnect | None = None
+    ) -> None:
         self.till = Till()
         self.watching = Watching()
         self.after: list[list[str]] = []
@@ -110,12 +112,12 @@ class Site:
         return FileResponse(__file__)
 
     async def fails(self, request: Request) -> JSONResponse:
-        raise AppFault
+        raise AppError
 
     async def midway(self, request: Request) -> StreamingResponse:
         async def chunks() -> AsyncIterator[bytes]:
             yield b"one"
-            raise AppFault
+            raise AppError
 
         return StreamingResponse(chunks())
 
@@ -196,7 +198,7 @@ def test_a_guard_works_anywhere_in_starlette(place: Any, spec_version: str, back
 
     answer = get("/fails")
     assert answer.status == 500
-    assert isinstance(answer.raised, AppFault)
+    assert isinstance(answer.raised, AppError)
     assert site.till.endings[6:] == ["failed"]
     assert site.till.held == set()
     assert len(site.watching.outcomes) == 7
@@ -238,7 +240,7 @@ def test_a_stream_that_fails_midway_is_a_failure(spec_version: str) -> None:
     site = Site()
     answer = call(site.guard.asgi(site.app()), "/midway", spec_version=spec_version)
     assert (answer.body, answer.ended) == (b"one", False)
-    assert isinstance(answer.raised, AppFault)
+    assert isinstance(answer.raised, AppError)
     assert site.till.endings == ["failed"]
 
 
@@ -250,7 +252,7 @@ def test_a_failure_behind_base_http_middleware_looks_like_a_clean_end_unless_the
     for success, ending in ((Success.ENDED, "completed"), (Success.RETURNED, "failed")):
         site = Site(success=success)
         answer = call(site.guard.asgi(site.app(BASE)), "/midway", spec_version=spec_version)
-        assert isinstance(answer.raised, AppFault)
+        assert isinstance(answer.raised, AppError)
         assert site.till.endings == [ending]
         assert answer.ended == (ending == "completed")
 
@@ -400,13 +402,13 @@ def flask_site() -> tuple[flask.Flask, Till, Watching, list[str]]:
 
     @app.get("/fails")
     def fails() -> str:
-        raise AppFault
+        raise AppError
 
     @app.get("/midway")
     def midway() -> flask.Response:
         def chunks() -> Iterator[str]:
             yield "one"
-            raise AppFault
+            raise AppError
 
         return flask.Response(chunks())
 
@@ -428,7 +430,7 @@ def test_flask_answers_as_before_and_pays() -> None:
     assert till.endings == ["completed"] * 5
     assert client.get("/fails").status_code == 500
     assert client.get("/nowhere").status_code == 404
-    with pytest.raises(AppFault):
+    with pytest.raises(AppError):
         client.get("/midway").get_data()
     assert till.endings[5:] == ["failed"] * 3
     assert till.held == set()

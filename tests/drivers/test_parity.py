@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tenantguard.errors import ConfigurationError, LayerError, PortError, ResponseCut
-from tenantguard.flow.effects import Compute, Effect, ReadBody, ask, compute
+from tenantguard.flow.effects import Effect, ReadBody, ask, compute
 from tenantguard.flow.exchange import current
 from tenantguard.flow.http import Body, Cut, Response, Unreadable
 from tenantguard.flow.layer import check, observe
 from tenantguard.model.decision import Allow, Deny
 from tenantguard.model.route import Dialect, OnDisconnect, Route, Success
-from tests.drivers.world import App, AppFault, Holding, Seen, TakeFromTill, Watching, World, refusal
+from tests.drivers.world import App, AppError, Holding, Seen, TakeFromTill, Watching, World, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,11 +223,11 @@ def test_two_requests_have_different_ids(world: World) -> None:
 
 def test_an_exception_of_a_layer_reaches_the_server_and_the_application_is_not_called(world: World) -> None:
     def fail(exchange: Any) -> None:
-        raise AppFault("in the layer")
+        raise AppError("in the layer")
 
     app = App()
     seen = world.run([Holding(), Layer(before=fail)], app)
-    assert isinstance(seen.broken, AppFault)
+    assert isinstance(seen.broken, AppError)
     assert app.calls == 0
     assert world.till.endings == ["failed"]
     assert world.till.held == set()
@@ -235,14 +235,14 @@ def test_an_exception_of_a_layer_reaches_the_server_and_the_application_is_not_c
 
 def test_a_layer_that_fails_on_the_way_out_fails_the_exchange(world: World) -> None:
     def fail(exchange: Any, response: Response) -> Response:
-        raise AppFault("in the layer")
+        raise AppError("in the layer")
 
     watching = Watching()
     seen = world.run([watching, Holding(), Layer(after=fail)])
-    assert isinstance(seen.broken, AppFault)
+    assert isinstance(seen.broken, AppError)
     assert seen.heads == 0
     assert watching.outcome.ending == "failed"
-    assert watching.outcome.reason == "AppFault"
+    assert watching.outcome.reason == "AppError"
     assert world.till.held == set()
 
 
@@ -336,14 +336,14 @@ def test_ask_runs_user_code_where_the_exchange_is_current(world: World) -> None:
 
 def test_what_an_effect_raises_is_raised_at_the_layers_own_line(world: World) -> None:
     def fail() -> None:
-        raise AppFault("asked")
+        raise AppError("asked")
 
     class Asks:
         def handle(self, exchange: Any, proceed: Any) -> Any:
             for question in (ask(fail), ask(fail, inline=True), compute(fail, 1)):
                 try:
                     yield from question
-                except AppFault:
+                except AppError:
                     continue
                 raise AssertionError("nothing was raised")
             return (yield from proceed(exchange))
@@ -490,7 +490,11 @@ class Reads:
 def test_the_body_is_read_once_for_all_layers_and_then_by_the_application(world: World) -> None:
     first, second, app = Reads(), Reads(), App(reads=True)
     world.run(
-        [first, second], app, method="POST", headers=[("content-length", "9")], body=[b'{"a"', b":", b"[1] "[:3], b"}"]
+        [first, second],
+        app,
+        method="POST",
+        headers=[("content-length", "9")],
+        body=[b'{"a"', b":", b"[1] "[:3], b"}"],
     )
     assert first.bodies[0] is second.bodies[0]
     assert isinstance(first.bodies[0], Body)
@@ -653,9 +657,14 @@ def test_transforms_pass_the_apps_bytes_from_the_innermost_layer_outwards(world:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=40), cuts=st.lists(st.integers(0, 40), max_size=5), whole=st.booleans(), sized=st.booleans())
+@given(
+    data=st.binary(max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=5),
+    whole=st.booleans(),
+    sized=st.booleans(),
+)
 def test_any_chunking_gives_the_same_bytes(
-    world: World, data: bytes, cuts: list[int], whole: bool, sized: bool
+    world: World, data: bytes, cuts: list[int], *, whole: bool, sized: bool
 ) -> None:
     edges = [0, *sorted(cuts), 40]
     chunks = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
@@ -854,14 +863,14 @@ def test_a_head_without_a_length_leaves_at_once(world: World) -> None:
         (App(headers=[("content-length", "10")]), "failed", "response.length", False),
         (App(status=500), "failed", "response.status", True),
         (App(status=404), "failed", "response.status", True),
-        (App(fails="head"), "failed", "AppFault", False),
-        (App(fails=0), "failed", "AppFault", False),
-        (App(fails=1), "failed", "AppFault", False),
-        (App(fails=2), "failed", "AppFault", False),
+        (App(fails="head"), "failed", "AppError", False),
+        (App(fails=0), "failed", "AppError", False),
+        (App(fails=1), "failed", "AppError", False),
+        (App(fails=2), "failed", "AppError", False),
         (App(fails="end"), "completed", None, True),
     ],
 )
-def test_outcome(world: World, app: App, ending: str, reason: str | None, ended: bool) -> None:
+def test_outcome(world: World, app: App, ending: str, reason: str | None, *, ended: bool) -> None:
     app = App(status=app.status, headers=app.headers, chunks=app.chunks, fails=app.fails, whole=app.whole)
     watching = Watching()
     seen = world.run([watching, Holding()], app)
@@ -889,7 +898,7 @@ def test_outcome(world: World, app: App, ending: str, reason: str | None, ended:
     ],
 )
 def test_outcome_of_a_decoded_stream(
-    world: World, chunks: list[bytes], ending: str, reason: str | None, ended: bool
+    world: World, chunks: list[bytes], ending: str, reason: str | None, *, ended: bool
 ) -> None:
     watching = Watching()
     world.run([watching, Holding(), marking(Done())], App(chunks=chunks))
@@ -912,7 +921,7 @@ def test_a_failing_application_gives_its_own_exception_to_layers_and_server(worl
         def handle(self, exchange: Any, proceed: Any) -> Any:
             try:
                 return (yield from proceed(exchange))
-            except AppFault as fault:
+            except AppError as fault:
                 caught.append(fault)
                 raise
 
@@ -926,7 +935,7 @@ def test_a_layer_may_answer_for_an_application_that_failed_before_its_head(world
         def handle(self, exchange: Any, proceed: Any) -> Any:
             try:
                 return (yield from proceed(exchange))
-            except AppFault:
+            except AppError:
                 return exchange.deny(refusal("upstream.failed", 502))
 
     watching = Watching()
@@ -934,7 +943,7 @@ def test_a_layer_may_answer_for_an_application_that_failed_before_its_head(world
     seen = world.run([watching, Holding(), Answers()], app, probe=held(world))
     assert (seen.status, seen.ended, seen.broken, seen.probes) == (502, True, None, [0])
     outcome = watching.outcome
-    assert (outcome.ending, outcome.status, outcome.reason) == ("failed", 502, "AppFault")
+    assert (outcome.ending, outcome.status, outcome.reason) == ("failed", 502, "AppError")
     assert outcome.error is app.fault
 
 
@@ -986,14 +995,18 @@ def test_resolvers_run_innermost_first_once_and_each_in_its_own_peace(
 
     def fail(outcome: Any) -> None:
         ran.append("failing")
-        raise AppFault("a secret of a tenant")
+        raise AppError("a secret of a tenant")
 
     def fail_flow(outcome: Any) -> Any:
         ran.append("failing flow")
         yield from compute(lambda: None, 1)
-        raise AppFault("a secret of a tenant")
+        raise AppError("a secret of a tenant")
 
-    layers = [Registers((note("a1"), False), (note("a2"), False)), Registers((fail, False)), Registers((fail_flow, False))]
+    layers = [
+        Registers((note("a1"), False), (note("a2"), False)),
+        Registers((fail, False)),
+        Registers((fail_flow, False)),
+    ]
     seen = world.run([*layers, Registers((note("d"), False))])
     assert ran == ["d", "failing flow", "failing", "a2", "a1"]
     assert (seen.status, seen.body, seen.ended, seen.broken) == (200, b"hello world", True, None)
@@ -1098,7 +1111,7 @@ def test_observers_hear_the_outcome_after_the_hand_off_each_in_its_own_peace(
 
     def fail(outcome: Any) -> None:
         told.append(("failing", outcome.sent))
-        raise AppFault("a secret")
+        raise AppError("a secret")
 
     def flow(outcome: Any) -> Any:
         value = yield from compute(lambda: outcome.sent, 1)
@@ -1145,7 +1158,7 @@ def test_a_port_that_fails_while_a_layer_handles_a_failed_application_is_refused
         def handle(self, exchange: Any, proceed: Any) -> Any:
             try:
                 return (yield from proceed(exchange))
-            except AppFault:
+            except AppError:
                 yield from TakeFromTill(b"x")
                 raise
 
@@ -1278,7 +1291,7 @@ RETURNED = [Route(match="/**", success=Success.RETURNED)]
 @pytest.mark.parametrize("headers", [[], [("content-length", "11")]])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_returned_route_holds_the_end_until_the_application_has_returned(
-    world: World, headers: list[tuple[str, str]], whole: bool
+    world: World, headers: list[tuple[str, str]], *, whole: bool
 ) -> None:
     app = App(headers=headers, whole=whole)
     seen = world.run([Holding()], app, routes=RETURNED, probe=held(world))

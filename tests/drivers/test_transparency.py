@@ -64,15 +64,22 @@ GUARDS = {name: Guard(make(), ports=memory_ports(policies=NO_POLICY)) for name, 
 any_guard = pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS.keys())
 
 
-class Fault(Exception):
+class FaultError(Exception):
     pass
 
 
-class BaseFault(BaseException):
+class BaseFaultError(BaseException):
     pass
 
 
-FAULTS: list[Callable[[], BaseException]] = [Fault, BaseFault, OSError, asyncio.CancelledError, SystemExit, KeyError]
+FAULTS: list[Callable[[], BaseException]] = [
+    FaultError,
+    BaseFaultError,
+    OSError,
+    asyncio.CancelledError,
+    SystemExit,
+    KeyError,
+]
 STATUSES = [200, 201, 204, 304, 404, 500, 299]
 HEADERS = st.lists(
     st.tuples(
@@ -248,7 +255,7 @@ def test_a_guard_that_has_nothing_to_do_changes_nothing_in_a_lifespan(guard: Gua
                 message = await receive()
                 log.received.append(message)
                 if what == "raises":
-                    log.fault = Fault()
+                    log.fault = FaultError()
                     raise log.fault
                 if "state" in scope:
                     scope["state"][message["type"]] = 1
@@ -267,7 +274,7 @@ def test_a_guard_that_has_nothing_to_do_changes_nothing_in_a_lifespan(guard: Gua
             scope["state"] = {}
         try:
             await wrap(app)(scope, receive, send)
-        except Fault as failure:
+        except FaultError as failure:
             log.raised = failure
         log.scope = scope
         return log
@@ -289,7 +296,7 @@ def test_a_guard_that_has_nothing_to_do_changes_nothing_in_a_lifespan(guard: Gua
     leaves=st.booleans(),
 )
 def test_a_guard_that_has_nothing_to_do_changes_nothing_on_a_websocket(
-    guard: Guard, accepts: bool, frames: list[str], closes: int | None, fails: bool, leaves: bool
+    guard: Guard, *, accepts: bool, frames: list[str], closes: int | None, fails: bool, leaves: bool
 ) -> None:
     async def run(wrap: Callable[[Any], Any]) -> Log:
         log = Log()
@@ -308,7 +315,7 @@ def test_a_guard_that_has_nothing_to_do_changes_nothing_on_a_websocket(
             if leaves:
                 log.received.append(await receive())
             if fails:
-                log.fault = Fault()
+                log.fault = FaultError()
                 raise log.fault
             if closes is not None:
                 await send({"type": "websocket.close", "code": closes, "reason": "why"})
@@ -319,10 +326,17 @@ def test_a_guard_that_has_nothing_to_do_changes_nothing_on_a_websocket(
         async def send(message: Any) -> None:
             log.sent.append(message)
 
-        scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "client": None, "extensions": {}}
+        scope = {
+            "type": "websocket",
+            "path": "/",
+            "headers": [],
+            "query_string": b"",
+            "client": None,
+            "extensions": {},
+        }
         try:
             await wrap(app)(scope, receive, send)
-        except Fault as failure:
+        except FaultError as failure:
             log.raised = failure
         return log
 
@@ -362,7 +376,7 @@ WSGI_APPS = st.builds(
     headers=HEADERS,
     chunks=CHUNKS,
     fails_at=st.none() | st.integers(0, 6),
-    fault=st.sampled_from([Fault, BaseFault, OSError, SystemExit, KeyError]),
+    fault=st.sampled_from([FaultError, BaseFaultError, OSError, SystemExit, KeyError]),
     error_page_at=st.none() | st.integers(0, 6),
     close_fails=st.booleans(),
     stops_after=st.none() | st.integers(0, 4),
@@ -393,10 +407,10 @@ def wsgi_app(what: Wsgi, log: WsgiLog) -> Any:
             log.fault = what.fault()
             raise log.fault
         if what.error_page_at == step:
-            log.fault = Fault()
+            log.fault = FaultError()
             try:
                 raise log.fault
-            except Fault:
+            except FaultError:
                 start_response("500 Broken", [("x-page", "error")], sys.exc_info())
 
     class Chunks:
@@ -410,7 +424,7 @@ def wsgi_app(what: Wsgi, log: WsgiLog) -> Any:
             log.closed += 1
             if what.close_fails:
                 if log.fault is None:
-                    log.fault = Fault()
+                    log.fault = FaultError()
                 raise log.fault
 
     def make(start_response: Any) -> Iterator[bytes]:

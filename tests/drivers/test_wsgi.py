@@ -21,7 +21,7 @@ from tenantguard.flow.ports import PortEffect
 from tenantguard.guard import Guard
 from tenantguard.testing import memory_ports
 from tenantguard.wsgi import ENVIRON_KEY, WSGIGuard
-from tests.drivers.world import App, AppFault, Holding, Till, Watching, refusal
+from tests.drivers.world import App, AppError, Holding, Till, Watching, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -289,9 +289,9 @@ def erring(at: int) -> Any:
         try:
             for number in range(2):
                 if number == at:
-                    raise AppFault
+                    raise AppError
                 yield b"abc"
-        except AppFault:
+        except AppError:
             import sys
 
             start_response("500 Broken", [("content-length", "12"), ("x-page", "error")], sys.exc_info())
@@ -314,7 +314,7 @@ def test_an_error_page_before_the_first_chunk_takes_the_place_of_the_head(layers
 @same_with_any_layers
 def test_an_error_page_after_the_first_chunk_is_the_applications_own_exception(layers: list[Any]) -> None:
     till, watching, server = Till(), Watching(), Server()
-    with pytest.raises(AppFault):
+    with pytest.raises(AppError):
         server.run(guarded(erring(1), [watching, *layers], till=till))
     assert watching.outcome.ending == "failed"
     assert till.held == set()
@@ -328,8 +328,8 @@ def lazily_erring(environ: Any, start_response: Any) -> Any:
         import sys
 
         try:
-            raise AppFault
-        except AppFault:
+            raise AppError
+        except AppError:
             start_response("500 Broken", [("x-page", "error")], sys.exc_info())
         yield b"error page"
 
@@ -419,7 +419,7 @@ def test_settling_waits_for_nothing_that_close_does() -> None:
     iterable: Any = guarded(app.wsgi, [Holding()], till=till)(environ(), server.start_response)
     list(iterable)
     assert till.endings == ["completed"]
-    with pytest.raises(AppFault):
+    with pytest.raises(AppError):
         iterable.close()
     assert till.endings == ["completed"]
 
@@ -437,7 +437,7 @@ def test_a_cut_application_that_cannot_even_be_closed_changes_nothing(caplog: py
     chunks = server.run(guarded(app.wsgi, [Transforming(CutAtOnce)]))
     assert server.status == "502 Bad Gateway"
     assert b"test.cut" in chunks[0]
-    assert "AppFault" in caplog.text
+    assert "AppError" in caplog.text
     assert app.closed == 1
 
 
@@ -454,7 +454,7 @@ def test_an_application_that_fails_while_it_is_drained_has_been_left() -> None:
     guard = guarded(app.wsgi, [watching, Drains(), Holding()], till=till, drains_max=1)
     iterable: Any = guard(environ(), Server().start_response)
     next(iterable)
-    with pytest.raises(AppFault):
+    with pytest.raises(AppError):
         iterable.close()
     assert watching.outcome.ending == "left"
     assert till.endings == ["left"]
@@ -620,7 +620,9 @@ def test_a_body_read_in_part_is_given_line_by_line_too_and_never_beyond_its_leng
 
     terminated = {"wsgi.input": BytesIO(b"one\ntwo\nsix\n"), "wsgi.input_terminated": True, "CONTENT_LENGTH": "12"}
     Server().run(guarded(app, [Partly()]), **terminated)
-    Server().run(guarded(app, [ReadsSome()]), **{"wsgi.input": Socket(b"one\ntwo\nsix\n"[:8]), "CONTENT_LENGTH": "12"})
+    Server().run(
+        guarded(app, [ReadsSome()]), **{"wsgi.input": Socket(b"one\ntwo\nsix\n"[:8]), "CONTENT_LENGTH": "12"}
+    )
     assert lines[:3] == [b"one\n", b"two\n", b"six\n"]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tenantguard.flow.ports import Ports
 
 
-class AppFault(Exception):
+class AppError(Exception):
     """What a failing application raises."""
 
 
@@ -39,7 +39,7 @@ class App:
     headers: Sequence[tuple[str, str]] = (("content-type", "text/plain"),)
     chunks: Sequence[bytes] = (b"hello ", b"world")
     fails: str | int | None = None
-    fault: BaseException = field(default_factory=lambda: AppFault("the app failed"))
+    fault: BaseException = field(default_factory=lambda: AppError("the app failed"))
     reads: bool = False
     whole: bool = False
     inside: Callable[[], Any] | None = None

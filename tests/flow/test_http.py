@@ -182,7 +182,14 @@ def test_what_is_unreadable_says_which_status_it_deserves() -> None:
 
 
 def test_a_replaced_body_is_described_anew() -> None:
-    names = [b"Content-Encoding", b"transfer-encoding", b"Digest", b"content-digest", b"content-md5", b"Content-Length"]
+    names = [
+        b"Content-Encoding",
+        b"transfer-encoding",
+        b"Digest",
+        b"content-digest",
+        b"content-md5",
+        b"Content-Length",
+    ]
     headers = Headers([*((name, b"x") for name in names), (b"content-type", b"a/b")])
     describe_body(headers, 3)
     assert sorted(headers.raw) == [(b"content-length", b"3"), (b"content-type", b"a/b")]

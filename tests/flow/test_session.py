@@ -44,9 +44,7 @@ def table() -> dict[tuple[State, str], State]:
     assert module.__doc__ is not None
     lines = re.findall(r"^([A-Z]+) +``(\w+)``: (.*?) +([A-Z]+)$", module.__doc__, re.MULTILINE)
     return {
-        (State[state], event): State[following]
-        for state, event, what, following in lines
-        if what != "an empty chunk"
+        (State[state], event): State[following] for state, event, what, following in lines if what != "an empty chunk"
     }
 
 
@@ -146,7 +144,7 @@ def headed(
     rewritten=st.booleans(),
 )
 def test_an_exchange_settles_at_the_first_settling_point_and_completes_only_with_proof(
-    chunks: list[bytes], length: int | None, marked: bool, ends: bool, rewritten: bool
+    chunks: list[bytes], length: int | None, *, marked: bool, ends: bool, rewritten: bool
 ) -> None:
     marker = Marker() if marked else None
     transforms = (*([marker] if marker is not None else []), *([Doubling()] if rewritten else []))
@@ -167,7 +165,9 @@ def test_an_exchange_settles_at_the_first_settling_point_and_completes_only_with
             break
         assert not expected
     if settled_at is None:
-        assert session.conclude().reason == ("response.error_event" if b"!" in received and marked else "response.unfinished")
+        assert session.conclude().reason == (
+            "response.error_event" if b"!" in received and marked else "response.unfinished"
+        )
         return
     complete = length is None or len(received) == length or (marked and b"$" in received)
     proven = (b"$" in received and b"!" not in received) if marked else True
@@ -191,7 +191,9 @@ def test_an_exchange_settles_at_the_first_settling_point_and_completes_only_with
         ({"status": 304, "resolver": False}, False),
     ],
 )
-def test_a_head_is_held_where_a_failure_could_still_become_a_clean_refusal(kind: dict[str, Any], holds: bool) -> None:
+def test_a_head_is_held_where_a_failure_could_still_become_a_clean_refusal(
+    kind: dict[str, Any], *, holds: bool
+) -> None:
     assert headed(**kind).holds_head is holds
 
 
@@ -204,7 +206,7 @@ def test_a_head_is_held_where_a_failure_could_still_become_a_clean_refusal(kind:
         ({"resolver": False, "transforms": (Marker(),), "method": "HEAD"}, True),
     ],
 )
-def test_a_response_is_bare_where_nothing_looks_at_it(kind: dict[str, Any], bare: bool) -> None:
+def test_a_response_is_bare_where_nothing_looks_at_it(kind: dict[str, Any], *, bare: bool) -> None:
     assert headed(**kind).bare is bare
 
 
@@ -311,7 +313,7 @@ def test_a_bare_end_costs_no_outcome_unless_somebody_listens() -> None:
     ],
 )
 def test_how_a_socket_ends(
-    status: int | None, code: int | None, left: bool, error: Exception | None, ending: Ending, reason: str | None
+    status: int | None, code: int | None, *, left: bool, error: Exception | None, ending: Ending, reason: str | None
 ) -> None:
     session = at(State.CALLED)
     if status is not None:

@@ -100,7 +100,9 @@ def event_of(record: AuditRecord) -> dict[str, Any]:
         "reason": record.reason,
         "error": record.error,
         "decisions": [_decision(decision) for decision in record.decisions],
-        **record.facts,
+        "charged": str(record.charge.amount) if record.charge is not None else None,
+        "held": str(record.charge.held) if record.charge is not None else None,
+        "charge_basis": record.charge.basis if record.charge is not None else None,
     }
     return {name: value for name, value in event.items() if value is not None}
 
