@@ -444,6 +444,7 @@ class _HTTPRun(_Run):
     _stop: Exception | None = None  # raised into the application, so that it stops
     _abort: Exception | None = None  # raised to the server, so that the connection breaks off
     _receiving = 0
+    _looking: anyio.Event | None = None  # for the client, at this moment
     _peeked: asyncio.Future[Message] | None = None
     _gone = False  # the client has left
     _draining = False
@@ -464,6 +465,8 @@ class _HTTPRun(_Run):
                 await self._call_app()
             await self.observe()
             self.raise_cancelled()
+        except GeneratorExit:  # the loop is gone, and nothing can be awaited: what is held expires
+            raise
         except BaseException as failure:
             left = isinstance(failure, ClientLeftError) and not self.session.called
             if isinstance(failure, anyio.get_cancelled_exc_class()):
@@ -812,6 +815,8 @@ class _HTTPRun(_Run):
     # messages from the client
 
     async def _receive(self) -> Message:
+        while self._looking is not None:  # one reader at a time, or messages would change places
+            await self._looking.wait()
         if self._replay:
             return self._replay.popleft()
         if self._draining:
@@ -832,7 +837,8 @@ class _HTTPRun(_Run):
     def _client_left(self) -> bool:
         """The client has gone. True where the application is to finish unheard, so that real usage is charged."""
         self._gone = True
-        if self.session.settled or self.exchange.on_disconnect is not OnDisconnect.DRAIN:
+        exchange = self.exchange
+        if self.session.settled or exchange.on_disconnect is not OnDisconnect.DRAIN or not exchange.resolvers:
             return False
         if not self._draining and self.guard.start_drain():
             self._draining = self._drain_place = True
@@ -870,18 +876,29 @@ class _HTTPRun(_Run):
             return self._gone
         if self._head is not None and self.exchange.request.headers.get("expect") is not None:
             return False  # reading would tell a client that waits with its body to send it
+        if self._looking is not None:
+            await self._looking.wait()
+            return self._gone
+        self._looking = anyio.Event()
+        try:
+            await self._look(rounds)
+        finally:
+            self._looking.set()
+            self._looking = None
+        return self._gone
+
+    async def _look(self, rounds: int) -> None:
         for _ in range(2):  # the end of a body that nobody read may stand before the disconnect
             message = await self._peek(rounds)
             if message is None:
-                break
-            self._replay = self._replay or deque()
+                return
+            if self._replay is None:
+                self._replay = deque()
             self._replay.append(message)
             if message["type"] == _DISCONNECT:
                 self._gone = True
-                return True
-            if message.get("more_body", False):
-                break
-        return self._gone  # the application may have read that its client left meanwhile
+            if self._gone or message.get("more_body", False):
+                return
 
     async def _look_for_client(self) -> None:
         """Middleware further out cancels what runs in it when its client leaves: then that is why."""
@@ -906,13 +923,10 @@ class _HTTPRun(_Run):
             return found[0] if found else None
         if self._peeked is None:
             self._peeked = asyncio.ensure_future(self.receive())
-        peeked = self._peeked
         for _ in range(rounds):
             await asyncio.sleep(0)
-            if self._peeked is not peeked:  # the application has begun to read: the message is its own
-                return None
-            if peeked.done():
-                self._peeked = None
+            if self._peeked.done():
+                peeked, self._peeked = self._peeked, None
                 return peeked.result()
         return None
 

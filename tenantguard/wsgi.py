@@ -517,7 +517,8 @@ class _Run:
         try:
             if not session.settled:
                 self._gone = True
-                if self.exchange.on_disconnect is OnDisconnect.DRAIN and self.guard.start_drain():
+                drains = self.exchange.on_disconnect is OnDisconnect.DRAIN and self.exchange.resolvers
+                if drains and self.guard.start_drain():
                     try:
                         self._drain()
                     finally:

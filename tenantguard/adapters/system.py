@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from typing import Final
 
 from tenantguard.flow.ports import System
@@ -28,17 +29,22 @@ class TimeOrderedIds:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._last = 0
+        self._renew()
+        renew = weakref.WeakMethod(self._renew)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lambda: (bound := renew()) and bound())
+
+    def _renew(self) -> None:
+        """A forked child has randomness of its own, and a lock that no thread of the parent can hold."""
+        self._lock = threading.Lock()
         self._pool = b""
-        self._pid = 0
 
     def new(self) -> bytes:
         """A new id of 16 bytes, later than all before it in this process."""
         with self._lock:
-            if len(self._pool) < 8 or self._pid != os.getpid():
+            if not self._pool:
                 self._pool = os.urandom(1024)
-                self._pid = os.getpid()
             random, self._pool = int.from_bytes(self._pool[:8], "big"), self._pool[8:]
             now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
             self._last = now if now > self._last else self._last + 1

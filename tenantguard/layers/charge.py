@@ -56,6 +56,7 @@ class _Bill:
     bound_nanos: int = 0
     strip_usage: bool = False
     decoder: UsageDecoder | None = None
+    refused: bool = False
 
 
 class Charge:
@@ -152,8 +153,9 @@ class Charge:
         legs = _legs(exchange, bill)
         hold_id = exchange.new_id()
         exchange.on_disconnect = _on_disconnect(exchange)
-        exchange.resolve(partial(self._settle, exchange, bill, hold_id, len(legs)), strict=True)
+        exchange.resolve(partial(self._end, exchange, bill, hold_id, len(legs)), strict=True)
         answer = yield from PlaceHold(hold_id, tenant.id, legs)
+        bill.refused = not isinstance(answer, Held)
         held = Amount(bill.bound_nanos, bill.currency)
         if isinstance(answer, Held):
             exchange.allow("charge", "hold", held=str(held))
@@ -175,6 +177,17 @@ class Charge:
             "The budget does not cover this request.",
             details=details,
         )
+
+    def _end(
+        self,
+        exchange: Exchange,
+        bill: _Bill,
+        hold_id: bytes,
+        legs: int,
+        outcome: Outcome,
+    ) -> Flow[None] | None:
+        """End the hold, unless the ledger said that there is none: then no trace is left in it."""
+        return None if bill.refused else self._settle(exchange, bill, hold_id, legs, outcome)
 
     def _settle(self, exchange: Exchange, bill: _Bill, hold_id: bytes, legs: int, outcome: Outcome) -> Flow[None]:
         nanos, basis, usage = _price_of(exchange, bill, outcome)
@@ -246,7 +259,7 @@ def _full_price(exchange: Exchange, bill: _Bill, usage: Usage | None) -> tuple[i
             usage, basis = reported.usage, "reported"
         elif usage is not None:
             basis = "usage"
-        elif _on_missing_usage(exchange) is OnMissingUsage.VOID:
+        elif exchange.route.on_missing_usage is OnMissingUsage.VOID:
             return None, "nothing", None
         else:
             return bill.bound_nanos, "hold", None
@@ -290,13 +303,6 @@ def _on_disconnect(exchange: Exchange) -> OnDisconnect:
     if route.on_disconnect is not None:
         return route.on_disconnect
     return OnDisconnect.DRAIN if route.usage is not None else OnDisconnect.VOID
-
-
-def _on_missing_usage(exchange: Exchange) -> OnMissingUsage:
-    route = exchange.route
-    if route.on_missing_usage is not None:
-        return route.on_missing_usage
-    return OnMissingUsage.CHARGE_HOLD if route.usage is not None else OnMissingUsage.VOID
 
 
 def _deny(reason: str, status: int, message: str) -> Deny:

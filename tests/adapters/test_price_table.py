@@ -88,9 +88,10 @@ def test_the_sink_hears_every_attempt_under_every_policy(book: PriceBook, expect
     """E-58, E-59"""
     heard: list[str] = []
     table = PriceTable(book, sink=heard.append)
-    with capture_logs():
+    with capture_logs() as logs:
         assert [cost(table, "x") for _ in range(5)] == [expected] * 5
     assert heard == ["x"] * 5
+    assert len(logs) == (1 if book.unknown is UnknownModel.WARN else 0)
 
 
 def test_without_a_sink_nothing_is_said() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 import tenantguard
 from tenantguard.adapters.ledger.schema import APPLICATION_ID, SCHEMA_VERSION
-from tenantguard.adapters.ledger.sqlite import SQLiteLedger
+from tenantguard.adapters.ledger.sqlite import SQLiteBackend, SQLiteLedger
 from tenantguard.adapters.system import TimeOrderedIds, real_system
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.flow.ports import (
@@ -281,8 +281,14 @@ def forked(task: Any) -> int:
 def test_a_forked_child_starts_its_own_writer(ledger: SQLiteLedger) -> None:
     """Design 3.9: threads and connections of the parent are dropped after a fork."""
     place(ledger, 1)
+    backend = ledger._writer._backend
+    assert isinstance(backend, SQLiteBackend)
+    parents_connection, parents_owner = backend._db, backend._owner
 
     def task() -> None:
+        assert backend._db is None
+        assert parents_connection in backend._inherited
+        assert backend._owner != parents_owner
         assert place(ledger, 2) == Held((AMOUNT,))
         assert settle(ledger, 1) == Resolved(HoldState.SETTLED, (AMOUNT,))
         ledger.close()
@@ -506,6 +512,30 @@ def test_a_relative_path_means_the_directory_of_the_start(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     ledger.open()
     assert (tmp_path / "start" / "ledger.db").exists()
+
+
+def test_one_id_many_times_in_one_batch_is_one_hold(ledger: SQLiteLedger) -> None:
+    """A batch loads its holds in parts; none may be loaded twice."""
+    place(ledger, 1)
+    ledger.close()
+    backend = ledger._writer._backend
+    placing = PlaceHold(hold(1), ACME, (leg(),))
+    settling = ResolveHold(hold(1), (AMOUNT,), "completed")
+    assert backend.apply([placing] * 300 + [settling] * 300) == (
+        [Held((AMOUNT,))] * 300 + [Resolved(HoldState.SETTLED, (AMOUNT,))] * 300
+    )
+    backend.close()
+
+
+def test_only_pending_holds_are_kept_in_memory(ledger: SQLiteLedger) -> None:
+    for number in range(20):
+        place(ledger, number, limit=None)
+    for number in range(15):
+        settle(ledger, number)
+    ledger.submit(ResolveHold(hold(99), None, "unknown")).wait(60)
+    backend = ledger._writer._backend
+    assert isinstance(backend, SQLiteBackend)
+    assert set(backend._books.holds) == {hold(number) for number in range(15, 20)}
 
 
 def test_every_commit_is_flushed_to_the_disk(ledger: SQLiteLedger) -> None:

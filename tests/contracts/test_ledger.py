@@ -257,6 +257,31 @@ def test_an_account_shared_by_tenants_is_shown_to_none_of_them(ledger: AuditedLe
     assert [(balance.budget, balance.held) for balance in ledger.balances()] == [(("global",), 20), (("b",), 10)]
 
 
+def test_charges_add_up_for_each_tenant_and_an_unseen_one_has_none(ledger: AuditedLedger) -> None:
+    """E-45."""
+    for number, tenant in enumerate((ACME, GLOBEX, ACME)):
+        answer(ledger.submit(PlaceHold(hold(number), tenant, (leg(30, budget=("tenant", tenant)),))))
+        answer(ledger.submit(ResolveHold(hold(number), (10 + number,), "completed")))
+    assert [(balance.spent, balance.held) for balance in ledger.balances(ACME)] == [(22, 0)]
+    assert [(balance.spent, balance.held) for balance in ledger.balances(GLOBEX)] == [(11, 0)]
+    assert ledger.balances(TenantId("unseen")) == []
+    assert ledger.entries(TenantId("unseen")) == []
+
+
+def test_neither_reading_nor_a_new_window_resets_what_was_spent(kind: str) -> None:
+    """E-48, which gives way: a total is never drained; a new window has an account of its own."""
+    clock = Clock()
+    with opened(kind, clock) as ledger:
+        for number in range(2):
+            answer(ledger.submit(PlaceHold(hold(number), ACME, (leg(10),))))
+            answer(ledger.submit(ResolveHold(hold(number), (10,), "completed")))
+            read = [ledger.balances(ACME) for _ in range(3)]
+            assert read[0] == read[1] == read[2]
+            assert [balance.spent for balance in read[0]] == [10] * (number + 1)
+            clock.now_ns += 86_400 * 10**9
+        assert len(ledger.entries(ACME)) == 2
+
+
 def test_entries_come_newest_first_and_no_more_than_asked_for(ledger: AuditedLedger) -> None:
     for number in range(5):
         answer(ledger.submit(PlaceHold(hold(number), ACME, (leg(1),))))

@@ -7,9 +7,41 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def http_scope(**fields: Any) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "client": ("127.0.0.1", 4711),
+        "server": ("127.0.0.1", 80),
+        **fields,
+    }
+
+
+def start(status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def body(data: bytes, *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def idle(rounds: int = 4) -> None:
+    for _ in range(rounds):
+        await anyio.lowlevel.checkpoint()
 
 
 @dataclass
@@ -83,21 +115,9 @@ async def _call(
                 over.set()
         await anyio.lowlevel.checkpoint()
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": spec_version},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(key.lower().encode(), value.encode()) for key, value in {"host": "test", **headers}.items()],
-        "client": ("127.0.0.1", 4711),
-        "server": ("127.0.0.1", 80),
-        "state": {},
-    }
+    lines = [(key.lower().encode(), value.encode()) for key, value in {"host": "test", **headers}.items()]
+    scope = http_scope(method=method, path=path, raw_path=path.encode(), headers=lines, state={})
+    scope["asgi"]["spec_version"] = spec_version
     try:
         await app(scope, receive, send)
     except Exception as failure:  # noqa: BLE001 - a server sees everything

@@ -5,6 +5,7 @@ Django's settings are global, so it has a process of its own.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import django
@@ -48,7 +49,7 @@ async def soon(request: Any) -> HttpResponse:
 
 
 def file(request: Any) -> FileResponse:
-    return FileResponse(open(__file__, "rb"))
+    return FileResponse(Path(__file__).open("rb"))
 
 
 def fails(request: Any) -> HttpResponse:

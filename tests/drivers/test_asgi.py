@@ -7,7 +7,7 @@ import gc
 import threading
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,30 +25,13 @@ from tenantguard.flow.ports import PortEffect
 from tenantguard.guard import Guard
 from tenantguard.model.route import OnDisconnect, Route, Success
 from tenantguard.testing import memory_ports
+from tests.drivers.asgi_client import body, http_scope, idle, start
 from tests.drivers.world import App, AppError, Holding, Till, Watching, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 BACKENDS = ["asyncio", "trio"]
-
-
-def http_scope(**fields: Any) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/",
-        "raw_path": b"/",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [],
-        "client": ("127.0.0.1", 4711),
-        "server": ("127.0.0.1", 80),
-        **fields,
-    }
 
 
 async def never() -> Any:
@@ -87,332 +70,7 @@ def guarded(app: Any, layers: list[Any], *, till: Till | None = None, **options:
     return ASGIGuard(app, guard=Guard(layers, ports=ports, **options))
 
 
-def start(status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> dict[str, Any]:
-    return {"type": "http.response.start", "status": status, "headers": list(headers)}
-
-
-def body(data: bytes, *, more: bool = False) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-# --- cancellation at every suspension point ---
-
-
-class Clerk:
-    """Owns every suspension point of a run: answers each in its turn, and cancels at the chosen one."""
-
-    def __init__(self, cancel_at: int | None, *, again: bool = False, late: bool = False) -> None:
-        self.points: list[str] = []
-        self.cancel: Callable[[], Any] = lambda: None
-        self.closed = False
-        self.late = late
-        self._cancel_at = cancel_at
-        self._again = again
-        self._waiting: list[tuple[int, Callable[[], None]]] = []
-
-    def point(self, name: str, go_on: Callable[[], None]) -> None:
-        self.points.append(name)
-        self._waiting.append((len(self.points), go_on))
-
-    async def suspend(self, name: str) -> None:
-        event = anyio.Event()
-        self.point(name, event.set)
-        await event.wait()
-
-    async def work(self) -> None:
-        while not self.closed:
-            if self._waiting:
-                number, go_on = self._waiting.pop(0)
-                if self._cancel_at is not None and (
-                    number == self._cancel_at or (self._again and number > self._cancel_at)
-                ):
-                    self.cancel()
-                    await idle()
-                go_on()
-            await idle(1)
-
-
-async def idle(rounds: int = 4) -> None:
-    for _ in range(rounds):
-        await anyio.lowlevel.checkpoint()
-
-
-class Answer(Promise[Any]):
-    """A promise that the clerk keeps, running the store's command then (``late``) or when it was asked."""
-
-    port = "till"
-    deadline_s = 1e9
-
-    def __init__(self, clerk: Clerk, name: str, command: Callable[[], Any]) -> None:
-        self._clerk = clerk
-        self._done = False
-        self._value: Any = None if clerk.late else command()
-        self._command = command
-        self._calls: list[Callable[[], Any]] = []
-        clerk.point(name, self._keep)
-
-    def _keep(self) -> None:
-        if self._clerk.late:
-            self._value = self._command()
-        self._done = True
-        for call in self._calls:
-            bell = call()
-            if bell is not None:
-                bell()
-
-    def then(self, call: Callable[[], Any]) -> None:
-        if self._done:
-            call()
-        else:
-            self._calls.append(call)
-
-    def wait(self, timeout_s: float) -> bool:
-        return self._done
-
-    def result(self) -> Any:
-        return self._value
-
-
-@dataclass
-class SlowTill:
-    """A store that answers by promises and awaitables; ending an id that it does not know bars a later taking."""
-
-    clerk: Clerk
-    held: set[bytes] = field(default_factory=set)
-    ended: list[bytes] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def take(self, hold_id: bytes) -> bool:
-        if hold_id in self.ended:
-            return False
-        self.held.add(hold_id)
-        return True
-
-    def end(self, hold_id: bytes, outcome: Outcome) -> None:
-        self.held.discard(hold_id)
-        self.ended.append(hold_id)
-        self.outcomes.append(outcome)
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Command(PortEffect[Any]):
-    name: str
-    run: Callable[[SlowTill], Any]
-    by: str = "promise"
-
-    def perform(self, ports: Any) -> Any:
-        till = ports.limits
-        if self.by == "promise":
-            return Answer(till.clerk, self.name, partial(self.run, till))
-
-        async def answer() -> Any:
-            await till.clerk.suspend(self.name)
-            return self.run(till)
-
-        return answer()
-
-
-class Everything:
-    """A layer that takes by promise or awaitable and suspends in every way that a layer can."""
-
-    def __init__(self, name: str, by: str) -> None:
-        self.name = name
-        self._by = by
-
-    def handle(self, exchange: Any, proceed: Any) -> Any:
-        hold_id = exchange.new_id()
-
-        def end(outcome: Outcome) -> Any:
-            yield from Command(f"{self.name} looks", lambda till: None, self._by)
-            yield from Command(f"{self.name} ends", lambda till: till.end(hold_id, outcome), self._by)
-            yield from ask(partial(clerk.suspend, f"{self.name} tells"))
-
-        clerk: Clerk = exchange.system.ids.clerk
-        exchange.resolve(end, strict=True)
-        yield from Command(f"{self.name} takes", lambda till: till.take(hold_id), self._by)
-        yield from ask(partial(clerk.suspend, f"{self.name} asks"))
-        yield from ReadBody(100)
-        exchange.observe(lambda outcome: hear(outcome))
-
-        def hear(outcome: Outcome) -> Any:
-            yield from Command(f"{self.name} hears", lambda till: None, self._by)
-
-        response = yield from proceed(exchange)
-        yield from Command(f"{self.name} sees the head", lambda till: None, self._by)
-        return response
-
-
-class ClerksIds:
-    def __init__(self, clerk: Clerk) -> None:
-        self.clerk = clerk
-        self._last = 0
-
-    def new(self) -> bytes:
-        self._last += 1
-        return self._last.to_bytes(16, "big")
-
-
-@dataclass
-class Run:
-    clerk: Clerk
-    till: SlowTill
-    watching: Watching
-    app: Any
-    finished: bool = False
-    raised: BaseException | None = None
-
-    async def serve(self) -> None:
-        sent: list[Any] = []
-        pieces = [b"ab", b"cd"]
-
-        async def receive() -> Any:
-            if not pieces:
-                await anyio.sleep_forever()
-            await self.clerk.suspend("receive")
-            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
-
-        async def send(message: Any) -> None:
-            await self.clerk.suspend("send")
-            sent.append(message)
-
-        try:
-            await self.app(http_scope(method="POST"), receive, send)
-            self.finished = True
-        except BaseException as failure:
-            self.raised = failure
-            raise
-
-
-def prepare(
-    cancel_at: int | None, *, again: bool = False, late: bool = False, success: Success = Success.ENDED
-) -> Run:
-    clerk = Clerk(cancel_at, again=again, late=late)
-    till = SlowTill(clerk)
-    watching = Watching()
-    ports = memory_ports()
-    ports.limits = till  # type: ignore[assignment]
-    ports.system = type(ports.system)(ports.system.clock, ClerksIds(clerk))
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await clerk.suspend("app begins")
-        await receive()
-        await send(start())
-        for chunk in (b"one", b"two"):
-            await clerk.suspend("app works")
-            await send(body(chunk, more=True))
-        await send(body(b""))
-        await clerk.suspend("app ends")
-
-    layers = [
-        watching,
-        Everything("outer", "promise"),
-        Everything("middle", "awaitable"),
-        Everything("inner", "promise"),
-    ]
-    guard = Guard(layers, ports=ports, routes=[Route(match="/**", success=success)])
-    return Run(clerk, till, watching, ASGIGuard(app, guard=guard))
-
-
-async def with_task_cancel(run: Run) -> None:
-    task = asyncio.ensure_future(run.serve())
-    run.clerk.cancel = task.cancel
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()
-
-
-async def with_anyio_scope(run: Run) -> None:
-    with anyio.CancelScope() as scope:
-        run.clerk.cancel = scope.cancel
-        await run.serve()
-
-
-async def with_asyncio_timeout(run: Run) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(None) as timeout:
-            run.clerk.cancel = lambda: None if timeout.expired() else timeout.reschedule(-1)
-            await run.serve()
-
-
-async def with_wait_for(run: Run) -> None:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, LeapingLoop)
-    run.clerk.cancel = loop.leap
-    with suppress(TimeoutError):
-        await asyncio.wait_for(run.serve(), 1e6)
-
-
-class LeapingLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock can be put forward."""
-
-    _ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self._ahead
-
-    def leap(self) -> None:
-        self._ahead += 2e6
-
-
-async def perform(run: Run, way: Callable[[Run], Awaitable[None]]) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run.clerk.work)
-        await way(run)
-        run.clerk.closed = True
-
-
-def check_nothing_is_held(run: Run, point: str) -> None:
-    assert run.till.held == set(), point
-    assert len(run.till.ended) == len(set(run.till.ended)) <= 3, point
-    assert len(run.watching.outcomes) == 1, point
-    assert len({id(outcome) for outcome in run.till.outcomes}) <= 1, point
-
-
-WAYS: list[tuple[str, Callable[[Run], Awaitable[None]], str]] = [
-    ("asyncio", with_task_cancel, "task.cancel()"),
-    ("asyncio", with_anyio_scope, "an anyio scope"),
-    ("asyncio", with_asyncio_timeout, "asyncio.timeout()"),
-    ("asyncio", with_wait_for, "asyncio.wait_for()"),
-    ("trio", with_anyio_scope, "a trio scope"),
-]
-
-
-@pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
-@pytest.mark.parametrize("late", [False, True], ids=["the store acts at once", "the store acts late"])
-@pytest.mark.parametrize(("backend", "way", "name"), WAYS, ids=[name for _, _, name in WAYS])
-def test_cancelled_at_every_suspension_point_everything_ends_once(
-    backend: str, way: Callable[[Run], Awaitable[None]], name: str, *, late: bool, again: bool
-) -> None:
-    options = {"loop_factory": LeapingLoop} if backend == "asyncio" else {}
-    whole = prepare(None, late=late)
-    anyio.run(perform, whole, way, backend=backend, backend_options=options)
-    assert whole.finished
-    assert len(whole.till.ended) == 3
-    assert whole.watching.outcome.ending == "completed"
-    count = len(whole.clerk.points)
-    assert count > 30
-    for position in range(1, count + 1):
-        run = prepare(position, late=late, again=again)
-        anyio.run(perform, run, way, backend=backend, backend_options=options)
-        point = f"{position}: {run.clerk.points[position - 1]}"
-        check_nothing_is_held(run, point)
-        assert not run.finished, point  # whatever was shielded, the cancellation is not lost
-        assert type(run.raised).__name__ in {"CancelledError", "Cancelled"}, point
-
-
-@pytest.mark.parametrize("way", [with_task_cancel, with_anyio_scope])
-def test_cancelled_at_every_suspension_point_of_a_returned_route_everything_ends_once(
-    way: Callable[[Run], Awaitable[None]],
-) -> None:
-    whole = prepare(None, success=Success.RETURNED)
-    anyio.run(perform, whole, way)
-    assert whole.watching.outcome.ending == "completed"
-    for position in range(1, len(whole.clerk.points) + 1):
-        run = prepare(position, success=Success.RETURNED)
-        anyio.run(perform, run, way)
-        check_nothing_is_held(run, f"{position}: {run.clerk.points[position - 1]}")
+# --- tasks ---
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -518,11 +176,11 @@ def test_a_sender_cancelled_while_it_waits_its_turn_lets_the_others_go_on(backen
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(send, body(b"first", more=True))
                 await idle()
-                with anyio.CancelScope() as scope:
+                with anyio.CancelScope() as waiting:
 
                     async def cancel() -> None:
                         await idle()
-                        scope.cancel()
+                        waiting.cancel()
 
                     tasks.start_soon(send, body(b"third", more=True))
                     tasks.start_soon(cancel)
@@ -671,6 +329,9 @@ def test_async_user_code_is_awaited_and_plain_user_code_runs_in_a_worker(backend
         await idle()
         return "soon"
 
+    def starts() -> Awaitable[str]:
+        return soon()
+
     def here() -> str:
         threads.append(threading.get_ident())
         return "now"
@@ -680,7 +341,7 @@ def test_async_user_code_is_awaited_and_plain_user_code_runs_in_a_worker(backend
     class Asks:
         def handle(self, exchange: Any, proceed: Any) -> Any:
             answers.append((yield from ask(soon)))
-            answers.append((yield from ask(lambda: soon())))
+            answers.append((yield from ask(starts)))
             answers.append((yield from ask(here)))
             answers.append((yield from ask(here, inline=True)))
             answers.append((yield from compute(here, 10)))
@@ -863,6 +524,61 @@ def test_a_client_that_is_there_is_waited_for_no_longer_than_a_moment(backend: s
     anyio.run(main, backend=backend)
     assert watching.outcome.ending == "completed"
     assert [message["type"] for message in later] == ["http.disconnect"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("leaves", [True, False])
+def test_an_application_may_begin_to_read_while_the_client_is_looked_for(backend: str, *, leaves: bool) -> None:
+    till, watching = Till(), Watching()
+    heard: list[str] = []
+
+    async def main() -> None:
+        server = Server(await empty_body())
+        reading = anyio.Event()
+
+        async def receive() -> Any:
+            message = await server.receive()
+            reading.set()
+            return message
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            async with anyio.create_task_group() as tasks:
+
+                async def listen() -> None:
+                    await reading.wait()
+                    while not heard or heard[-1] != "http.disconnect":
+                        heard.append((await receive())["type"])
+
+                tasks.start_soon(listen)
+                await idle()
+                await send(start())
+                if leaves:
+                    server.left.set()
+                await send(body(b"all"))
+                server.left.set()
+
+        await guarded(app, [watching, Holding()], till=till)(http_scope(), receive, server.send)
+
+    anyio.run(main, backend=backend)
+    assert heard == ["http.request", "http.disconnect"]
+    assert till.endings == ["left" if leaves else "completed"]
+    assert len(watching.outcomes) == 1
+
+
+def test_a_drain_without_anything_to_charge_is_none() -> None:
+    watching = Watching()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def main() -> None:
+        server = Server()
+        server.left.set()
+        await guarded(app, [watching, draining()])(http_scope(), server.receive, server.send)
+
+    anyio.run(main)
+    assert watching.outcome.ending == "left"
 
 
 def test_looking_for_the_client_leaves_a_body_that_nobody_reads_where_it_is() -> None:
@@ -1112,27 +828,37 @@ def test_on_a_returned_route_a_failure_after_the_end_is_a_failure_and_the_same_e
     assert till.endings == ["failed"]
 
 
+class Signalling(Till):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending = anyio.Event()
+
+    def end(self, hold_id: bytes, name: str, outcome: Outcome) -> None:
+        self.ending.set()
+        super().end(hold_id, name, outcome)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_returned_route_waits_no_longer_than_its_bound(backend: str) -> None:
-    till, server = Till(), Server()
+    till, server = Signalling(), Server()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(start())
         await send(body(b"one", more=True))
         await send(body(b""))
-        while not till.settled:
-            await anyio.sleep(0.001)
+        await till.ending.wait()
+        await send(body(b"beyond the end"))
         raise AppError
 
     guard = guarded(app, [Holding()], till=till, routes=RETURNED, return_wait_s=0.01)
     with pytest.raises(AppError):
         anyio.run(partial(guard, http_scope(), server.receive, server.send), backend=backend)
     assert till.endings == ["completed"]
-    assert server.sent[-1] == body(b"")
+    assert server.sent[-2:] == [body(b""), body(b"beyond the end")]
 
 
 def test_a_strict_failure_at_that_bound_breaks_off_and_says_so_to_application_and_server() -> None:
-    till, server = Till(), Server()
+    till, server = Signalling(), Server()
     till.break_ending = PortError("till", "down")
     heard: list[BaseException] = []
 
@@ -1140,12 +866,11 @@ def test_a_strict_failure_at_that_bound_breaks_off_and_says_so_to_application_an
         await send(start())
         await send(body(b"one", more=True))
         await send(body(b""))
-        while not heard:
-            await anyio.sleep(0.001)
-            try:
-                await send(body(b""))
-            except ResponseCut as cut:
-                heard.append(cut)
+        await till.ending.wait()
+        try:
+            await send(body(b""))
+        except ResponseCut as cut:
+            heard.append(cut)
 
     guard = guarded(app, [Holding()], till=till, routes=RETURNED, return_wait_s=0.01)
     with pytest.raises(ResponseCut) as caught:

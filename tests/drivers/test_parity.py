@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -667,7 +668,7 @@ def test_any_chunking_gives_the_same_bytes(
     world: World, data: bytes, cuts: list[int], *, whole: bool, sized: bool
 ) -> None:
     edges = [0, *sorted(cuts), 40]
-    chunks = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    chunks = [data[start:end] for start, end in pairwise(edges)]
     headers = [("content-length", str(len(data)))] if sized else []
     seen = world.run([adding(Upper())], App(chunks=chunks, headers=headers, whole=whole))
     assert seen.body == data.upper() + b"!"

@@ -1,4 +1,4 @@
-"""A guard that has nothing to do changes nothing: generated applications, bare and guarded, seen by the same server."""
+"""A guard that has nothing to do changes nothing: generated applications, bare and guarded, before one server."""
 
 from __future__ import annotations
 

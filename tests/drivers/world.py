@@ -1,4 +1,4 @@
-"""One application description, run under both drivers in process, seen through the eyes of a server and its client."""
+"""One application description, run under both drivers in process, as a server and its client see it."""
 
 from __future__ import annotations
 

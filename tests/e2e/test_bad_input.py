@@ -57,6 +57,7 @@ def head(tenant: str, *lines: str) -> bytes:
 )
 @pytest.mark.parametrize("tenant", ["plain", "acme"])
 def test_an_unreadable_body_is_400_and_charges_nothing(world: World, tenant: str, body: bytes) -> None:
+    """E-15."""
     before, calls = world.spent(tenant), len(world.model.requests)
     headers = {"authorization": f"Bearer {KEYS[tenant]}", "content-type": "application/json"}
     response = httpx.post(f"{world.url}/v1/chat/completions", headers=headers, content=body)

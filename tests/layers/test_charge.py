@@ -125,6 +125,8 @@ def test_an_exhausted_budget_is_refused_with_402_and_reports_both_numbers() -> N
     (denial,) = exchange.decisions
     assert denial.reason == Reason.BUDGET_EXHAUSTED
     assert (denial.details["spent"], denial.details["limit"]) == ("9.90 USD", "10.00 USD")
+    ((resolver, _),) = exchange.resolvers
+    assert resolver(Outcome(Ending.REFUSED, called=False)) is None, "a refusal leaves no trace in the ledger"
     assert "9.90" not in script.result.body.decode()
 
 
@@ -216,8 +218,10 @@ def test_a_call_that_asks_for_more_than_can_be_priced_is_refused() -> None:
     [b"", b"{", b"[]", b"\xff\xfe", b'{"model": 1}', b'{"model": "a", "model": "b"}', b"[" * 10_000],
 )
 def test_a_body_that_cannot_be_read_is_refused_with_400(body: bytes) -> None:
+    """E-15."""
     exchange, script = start(CHAT, body=body)
     assert script.result.status == 400
+    assert json.loads(script.result.body)["error"]["code"] == "body.malformed"
     assert exchange.resolvers == []
 
 

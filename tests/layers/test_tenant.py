@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenantguard.adapters.policies.static import StaticPolicies
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.flow.effects import CallApp
-from tenantguard.flow.exchange import Exchange
+from tenantguard.flow.exchange import Exchange, current
 from tenantguard.flow.http import Headers, Request, Response
-from tenantguard.flow.layer import call_app, stack
+from tenantguard.flow.layer import call_app
 from tenantguard.flow.ports import FindPolicy, Identify
+from tenantguard.guard import Guard
 from tenantguard.layers.tenant import TenantContext
 from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.policy import EMPTY_POLICY, Policy
@@ -19,7 +22,7 @@ from tenantguard.model.rate import Rate
 from tenantguard.model.route import Route
 from tenantguard.model.sections import RateRule, RateSection
 from tenantguard.model.tenant import DEFAULT_TENANT, Identity, Role, Tenant, TenantId
-from tenantguard.testing import Script, manual_system
+from tenantguard.testing import Script, manual_system, memory_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -261,18 +264,50 @@ def test_a_public_route_is_served_to_anybody_under_no_policy() -> None:
 
 def test_a_request_keeps_the_policy_that_it_started_with() -> None:
     """E+20: the fact is the value; whoever changes the registry changes what the next request finds."""
+    registry = StaticPolicies({"acme": POLICY})
     exchange = exchange_of(("x-tenant-id", "acme"))
-    script = script_of(by_header, exchange)
-    script.answer(POLICY)
-    POLICY.having(RateSection(()))
-    assert exchange.get(Policy) == POLICY
+    script_of(by_header, exchange).answer(registry.find(ACME))
+    registry.register("acme", EMPTY_POLICY)
+    assert registry.find(ACME) is EMPTY_POLICY
+    assert exchange.get(Policy) is POLICY
+
+
+def test_a_guard_inside_another_finds_the_tenant_for_itself() -> None:
+    """E-6: a tenant is never inherited silently."""
+    outer = exchange_of(("x-tenant-id", "acme"))
+    script_of(by_header, outer).answer(POLICY)
+    assert outer.tenant == Tenant(ACME)
+    inner = Exchange(Request("GET", "/"), outer.system, outer=outer)
+    assert (inner.tenant, inner.policy, inner.decisions) == (None, None, [])
+    assert script_of(by_header, inner).result.status == 400
 
 
 def test_two_requests_at_once_see_only_their_own_tenant() -> None:
-    """E-14: two flows of one layer, interleaved."""
-    exchanges = [exchange_of(("x-tenant-id", name)) for name in ("acme", "globex")]
-    handler = stack([by_header])
-    scripts = [Script(handler(exchange)) for exchange in exchanges]
-    for script in scripts:
-        script.answer(POLICY)
-    assert [exchange.get(Tenant).id for exchange in exchanges] == ["acme", "globex"]
+    """E-14."""
+
+    async def visit() -> list[str]:
+        both_inside = asyncio.Barrier(2)
+
+        async def app(_scope: Any, _receive: Any, send: Any) -> None:
+            await both_inside.wait()
+            tenant = current().tenant
+            assert tenant is not None
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": tenant.id.encode()})
+
+        guarded = Guard([by_header], ports=ports).asgi(app)
+
+        async def get(name: str) -> str:
+            said: list[bytes] = []
+
+            async def send(message: Any) -> None:
+                said.append(message.get("body", b""))
+
+            scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"x-tenant-id", name.encode())]}
+            await guarded(scope, None, send)
+            return b"".join(said).decode()
+
+        return await asyncio.gather(get("acme"), get("globex"))
+
+    ports = memory_ports(policies=StaticPolicies({"acme": POLICY, "globex": POLICY}))
+    assert asyncio.run(visit()) == ["acme", "globex"]
