@@ -917,7 +917,7 @@ class _HTTPRun(_Run):
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(read)
-                for _ in range(rounds):
+                for _ in range(rounds + 1):  # trio runs the tasks of one round in random order
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
             return found[0] if found else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.flow.layer import layer_name, stack
@@ -144,6 +144,8 @@ def describe_failure(failure: BaseException) -> str:
 
 def resolve_guard(guard: Guard | None, layers: Iterable[Layer] | None) -> Guard:
     """The guard of ``Middleware(ASGIGuard, guard=...)`` or ``Middleware(ASGIGuard, layers=[...])``."""
-    if (guard is None) == (layers is None):
-        raise ConfigurationError("give either guard=... or layers=[...]")
-    return guard if guard is not None else Guard(cast("Iterable[Layer]", layers))
+    if guard is not None and layers is None:
+        return guard
+    if layers is not None and guard is None:
+        return Guard(layers)
+    raise ConfigurationError("give either guard=... or layers=[...]")

@@ -14,20 +14,16 @@ import asyncio
 import json
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
 from tenantguard.errors import BadRequestError, ClientLeftError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+    from collections.abc import AsyncGenerator, Mapping
 
     import aiohttp
-
-    Scope: TypeAlias = MutableMapping[str, Any]
-    Message: TypeAlias = MutableMapping[str, Any]
-    Receive: TypeAlias = Callable[[], Awaitable[Message]]
-    Send: TypeAlias = Callable[[Message], Awaitable[None]]
+    from starlette.types import Message, Receive, Scope, Send
 
 log = logging.getLogger("tenantguard.proxy")
 

@@ -1,4 +1,4 @@
-"""The real clock and ids: the only module that reads the time or randomness of this machine."""
+"""The real clock and ids: the only module that reads the clocks of this machine."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tenantguard.model.price import TokenPrice
     from tenantguard.model.route import Route
@@ -24,7 +24,7 @@ false, a plain number, or begins with a bracket, a brace or a quote.
 exit codes: 0 the settings are right, 2 they are wrong: every problem is told, with its line
 """
 
-Row = tuple[str, ...]
+Row: TypeAlias = tuple[str, ...]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -149,9 +149,9 @@ def _price(model: str, price: TokenPrice) -> Row:
     return (f"  {model}", *(str(Amount(rate, price.currency)) for rate in rates))
 
 
-def _print_table(rows: Any) -> None:
+def _print_table(rows: Iterable[Row]) -> None:
     """Print rows in columns as wide as their widest cell."""
-    listed = [list(row) for row in rows]
+    listed = list(rows)
     widths = [max(len(row[column]) for row in listed if column < len(row)) for column in range(max(map(len, listed)))]
     for row in listed:
         print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())

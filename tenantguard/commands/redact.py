@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenantguard.errors import BadRequestError, TenantGuardError
+from tenantguard.rules.redaction.rule import Edit, apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -141,12 +142,7 @@ def _detector(wish: _Wish) -> Detector:
 
 
 def _redact(text: str, matches: Iterable[Match]) -> str:
-    pieces: list[str] = []
-    done = 0
-    for match in matches:
-        pieces += [text[done : match.start], f"<{match.entity}>"]
-        done = match.end
-    return "".join([*pieces, text[done:]])
+    return apply(text, [Edit(match.start, match.end, f"<{match.entity}>") for match in matches])
 
 
 def _names(text: str) -> tuple[str, ...]:

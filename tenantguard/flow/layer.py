@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.effects import CallApp, Flow, ask
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Handler: TypeAlias = "Callable[[Exchange], Flow[Response]]"
 
 
-@runtime_checkable
 class Layer(Protocol):
     """Wraps everything further in.
 

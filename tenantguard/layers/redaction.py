@@ -67,7 +67,7 @@ class Redaction:
     """Redact requests and responses as the policy's :class:`~tenantguard.model.sections.RedactSection` says.
 
     ``detector_for`` gives the detector of a section; it is called in each request, so it looks up what was built
-    with the guard. ``key`` (at least 16 bytes, the same in every process) is what tenants' placeholders are derived
+    with the guard. ``key`` (at least 32 bytes, the same in every process) is what tenants' placeholders are derived
     from. A JSON request has at most ``request_limit`` bytes, a JSON response at most ``response_limit``.
     """
 
@@ -226,10 +226,8 @@ def _masked(data: bytes, rule: RequestMask, shape: Shape) -> bytes | Deny:
 
 
 def _failure(reason: Reason) -> Deny:
-    if reason is Reason.RESPONSE_UNREADABLE:
-        message = "The response is in a form that cannot be redacted, so it was not passed on."
-        return Deny(_NAME, reason, 502, message)
-    return Deny(_NAME, reason, 503, "The response could not be redacted, so it was not passed on.")
+    problem = "is in a form that cannot" if reason is Reason.RESPONSE_UNREADABLE else "could not"
+    return Deny(_NAME, reason, 502, f"The response {problem} be redacted, so it was not passed on.")
 
 
 def _is_model_call(exchange: Exchange) -> bool:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class KnownRoutes:
-    """Answer 404 to requests that match no route: in front of a model endpoint, the way around the prices is closed."""
+    """Answer 404 where no route matches: in front of a model endpoint, the way around the prices is closed."""
 
     name = "routes"
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Refuse the default route."""
         if exchange.route is DEFAULT_ROUTE:
-            return exchange.deny(Deny("routes", Reason.ROUTE_UNKNOWN, 404, "Nothing is served here."))
+            return exchange.deny(Deny(self.name, Reason.ROUTE_UNKNOWN, 404, "Nothing is served here."))
         return (yield from proceed(exchange))

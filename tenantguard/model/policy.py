@@ -20,7 +20,8 @@ class Policy:
     """A tenant's policy: sections by type, and the revision that every decision records.
 
     A section is any frozen dataclass. Absent means that the layer does not apply. ``of`` derives the revision from
-    the content, so equal policies have equal revisions whatever process built them.
+    the ``repr`` of the sections, so equal policies have equal revisions whatever process built them, unless a section
+    holds a set, whose order differs between processes.
     """
 
     name: str

@@ -20,7 +20,7 @@ class Usage:
     """Counts of what was used. Zero is a value; that nothing is known is ``None`` in place of a ``Usage``.
 
     The four token counts do not overlap: ``input_tokens`` are those neither read from nor written to a cache.
-    ``requests`` and named ``units`` (pages, images, whatever the application reports) are priced by the route.
+    ``requests`` and named ``units`` (pages, images, whatever the application reports) count other things than tokens.
     A count that is negative, no ``int`` or above 2**53 raises :class:`BadRequestError`: it is never mended.
     """
 

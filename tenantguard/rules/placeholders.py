@@ -18,7 +18,9 @@ from tenantguard.errors import ConfigurationError, LayerError
 LITERAL: Final = "LITERAL"
 """The entity of text in a request that looks like a placeholder but is the user's own."""
 
-KEY_BYTES_MIN: Final = 16
+KEY_BYTES_MIN: Final = 32
+"""As long as the output of SHA-256, as RFC 2104 section 3 asks of the key of an HMAC."""
+
 PLACEHOLDER_CHARS_MAX: Final = 63
 _ENTITY_CHARS_MAX: Final = 40
 _SUFFIX_CHARS: Final = (10, 15, 20)  # 50 bits; a longer one only where two values of one exchange collide
@@ -27,7 +29,7 @@ _NOT_IN_A_NAME: Final = re.compile(r"[^A-Z0-9]+")
 
 
 def tenant_key(key: bytes, tenant: str) -> bytes:
-    """Derive one tenant's key from the guard's; a key of less than 16 bytes raises :class:`ConfigurationError`."""
+    """Derive one tenant's key from the guard's; a key of less than 32 bytes raises :class:`ConfigurationError`."""
     if len(key) < KEY_BYTES_MIN:
         raise ConfigurationError(f"the redaction key has {len(key)} bytes: it needs at least {KEY_BYTES_MIN}")
     return hmac.digest(key, b"tenantguard placeholder\0" + tenant.encode(), hashlib.sha256)

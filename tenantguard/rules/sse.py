@@ -15,7 +15,8 @@ from typing import Final
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 EVENT_BYTES_MAX: Final = 8 * 1024 * 1024
 _BREAK: Final = re.compile(rb"\r\n|\r|\n")
-_BLANK: Final = frozenset({b"\n", b"\r\n", b"\r"})
+BLANK_LINES: Final = frozenset({b"\n", b"\r\n", b"\r"})
+"""What ends an event."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -130,7 +131,7 @@ class SSEFramer:
             self._size += len(line)
             if self._size > self._limit:
                 self.overflowed = True
-            elif line in _BLANK:
+            elif line in BLANK_LINES:
                 events.append(self._close())
         if self._lines.overflowed or self._size + self._lines.waiting > self._limit:
             self.overflowed = True

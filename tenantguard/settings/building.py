@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tenantguard.adapters.audits.structlog import StructlogSink
@@ -19,9 +19,9 @@ from tenantguard.guard import Guard
 from tenantguard.layers.routes import KnownRoutes
 from tenantguard.model.price import UnknownModel
 from tenantguard.model.sections import RedactSection
+from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.reading import Settings, read_settings
-from tenantguard.settings.shapes import REDACTION_KEY_BYTES_MIN
 
 if TYPE_CHECKING:
     import os
@@ -159,7 +159,7 @@ def _charge(layer: Any, settings: Settings) -> Layer:
 def _redaction(layer: Any, settings: Settings) -> Layer:
     from tenantguard.adapters.pii.presidio import PresidioDetector  # noqa: PLC0415 - takes seconds
 
-    @lru_cache
+    @cache  # bounded by the policies; one that was dropped would be loaded again in a request
     def detector(entities: tuple[str, ...], threshold: float) -> Detector:
         return PresidioDetector(entities, threshold)
 
@@ -170,7 +170,7 @@ def _redaction(layer: Any, settings: Settings) -> Layer:
         section = resolved.policy.section(RedactSection)
         if section is not None:
             detector_for(section)  # now, and not in the first request
-    key = settings.redaction_key or secrets.token_bytes(REDACTION_KEY_BYTES_MIN)
+    key = settings.redaction_key or secrets.token_bytes(KEY_BYTES_MIN)
     made: Layer = layer(detector_for, key, request_limit=settings.guard.body_limit)
     return made
 

@@ -13,13 +13,13 @@ import tomllib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tenantguard.errors import BadRequestError, ConfigurationError
-from tenantguard.rules.tomllines import locate, nearest_line
+from tenantguard.settings.lines import locate, nearest_line
 from tenantguard.settings.problems import Problem, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tenantguard.rules.tomllines import Path
+    from tenantguard.settings.lines import Path
 
 T = TypeVar("T")
 

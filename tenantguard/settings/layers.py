@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tenantguard.model.route import Route
-    from tenantguard.rules.tomllines import Path
     from tenantguard.settings.document import Document
+    from tenantguard.settings.lines import Path
     from tenantguard.settings.policies import ResolvedPolicy
     from tenantguard.settings.shapes import GuardShape
 

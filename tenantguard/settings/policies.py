@@ -23,8 +23,8 @@ from tenantguard.settings.shapes import BudgetShape, PolicyShape, RateShape, Red
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from tenantguard.rules.tomllines import Path
     from tenantguard.settings.document import Document
+    from tenantguard.settings.lines import Path
 
 Sections: TypeAlias = "dict[type, object]"
 
@@ -125,7 +125,7 @@ def _several(document: Document, value: object, path: Path) -> list[tuple[object
     return [(element, (*path, index)) for index, element in enumerate(value)]
 
 
-def _read_rate(document: Document, value: object, path: Path) -> object:
+def _read_rate(document: Document, value: object, path: Path) -> RateSection:
     rules = []
     for element, at in _several(document, value, path):
         if isinstance(element, str):
@@ -137,13 +137,13 @@ def _read_rate(document: Document, value: object, path: Path) -> object:
     return RateSection(tuple(rules))
 
 
-def _read_budget(document: Document, value: object, path: Path) -> object:
+def _read_budget(document: Document, value: object, path: Path) -> BudgetSection | None:
     shapes = [check(document, BudgetShape, element, at) for element, at in _several(document, value, path)]
     rules = tuple(BudgetRule(shape.limit, shape.per, shape.scope) for shape in shapes if shape is not None)
     return document.attempt(partial(BudgetSection, rules), path)
 
 
-def _read_redact(document: Document, value: object, path: Path) -> object:
+def _read_redact(document: Document, value: object, path: Path) -> RedactSection | None:
     shape = check(document, RedactShape, value, path)
     if shape is None:
         return None

@@ -18,12 +18,12 @@ from tenantguard.model.price import PriceBook, TokenPrice, UnknownModel
 from tenantguard.model.route import Route, RouteTable
 from tenantguard.model.sections import BudgetSection
 from tenantguard.model.tenant import DEFAULT_TENANT, Identity
+from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.document import Document
 from tenantguard.settings.layers import read_layers, wanted_layers
 from tenantguard.settings.policies import ResolvedPolicy, read_policies
 from tenantguard.settings.problems import Problem, SettingsError, did_you_mean
 from tenantguard.settings.shapes import (
-    REDACTION_KEY_BYTES_MIN,
     GuardShape,
     KeyShape,
     PriceShape,
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tenantguard.model.policy import Policy
-    from tenantguard.rules.tomllines import Path
     from tenantguard.settings.layers import LayerChoice
+    from tenantguard.settings.lines import Path
 
 S = TypeVar("S", bound=Shape)
 
@@ -238,8 +238,8 @@ def _read_redaction_key(document: Document, folder: FilePath) -> bytes | None:
     except OSError as failed:
         document.problem(path, f"cannot be read: {failed.strerror}")
         return None
-    if len(key) < REDACTION_KEY_BYTES_MIN:
-        document.problem(path, f"holds fewer than {REDACTION_KEY_BYTES_MIN} bytes")
+    if len(key) < KEY_BYTES_MIN:
+        document.problem(path, f"holds fewer than {KEY_BYTES_MIN} bytes")
     return key
 
 

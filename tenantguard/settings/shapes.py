@@ -15,6 +15,7 @@ from tenantguard.model.rate import Rate
 from tenantguard.model.route import Dialect, OnDisconnect, OnMissingUsage, Route, Success
 from tenantguard.model.sections import Period, RedactRequest, RedactResponse, Scope
 from tenantguard.model.tenant import Role, TenantId
+from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.rules.usage import DECODERS
 from tenantguard.settings.problems import did_you_mean
 
@@ -23,14 +24,11 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from tenantguard.rules.tomllines import Path
     from tenantguard.settings.document import Document
+    from tenantguard.settings.lines import Path
 
 BODY_LIMIT_BYTES: Final = 10 * 1024 * 1024
 """The largest request body unless settings say otherwise; a context of a million tokens is about 4 MB of text."""
-
-REDACTION_KEY_BYTES_MIN: Final = 32
-"""As long as the output of SHA-256, as RFC 2104 section 3 asks of the key of an HMAC."""
 
 _QUOTED: Final = re.compile(r"'([^']*)'")
 _TYPES: Final = {
@@ -176,7 +174,7 @@ class PricingShape(Shape):
 class RedactionShape(Shape):
     """``[redaction]``: the secret from which placeholders are derived; the same one for all processes."""
 
-    key: Annotated[str, Field(min_length=REDACTION_KEY_BYTES_MIN)] | None = Field(None, repr=False)
+    key: Annotated[str, Field(min_length=KEY_BYTES_MIN)] | None = Field(None, repr=False)
     key_file: _Name | None = None
 
 

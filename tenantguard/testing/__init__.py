@@ -14,7 +14,7 @@ from tenantguard.flow.http import Body, Headers, Request
 from tenantguard.flow.ports import Ports, System
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tenantguard.flow.effects import Effect, Flow
     from tenantguard.flow.ports import IdentitySource, PolicySource
@@ -155,7 +155,7 @@ class Script(Generic[T]):
         assert self._result, f"the flow still waits for the answer to {self.effect!r}"
         return self._result[0]
 
-    def _step(self, resume: Any) -> Effect[Any] | None:
+    def _step(self, resume: Callable[[], Effect[Any]]) -> Effect[Any] | None:
         try:
             self.effect = resume()
         except StopIteration as stop:

@@ -31,19 +31,16 @@ import re
 import struct
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenantguard.adapters.system import TimeOrderedIds
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable
+
+    from starlette.types import Receive, Scope, Send
 
     from tenantguard.flow.ports import Ids
-
-    Scope: TypeAlias = MutableMapping[str, Any]
-    Message: TypeAlias = MutableMapping[str, Any]
-    Receive: TypeAlias = Callable[[], Awaitable[Message]]
-    Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 DELTA_CHARS: Final = 5
 CREATED: Final = 1_700_000_000

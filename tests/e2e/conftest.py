@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tenantguard.adapters.identity.keys import hash_key
+from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.commands.proxy import guarded_proxy
 from tenantguard.model.tenant import TenantId
 from tenantguard.settings import parse_settings
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from tenantguard.guard import Guard
     from tenantguard.model.audit import AuditRecord
 
-TENANTS = ("acme", "limited", "poor", "plain")
+TENANTS = ("acme", "scrubbed", "limited", "poor", "plain")
 KEYS = {tenant: f"tg_test_key_of_{tenant}_0123456789" for tenant in TENANTS}
 INPUT, OUTPUT = 1_000, 2_000
 """Billionths of a dollar a token: 1 and 2 USD per million."""
+UNIT_NS = 360 * 86_400 * 10**9 // 1000
+"""How long a unit of a bucket takes to come back at 1000 a year: longer than any test."""
 
 SETTINGS = """
 [guard]
@@ -64,17 +67,23 @@ cache_read = "0.1 USD/1M"
 cache_write = "1 USD/1M"
 
 [policies.plain]
+rate = "1000/year"
 budget = {{ limit = "10.00 USD", per = "month" }}
 
 [policies.acme]
-budget = {{ limit = "10.00 USD", per = "month" }}
+inherit = "plain"
 redact = {{ request = "replace", response = "restore", entities = ["EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER"] }}
+
+[policies.scrubbed]
+inherit = "plain"
+redact = {{ request = "off", response = "replace", entities = ["EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER"] }}
 
 [policies.limited]
 rate = "2/minute"
 budget = {{ limit = "10.00 USD", per = "month" }}
 
 [policies.poor]
+rate = "1000/year"
 budget = {{ limit = "0.000001 USD", per = "month" }}
 """
 
@@ -126,6 +135,18 @@ class World:
             return 0
         assert balance.held == 0, "held at rest"
         return balance.spent
+
+    def standing(self, tenant: str) -> tuple[int, int]:
+        """What was spent, and how many units are gone from the tenant's bucket of 1000 a year."""
+        limits = self.guard.ports.limits
+        assert isinstance(limits, MemoryLimits)
+        full_in_ns = next((nanos for key, nanos in limits.snapshot().items() if key[-1] == tenant), 0)
+        return self.spent(tenant), -(-full_in_ns // UNIT_NS)
+
+    def change(self, tenant: str, before: tuple[int, int]) -> tuple[int, int]:
+        """What was spent and taken since."""
+        spent, taken = self.standing(tenant)
+        return spent - before[0], taken - before[1]
 
 
 @pytest.fixture(scope="module")

@@ -58,14 +58,14 @@ def head(tenant: str, *lines: str) -> bytes:
 @pytest.mark.parametrize("tenant", ["plain", "acme"])
 def test_an_unreadable_body_is_400_and_charges_nothing(world: World, tenant: str, body: bytes) -> None:
     """E-15."""
-    before, calls = world.spent(tenant), len(world.model.requests)
+    before, calls = world.standing(tenant), len(world.model.requests)
     headers = {"authorization": f"Bearer {KEYS[tenant]}", "content-type": "application/json"}
     response = httpx.post(f"{world.url}/v1/chat/completions", headers=headers, content=body)
     record = world.recorder.next()
     assert response.status_code == 400
     assert response.json()["error"]["code"].startswith("body.")
     assert record.ending == "refused"
-    assert world.spent(tenant) == before
+    assert world.standing(tenant) == before
     assert len(world.model.requests) == calls
 
 
@@ -77,12 +77,12 @@ def test_a_declared_gigabyte_is_413_before_a_byte_of_it_is_read(world: World) ->
 
 
 def test_a_body_shorter_than_it_says_is_never_passed_on(world: World) -> None:
-    calls, before = len(world.model.requests), world.spent("plain")
+    calls, before = len(world.model.requests), world.standing("plain")
     answer = talk(world, head("plain", "content-type: application/json", f"content-length: {len(GOOD) + 10}") + GOOD)
     assert not answer.startswith(b"HTTP/1.1 200")
     assert world.recorder.next().ending in {"left", "refused"}
     assert len(world.model.requests) == calls
-    assert world.spent("plain") == before
+    assert world.standing("plain") == before
 
 
 def test_two_credentials_that_disagree_are_400(world: World) -> None:

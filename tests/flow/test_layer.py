@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.flow.effects import Ask, CallApp, Compute, ReadBody, ask, compute
 from tenantguard.flow.http import Ending, Outcome, Response
-from tenantguard.flow.layer import Layer, call_app, check, layer_name, observe, stack
+from tenantguard.flow.layer import call_app, check, layer_name, observe, stack
 from tenantguard.model.decision import Deny
 from tenantguard.testing import Script, make_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tenantguard.flow.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,6 @@ def test_a_class_in_the_place_of_a_layer_is_refused_as_long_as_it_has_no_handle(
 def test_a_layer_is_called_by_its_name_or_its_class() -> None:
     assert layer_name(Passing("mine")) == "mine"
     assert layer_name(object()) == "object"
-    assert isinstance(Passing(), Layer)
 
 
 def test_call_app_is_the_innermost_handler() -> None:

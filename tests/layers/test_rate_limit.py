@@ -403,6 +403,34 @@ def test_one_layer_alone_is_middleware() -> None:
     ]
 
 
+def test_a_websocket_takes_a_unit_when_it_connects() -> None:
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"})
+
+    async def connect(app: Any) -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app({"type": "websocket", "path": "/", "headers": [], "query_string": b""}, receive, send)
+        return sent
+
+    async def visit() -> list[list[Any]]:
+        guarded = Guard([RateLimit("2/minute")], ports=memory_ports()).asgi(app)
+        return [await connect(guarded) for _ in range(3)]
+
+    first, second, third = asyncio.run(visit())
+    assert [message["type"] for message in first] == ["websocket.accept", "websocket.close"]
+    assert (b"ratelimit", b'"layer-tenant-60s";r=0;t=30') in second[0]["headers"]
+    assert third == [{"type": "websocket.close", "code": 1008, "reason": ""}]
+
+
 def test_a_refusal_further_in_says_nothing_of_units_that_are_about_to_come_back() -> None:
     exchange = make_exchange(facts=(ACME,))
 

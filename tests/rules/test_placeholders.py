@@ -80,5 +80,5 @@ def test_a_vault_shows_a_count_alone_and_forgets_when_told() -> None:
 
 
 def test_a_short_key_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="at least 16"):
-        tenant_key(b"short", "acme")
+    with pytest.raises(ConfigurationError, match="at least 32"):
+        tenant_key(KEY[1:], "acme")

@@ -1,12 +1,13 @@
 """Audit records as structlog events, one an exchange, written by a thread of their own.
 
 An event costs about 12 us; the thread takes that off the request. The queue is bounded: beyond it records are dropped
-and counted, and the count is part of the next event.
+and counted, and the count is part of the next event. A record whose writing fails is dropped too; the thread goes on.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from queue import SimpleQueue
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
 QUEUE_MAX: Final = 10_000
 
+_log: Final = logging.getLogger("tenantguard")
+
 
 class StructlogSink:
     """Writes every record as the event ``exchange`` of the logger ``tenantguard``, at level info.
 
     The thread starts with the first record in a process, also after a fork, and ends at ``close`` or at exit, when
-    everything queued has been written. ``dropped`` counts the records lost to a full queue.
+    everything queued has been written. ``dropped`` counts the records lost to a full queue or a failing logger.
     """
 
     def __init__(self, queue_max: int = QUEUE_MAX) -> None:
@@ -44,9 +47,9 @@ class StructlogSink:
         if self._thread is None or self._pid != os.getpid():
             self._start()
         if self._queue.qsize() >= self._queue_max:
-            self.dropped += 1
-            return
-        self._queue.put(record)
+            self._drop()
+        else:
+            self._queue.put(record)
 
     def close(self) -> None:
         """Write what is queued and end the thread."""
@@ -55,6 +58,7 @@ class StructlogSink:
         if thread is not None and self._pid == os.getpid():
             self._queue.put(None)
             thread.join()
+        atexit.unregister(self.close)
 
     def _start(self) -> None:
         with self._lock:
@@ -62,8 +66,8 @@ class StructlogSink:
                 return
             if self._pid != os.getpid():  # records queued before a fork belong to the parent
                 self._queue = SimpleQueue()
-                atexit.register(self.close)
             self._pid = os.getpid()
+            atexit.register(self.close)
             self._thread = threading.Thread(
                 target=self._write, args=(self._queue,), name="tenantguard-audit", daemon=True
             )
@@ -75,10 +79,19 @@ class StructlogSink:
         log = structlog.get_logger("tenantguard")
         told = 0
         while (record := queue.get()) is not None:
-            event = event_of(record)
-            if self.dropped != told:
-                told = event["records_dropped"] = self.dropped
-            log.info("exchange", **event)
+            dropped = self.dropped
+            event = event_of(record) | ({"records_dropped": dropped} if dropped != told else {})
+            try:
+                log.info("exchange", **event)
+            except Exception as failure:  # noqa: BLE001 - a processor of the operator's that fails must not end the audit
+                self._drop()
+                _log.error("an audit record could not be written: error=%s", type(failure).__name__)
+            else:
+                told = dropped
+
+    def _drop(self) -> None:
+        with self._lock:
+            self.dropped += 1
 
 
 def event_of(record: AuditRecord) -> dict[str, Any]:

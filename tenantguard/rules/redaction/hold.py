@@ -25,7 +25,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.model.pii import Match
-from tenantguard.rules.placeholders import PLACEHOLDER
+from tenantguard.rules.placeholders import PLACEHOLDER, PLACEHOLDER_CHARS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HOLD_CHARS_MAX: Final = 256
 CONTEXT_CHARS: Final = 96
-_KEPT_CHARS: Final = 64  # no bounded pattern of the built-in set is longer by more than one
+_KEPT_CHARS: Final = PLACEHOLDER_CHARS_MAX + 1  # no bounded pattern of the built-in set is longer by more than one
 _TAKEN_CHARS: Final = 4096  # at a time, so that a long piece costs linear time
 OVERLONG: Final = "OVERLONG"
 """The entity of a run that began as an address and did not end within ``HOLD_CHARS_MAX`` characters."""

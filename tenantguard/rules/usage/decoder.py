@@ -6,14 +6,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantguard.rules.sse import BYTE_ORDER_MARK, EVENT_BYTES_MAX, SSELines, read_field
+from tenantguard.rules.sse import BLANK_LINES, BYTE_ORDER_MARK, EVENT_BYTES_MAX, SSELines, read_field
 
 if TYPE_CHECKING:
     from tenantguard.model.usage import Usage
 
 DOCUMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest document that is copied to be decoded; the usage of a longer one is missing."""
-_BLANK: Final = frozenset({b"\n", b"\r\n", b"\r"})
 _ONE_EVENT: Final = re.compile(rb"(?:event: (.*+)\n)?data: (.*+)\n\n")
 """A chunk that is one whole event, as nearly every chunk is: it is read in half the time of the general way."""
 _JSON_SPACE: Final = b" \t\r\n"
@@ -162,7 +161,7 @@ class StreamDecoder(UsageDecoder):
             self._held.append(line)
             if self._take(line):
                 return b"".join([*leaving, *self._held, *lines[number:], *self._pass()])
-            if line in _BLANK:
+            if line in BLANK_LINES:
                 leaving += self._release()
         if self._lines.overflowed:
             leaving += [*self._held, *self._pass()]
@@ -183,7 +182,7 @@ class StreamDecoder(UsageDecoder):
 
     def _take(self, line: bytes) -> bool:
         """Read one line; True if all that follows passes unread."""
-        if len(line) <= 2 and line in _BLANK:
+        if len(line) <= 2 and line in BLANK_LINES:
             self._end_event()
             return False
         if not self._begun:

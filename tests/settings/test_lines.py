@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenantguard.rules.tomllines import Path, locate, nearest_line, nearest_path
+from tenantguard.settings.lines import Path, locate, nearest_line, nearest_path
 
 
 class Writer:
