@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from tenantguard.errors import BadRequestError, LayerError
 from tenantguard.model.decision import Reason
@@ -152,6 +152,10 @@ class Unreadable:
     message: str
 
 
+BODY_LIMIT_BYTES: Final = 10 * 1024 * 1024
+"""The largest request body that a layer reads unless told otherwise: a million tokens are about 4 MB of text."""
+
+
 def too_large(limit: int) -> Unreadable:
     """The body has more than ``limit`` bytes."""
     return Unreadable(Reason.BODY_TOO_LARGE, 413, f"The request body is larger than the {limit} bytes accepted here.")
@@ -219,7 +223,7 @@ class Request:
             self.replaced = True
 
     def __repr__(self) -> str:
-        return f"Request({self.method} {self.path})"
+        return f"Request({self.method})"  # a path may be personal data
 
 
 @dataclass(frozen=True, slots=True)

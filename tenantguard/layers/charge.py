@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import BadRequestError, ConfigurationError
 from tenantguard.flow.effects import ReadBody
-from tenantguard.flow.http import Body, Ending, Unreadable
+from tenantguard.flow.http import BODY_LIMIT_BYTES, Body, Ending, Unreadable
 from tenantguard.flow.ports import Exhausted, Held, Leg, PlaceHold, ResolveHold
 from tenantguard.model.charge import Charged, Reported
 from tenantguard.model.decision import Deny, Reason
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from tenantguard.rules.pricing import Quote
     from tenantguard.rules.usage import UsageDecoder
 
-BODY_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _BYTES_PER_TOKEN: Final = 4
 """The usual estimate for English text; only used to count a stream that was cut before it reported usage."""
 
@@ -158,7 +157,7 @@ class Charge:
         bill.refused = not isinstance(answer, Held)
         held = Amount(bill.bound_nanos, bill.currency)
         if isinstance(answer, Held):
-            exchange.allow("charge", "hold", held=str(held))
+            exchange.allow(self.name, "hold", held=str(held))
             return None
         details: dict[str, Any] = {"held": str(held)}
         if isinstance(answer, Exhausted):
@@ -171,7 +170,7 @@ class Charge:
                 "available": str(Amount(answer.available, leg.unit)),
             }
         return Deny(
-            "charge",
+            Charge.name,
             Reason.BUDGET_EXHAUSTED,
             402,
             "The budget does not cover this request.",
@@ -194,6 +193,8 @@ class Charge:
         evidence: dict[str, Any] = {"exchange": exchange.id, "route": exchange.route.name, "basis": basis}
         if bill.quote is not None:
             evidence |= {"model": bill.quote.model, "price_version": bill.quote.version}
+        if bill.decoder is not None:
+            evidence |= {"served_model": bill.decoder.model, "response_id": bill.decoder.response_id}
         if usage is not None:
             evidence["usage"] = {
                 "input": usage.input_tokens,
@@ -306,4 +307,4 @@ def _on_disconnect(exchange: Exchange) -> OnDisconnect:
 
 
 def _deny(reason: str, status: int, message: str) -> Deny:
-    return Deny("charge", reason, status, message)
+    return Deny(Charge.name, reason, status, message)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tenantguard.flow.effects import ReadBody, compute
-from tenantguard.flow.http import Cut, Unreadable
+from tenantguard.flow.http import BODY_LIMIT_BYTES, Cut, Unreadable
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.policy import Policy
 from tenantguard.model.route import Dialect
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from tenantguard.flow.layer import Handler
     from tenantguard.flow.ports import Detector
     from tenantguard.rules.redaction.json_text import Shape
-
-REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _NAME: Final = "redaction"
 _MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", re.ASCII)
@@ -79,7 +77,7 @@ class Redaction:
         detector_for: Callable[[RedactSection], Detector],
         key: bytes,
         *,
-        request_limit: int = REQUEST_BYTES_MAX,
+        request_limit: int = BODY_LIMIT_BYTES,
         response_limit: int = JSON_BYTES_MAX,
     ) -> None:
         tenant_key(key, "")  # refuses a short key now

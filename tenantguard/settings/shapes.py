@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from tenantguard.adapters.identity.keys import read_hash
 from tenantguard.errors import BadRequestError, ConfigurationError
+from tenantguard.flow.http import BODY_LIMIT_BYTES
 from tenantguard.model.money import Amount
 from tenantguard.model.price import UnknownModel, parse_rate
 from tenantguard.model.rate import Rate
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from tenantguard.settings.document import Document
     from tenantguard.settings.lines import Path
-
-BODY_LIMIT_BYTES: Final = 10 * 1024 * 1024
-"""The largest request body unless settings say otherwise; a context of a million tokens is about 4 MB of text."""
 
 _QUOTED: Final = re.compile(r"'([^']*)'")
 _TYPES: Final = {

@@ -581,6 +581,41 @@ def test_a_drain_without_anything_to_charge_is_none() -> None:
     assert watching.outcome.ending == "left"
 
 
+def test_looking_for_the_client_leaves_no_task_behind() -> None:
+    async def main() -> None:
+        server = Server()
+        await guarded(App().asgi, [Holding()], till=Till())(http_scope(), server.receive, server.send)
+        await idle()
+        assert len(asyncio.all_tasks()) == 1
+
+    anyio.run(main)
+
+
+def test_a_drain_ends_at_its_bound_whatever_the_application_makes_of_it() -> None:
+    till, watching = Till(), Watching()
+    ports = memory_ports()
+    ports.limits = till  # type: ignore[assignment]
+    ended: list[list[str]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"one", more=True))
+        ports.system.clock.advance(31)  # type: ignore[attr-defined]
+        for _ in range(2):
+            with pytest.raises(ResponseCut):
+                await send(body(b"two", more=True))
+            ended.append(list(till.endings))
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            raise ConnectionResetError
+
+    guard = Guard([watching, draining(), Holding()], ports=ports, drain_s=30.0)
+    anyio.run(ASGIGuard(app, guard=guard), http_scope(), never, send)
+    assert ended == [["left"], ["left"]]
+    assert watching.outcome.received == 6
+
+
 def test_looking_for_the_client_leaves_a_body_that_nobody_reads_where_it_is() -> None:
     till = Till()
     read = 0

@@ -320,31 +320,40 @@ def test_an_error_page_after_the_first_chunk_is_the_applications_own_exception(l
     assert till.held == set()
 
 
-def lazily_erring(environ: Any, start_response: Any) -> Any:
+def lazily_erring(lengths: tuple[str | None, str | None]) -> Any:
     """The head came when the application was called; the error page when its first chunk was asked for."""
-    start_response("200 OK", [("x-page", "good")])
 
-    def chunks() -> Iterator[bytes]:
-        import sys
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("content-length", lengths[0])] if lengths[0] else [])
 
-        try:
-            raise AppError
-        except AppError:
-            start_response("500 Broken", [("x-page", "error")], sys.exc_info())
-        yield b"error page"
+        def chunks() -> Iterator[bytes]:
+            import sys
 
-    return chunks()
+            try:
+                raise AppError
+            except AppError:
+                headers = [("content-length", lengths[1])] if lengths[1] else []
+                start_response("500 Broken", headers, sys.exc_info())
+            yield b"error "
+            yield b"page"
+
+        return chunks()
+
+    return app
 
 
+@pytest.mark.parametrize("lengths", [(None, None), ("4", "10"), ("4", None), (None, "10"), ("100", "10")])
 @same_with_any_layers
-def test_an_error_page_for_a_head_that_the_server_knows_is_passed_on_to_it(layers: list[Any]) -> None:
+def test_an_error_page_for_a_head_that_the_server_may_know_is_passed_on_to_it(
+    layers: list[Any], lengths: tuple[str | None, str | None]
+) -> None:
     watching, server = Watching(), Server()
-    chunks = server.run(guarded(lazily_erring, [watching, *layers], till=Till()))
-    assert chunks == loud([b"error page"], layers)
-    assert [(status, exc_info is not None) for status, _, exc_info in server.heads] == [
-        ("200 OK", False),
-        ("500 Broken", True),
-    ]
+    chunks = server.run(guarded(lazily_erring(lengths), [watching, *layers], till=Till()))
+    assert chunks == loud([b"error ", b"page"], layers)
+    assert server.status == "500 Broken"
+    length = dict(server.heads[-1][1]).get("content-length")
+    assert length == (lengths[1] if len(layers) < 2 else None)
+    assert [exc_info is not None for _, _, exc_info in server.heads] in ([False, True], [False])
     assert (watching.outcome.ending, watching.outcome.status) == ("failed", 500)
 
 

@@ -147,4 +147,4 @@ def test_an_impossible_report_is_refused() -> None:
 
 
 def test_a_repr_shows_no_fact() -> None:
-    assert repr(make_exchange(facts=(Colour("secret"),))) == "Exchange(Request(GET /))"
+    assert repr(make_exchange(facts=(Colour("secret"),))) == "Exchange(Request(GET))"

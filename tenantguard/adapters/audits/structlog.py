@@ -6,13 +6,12 @@ and counted, and the count is part of the next event. A record whose writing fai
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
+from tenantguard.adapters.processes import watch
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.model.tenant import Tenant
 
@@ -36,15 +35,15 @@ class StructlogSink:
 
     def __init__(self, queue_max: int = QUEUE_MAX) -> None:
         self._queue_max = queue_max
+        self._lock = threading.Lock()
         self._queue: SimpleQueue[AuditRecord | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._pid = 0
-        self._lock = threading.Lock()
         self.dropped = 0
+        watch(self)
 
     def record(self, record: AuditRecord) -> None:
         """Queue one record."""
-        if self._thread is None or self._pid != os.getpid():
+        if self._thread is None:
             self._start()
         if self._queue.qsize() >= self._queue_max:
             self._drop()
@@ -55,23 +54,24 @@ class StructlogSink:
         """Write what is queued and end the thread."""
         with self._lock:
             thread, self._thread = self._thread, None
-        if thread is not None and self._pid == os.getpid():
+        if thread is not None:
             self._queue.put(None)
             thread.join()
-        atexit.unregister(self.close)
+
+    def forget(self) -> None:
+        """In a forked child: start over; the thread and the records queued before are the parent's."""
+        self._lock = threading.Lock()
+        self._queue = SimpleQueue()
+        self._thread = None
+        self.dropped = 0
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread is not None and self._pid == os.getpid():
-                return
-            if self._pid != os.getpid():  # records queued before a fork belong to the parent
-                self._queue = SimpleQueue()
-            self._pid = os.getpid()
-            atexit.register(self.close)
-            self._thread = threading.Thread(
-                target=self._write, args=(self._queue,), name="tenantguard-audit", daemon=True
-            )
-            self._thread.start()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._write, args=(self._queue,), name="tenantguard-audit", daemon=True
+                )
+                self._thread.start()
 
     def _write(self, queue: SimpleQueue[AuditRecord | None]) -> None:
         import structlog  # noqa: PLC0415 - 40 ms that only a guard in use pays

@@ -19,9 +19,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.ledger.backend import decide, storable
-from tenantguard.adapters.ledger.forks import GATE
 from tenantguard.adapters.ledger.schema import AUDIT, LedgerFile, port_errors
 from tenantguard.adapters.ledger.writer import BEAT_S, Writer
+from tenantguard.adapters.processes import GATE
 from tenantguard.flow.ports import Balance, Entry, HoldState, OnOrphan, PlaceHold
 from tenantguard.model.sections import Period
 from tenantguard.model.tenant import TenantId

@@ -20,8 +20,8 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantguard.adapters.ledger.forks import GATE, watch
 from tenantguard.adapters.ledger.promise import LedgerPromise, safely
+from tenantguard.adapters.processes import GATE, watch
 from tenantguard.errors import PortError
 from tenantguard.flow.ports import PlaceHold
 

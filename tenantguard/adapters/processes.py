@@ -1,4 +1,4 @@
-"""What a ledger must know of its process: when it forks, and when it ends.
+"""What an adapter with a thread must know of its process: when it forks, and when it ends.
 
 A database library keeps locks for the whole process. A child that is forked while another thread is inside the
 library inherits them locked, with nobody to unlock them; so a fork waits until all threads are outside.
