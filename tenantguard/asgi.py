@@ -872,7 +872,7 @@ class _HTTPRun(_Run):
 
     async def _client_gone(self, rounds: int = _PEEK_ROUNDS) -> bool:
         """Look for the client at the settling point; what was read is replayed."""
-        if self._gone or self._receiving or not self.exchange.resolvers:
+        if self._gone or self._receiving or self.exchange.on_disconnect is None or not self.exchange.resolvers:
             return self._gone
         if self._head is not None and self.exchange.request.headers.get("expect") is not None:
             return False  # reading would tell a client that waits with its body to send it

@@ -44,7 +44,8 @@ class Exchange:
     """One request with its response. Layers read and leave typed facts, and register how things end.
 
     Facts are keyed by their type. ``outer`` is the exchange of the guard further out, if guards nest; both have the
-    same ``id``.
+    same ``id``. ``on_disconnect`` says what a layer wants where the client leaves before the end; None: nothing
+    depends on that, so nobody looks for the client at the settling point.
     """
 
     __slots__ = (
@@ -68,7 +69,7 @@ class Exchange:
         self.decisions: list[Decision] = []
         self.resolvers: list[tuple[Callable[[Outcome], Flow[None] | None], bool]] = []
         self.observers: list[Callable[[Outcome], Flow[None] | None]] = []
-        self.on_disconnect = OnDisconnect.OBSERVED
+        self.on_disconnect: OnDisconnect | None = None
         self.started_ns = system.clock.monotonic_ns()
         self._facts: dict[type, object] = {}
         self._id = id

@@ -144,7 +144,12 @@ class RouteTable:
         return cls(listed)
 
     def find(self, method: str, path: str) -> Route:
-        """The first matching route in the order given, else a default one. A GET route is for HEAD too."""
+        """The first matching route in the order given, else a default one. A GET route is for HEAD too.
+
+        A method in small letters counts as the same one: some servers hand it on, and frameworks and HTTP clients
+        write it in capitals before they act on it.
+        """
+        method = method.upper()
         found: tuple[int, Route] | None = None
         for wanted in ("*", "GET", "HEAD") if method == "HEAD" else ("*", method):
             exact = self._exact.get((wanted, path))

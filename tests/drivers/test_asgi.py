@@ -581,6 +581,22 @@ def test_a_drain_without_anything_to_charge_is_none() -> None:
     assert watching.outcome.ending == "left"
 
 
+def test_nobody_looks_for_the_client_where_nothing_depends_on_it() -> None:
+    ended: list[Outcome] = []
+
+    class Resolves:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            exchange.resolve(ended.append)
+            return (yield from proceed(exchange))
+
+    async def receive() -> Any:
+        raise AssertionError("nobody asked")
+
+    server = Server()
+    anyio.run(guarded(App().asgi, [Resolves()]), http_scope(), receive, server.send)
+    assert [outcome.ending for outcome in ended] == ["completed"]
+
+
 def test_looking_for_the_client_leaves_no_task_behind() -> None:
     async def main() -> None:
         server = Server()

@@ -12,6 +12,7 @@ from tenantguard.asgi import ASGIGuard
 from tenantguard.flow.exchange import current
 from tenantguard.flow.ports import PortEffect
 from tenantguard.guard import Guard
+from tenantguard.model.route import OnDisconnect
 from tenantguard.testing import memory_ports
 from tenantguard.wsgi import WSGIGuard
 
@@ -222,6 +223,7 @@ class Holding:
 
     def handle(self, exchange: Exchange, proceed: Any) -> Any:
         hold_id = exchange.new_id()
+        exchange.on_disconnect = exchange.on_disconnect or OnDisconnect.OBSERVED
 
         def end(outcome: Outcome) -> Any:
             yield from EndInTill(hold_id, self.name, outcome)

@@ -13,7 +13,7 @@ from tenantguard.flow.exchange import CURRENT, Exchange, current
 from tenantguard.flow.http import Request
 from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.money import Amount
-from tenantguard.model.route import Dialect, OnDisconnect, Route
+from tenantguard.model.route import Dialect, Route
 from tenantguard.testing import make_exchange, manual_system
 
 
@@ -105,7 +105,7 @@ def test_resolvers_and_observers_are_kept_in_the_order_of_registration() -> None
     exchange.observe(first)
     assert exchange.resolvers == [(first, False), (second, True)]
     assert exchange.observers == [first]
-    assert exchange.on_disconnect is OnDisconnect.OBSERVED
+    assert exchange.on_disconnect is None
 
 
 def test_current_is_the_exchange_that_a_driver_has_set() -> None:
