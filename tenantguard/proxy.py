@@ -258,7 +258,9 @@ class Upstream:
         if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
             raise BadRequestError("the request target has characters that none may have")
         decoded: str = scope["path"]
-        if "/." in decoded and not {".", ".."}.isdisjoint(decoded.split("/")):
+        if "\\" in decoded:  # a slash to some
+            raise BadRequestError("the request target has a backslash")
+        if "/." in decoded and any(part.partition(";")[0] in {".", ".."} for part in decoded.split("/")):
             raise BadRequestError("the request target has dot segments")
         url = self._base + path.decode("ascii")
         return f"{url}?{query.decode('ascii')}" if query else url
@@ -368,7 +370,7 @@ class _Relay:
         except ValueError:  # the target, a header or the length is none
             await self._refuse("request.invalid")
             return None
-        if self._response.status == 101:
+        if not 200 <= self._response.status <= 599:  # the others are none that could be passed on
             await self._refuse("upstream.invalid")
             return None
         return self._response

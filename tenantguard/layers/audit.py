@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from http import HTTPMethod
+from typing import TYPE_CHECKING, Final
 
 from tenantguard.flow.ports import Record
 from tenantguard.model.audit import AuditRecord
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Outcome, Response
     from tenantguard.flow.layer import Handler
+
+
+_METHODS: Final = frozenset(HTTPMethod)
 
 
 class Audit:
@@ -44,7 +48,7 @@ class Audit:
                 policy=policy.name if policy is not None else None,
                 revision=policy.revision if policy is not None else None,
                 route=exchange.route.name,
-                method=exchange.request.method,
+                method=exchange.request.method if exchange.request.method in _METHODS else "(other)",
                 decisions=tuple(exchange.decisions),
                 ending=outcome.ending.value,
                 status=outcome.status,

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import BadRequestError, ConfigurationError
-from tenantguard.flow.effects import ReadBody
+from tenantguard.flow.effects import ReadBody, compute
 from tenantguard.flow.http import BODY_LIMIT_BYTES, Body, Ending, Unreadable
 from tenantguard.flow.ports import Exhausted, Held, Leg, PlaceHold, ResolveHold
 from tenantguard.model.charge import Charged, Reported
@@ -26,16 +26,20 @@ from tenantguard.model.route import OnDisconnect, OnMissingUsage
 from tenantguard.model.sections import BudgetSection, Period, Scope
 from tenantguard.model.tenant import Tenant
 from tenantguard.model.usage import Usage
+from tenantguard.rules.media import EVENT_STREAM, read_media
+from tenantguard.rules.pricing import shown_model
 from tenantguard.rules.requests import prepare, read_call
 from tenantguard.rules.usage import make_decoder
 
 if TYPE_CHECKING:
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
-    from tenantguard.flow.http import Outcome, Response
+    from tenantguard.flow.http import Headers, Outcome, Response
     from tenantguard.flow.layer import Handler
     from tenantguard.flow.ports import PriceSource
+    from tenantguard.rules.media import Media
     from tenantguard.rules.pricing import Quote
+    from tenantguard.rules.requests import Call, Prepared
     from tenantguard.rules.usage import UsageDecoder
 
 _BYTES_PER_TOKEN: Final = 4
@@ -53,7 +57,9 @@ class _Bill:
     quote: Quote | None = None
     input_bytes: int = 0
     bound_nanos: int = 0
+    stream: bool = False
     strip_usage: bool = False
+    failed: bool = False  # the application's own status is no success, whatever the client is told in its place
     decoder: UsageDecoder | None = None
     refused: bool = False
 
@@ -85,20 +91,17 @@ class Charge:
             if refused is not None:
                 return exchange.deny(refused)
         decoder = exchange.route.usage
-        if decoder is None:
-            return (yield from proceed(exchange))
-        exchange.request.headers.remove("accept-encoding")
+        if decoder is not None:  # a part of a response says nothing of its usage
+            exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
-        if response.body is not None or response.status >= 400:
+        bill.failed = response.status >= 400
+        if decoder is None or response.body is not None or bill.failed:
             return response
-        encoding = response.headers.get("content-encoding")
-        if encoding is not None and encoding.lower() != "identity":
+        media = _media(response.headers)
+        if media.problem is not None or not _is_decodable(exchange, response, media):
             return exchange.deny(_deny(Reason.RESPONSE_UNREADABLE, 502, "The upstream's response cannot be read."))
-        bill.decoder = make_decoder(
-            decoder,
-            content_type=response.headers.get("content-type") or "",
-            strip_usage=bill.strip_usage,
-        )
+        content_type = media.type or (EVENT_STREAM if bill.stream else "")
+        bill.decoder = make_decoder(decoder, content_type=content_type, strip_usage=bill.strip_usage)
         response.transforms.append(bill.decoder)
         response.marker = bill.decoder
         return response
@@ -116,21 +119,21 @@ class Charge:
             bill.unit, bill.unit_nanos = route.unit, route.unit_price.nanos
             bill.bound_nanos += bill.unit_nanos * route.max_units
         if route.usage is not None:
+            problem = _media(exchange.request.headers).problem
+            if problem is not None:
+                return _deny(Reason.BODY_ENCODED, 415, f"The request body {problem}.")
             body = yield from ReadBody(self._body_limit)
             if isinstance(body, Unreadable):
                 return _deny(body.reason, body.status, body.message)
-            denial = self._bound_tokens(exchange, bill, route.usage, body)
+            read = yield from compute(partial(_read, route.usage, body, route.max_output), len(body.data))
+            if isinstance(read, BadRequestError):
+                return _deny(Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {read}.")
+            denial = self._bound_tokens(exchange, bill, *read)
             if denial is not None:
                 return denial
         return bill
 
-    def _bound_tokens(self, exchange: Exchange, bill: _Bill, decoder: str, body: Body) -> Deny | None:
-        route = exchange.route
-        try:
-            call = read_call(decoder, body.json())
-            prepared = prepare(decoder, body.data, call, route.max_output)
-        except BadRequestError as failure:
-            return _deny(Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {failure}.")
+    def _bound_tokens(self, exchange: Exchange, bill: _Bill, call: Call, prepared: Prepared) -> Deny | None:
         quote = self._prices.quote(call.model)
         if quote is None:
             return _deny(Reason.PRICE_UNKNOWN, 403, "This model has no price here, so it cannot be used.")
@@ -138,11 +141,12 @@ class Charge:
             return _deny(Reason.OUTPUT_UNBOUNDED, 400, "The request must say how many tokens it may put out.")
         if quote.price is not None:
             if bill.currency not in {"", quote.price.currency}:
-                raise ConfigurationError(f"route {route.name!r} and its models are priced in two currencies")
+                raise ConfigurationError(f"route {exchange.route.name!r} and its models are priced in two currencies")
             bill.currency = quote.price.currency
         exchange.request.body = prepared.body
         bill.quote = quote
         bill.input_bytes = len(prepared.body)
+        bill.stream = call.stream
         bill.strip_usage = prepared.strip_usage
         bill.bound_nanos += quote.bound_nanos(len(prepared.body), prepared.output_tokens)
         return None
@@ -192,7 +196,8 @@ class Charge:
         nanos, basis, usage = _price_of(exchange, bill, outcome)
         evidence: dict[str, Any] = {"exchange": exchange.id, "route": exchange.route.name, "basis": basis}
         if bill.quote is not None:
-            evidence |= {"model": bill.quote.model, "price_version": bill.quote.version}
+            model = bill.quote.model if bill.quote.matched_by == "model" else shown_model(bill.quote.model)
+            evidence |= {"model": model, "price_version": bill.quote.version}
         if bill.decoder is not None:
             evidence |= {"served_model": bill.decoder.model, "response_id": bill.decoder.response_id}
         if usage is not None:
@@ -213,6 +218,30 @@ class Charge:
         exchange.put(Charged(Amount(charged, bill.currency), held, basis, usage))
 
 
+def _media(headers: Headers) -> Media:
+    return read_media(headers.all("content-type"), headers.all("content-encoding"))
+
+
+def _read(decoder: str, body: Body, max_output: int | None) -> tuple[Call, Prepared] | BadRequestError:
+    try:
+        call = read_call(decoder, body.json())
+        return call, prepare(decoder, body.data, call, max_output)
+    except BadRequestError as failure:
+        return failure
+
+
+def _is_decodable(exchange: Exchange, response: Response, media: Media) -> bool:
+    """Whether a decoder can read the response, or there is nothing to read.
+
+    A caller can ask some servers for another form (binary embeddings, lines of JSON), whose usage nobody would see.
+    """
+    if media.type in {"", EVENT_STREAM} or media.is_json or response.status >= 300:
+        return True
+    return (
+        exchange.request.method == "HEAD" or response.status == 204 or response.headers.get("content-length") == "0"
+    )
+
+
 def _price_of(exchange: Exchange, bill: _Bill, outcome: Outcome) -> tuple[int | None, str, Usage | None]:
     """What this ending costs: nanos (None voids the hold), what that rests on, and the usage."""
     ending = outcome.ending
@@ -221,6 +250,8 @@ def _price_of(exchange: Exchange, bill: _Bill, outcome: Outcome) -> tuple[int | 
     if ending is Ending.COMPLETED:
         return _full_price(exchange, bill, usage)
     if ending is Ending.CUT:
+        if bill.failed or (decoder is not None and (decoder.failed or decoder.broken)):
+            return None, "nothing", None
         if exchange.route.usage is None:
             return _full_price(exchange, bill, None) if outcome.sent else (None, "nothing", None)
         if usage is None and decoder is not None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _HEADER_NAME: Final = re.compile(r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 """A ``token``, RFC 9110 5.6.2."""
 
+_SPACE: Final = " \t"
+"""What may stand around a value, RFC 9110 5.6.3; ``str.strip`` takes bytes of UTF-8 letters with it."""
+
 _API_KEY_HEADERS: Final = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
 
@@ -148,14 +151,14 @@ class TenantContext:
             if self._keys and name in _API_KEY_HEADERS:
                 for value in raw_value.decode("latin-1").split(","):
                     if name != b"authorization":
-                        credentials.add(value.strip())
+                        credentials.add(value.strip(_SPACE))
                     else:
-                        scheme, _, token = value.strip().partition(" ")
+                        scheme, _, token = value.strip(_SPACE).partition(" ")
                         if scheme.lower() == "bearer":
-                            credentials.add(token.strip())
+                            credentials.add(token.strip(_SPACE))
             elif name in self._header_names:
                 for value in raw_value.decode("latin-1").split(","):
-                    claims[value.strip()] = self._header_names[name]
+                    claims[value.strip(_SPACE)] = self._header_names[name]
         return credentials, claims
 
     def _refuse(self, reason: Reason, status: int, message: str) -> Deny:

@@ -100,6 +100,11 @@ class Route:
             raise ConfigurationError(f"route {self.name!r}: a public route has no tenant that could be charged")
 
     @property
+    def is_priced(self) -> bool:
+        """Whether a request can cost anything."""
+        return self.usage is not None or self.price is not None or self.unit_price is not None
+
+    @property
     def method(self) -> str:
         """The HTTP method, ``*`` for any."""
         return self.match.split()[0] if not self.match.startswith("/") else "*"
@@ -161,6 +166,20 @@ class RouteTable:
             if (wanted in {"*", method} or (wanted == "GET" and method == "HEAD")) and pattern.match(path):
                 return route
         return found[1] if found is not None else DEFAULT_ROUTE
+
+    def ways_around(self) -> list[tuple[Route, Route]]:
+        """Routes that cost something, each with one that costs nothing and whose pattern takes in their paths too.
+
+        What is meant for the first may then pass by the second, under a spelling that the application reads alike: a
+        slash at the end, ``%2F``, capital letters.
+        """
+        free = [(pattern, route) for _, _, pattern, route in self._patterns if not route.is_priced]
+        return [
+            (route, wider)
+            for route in self.routes
+            for pattern, wider in free
+            if route.is_priced and (wider.method in {"*", route.method} or route.method == "*") and pattern.match(route.path)
+        ]
 
 
 def _compile(path: str) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from tenantguard.model.usage import Usage
 
 _TOKENS_PER_RATE: Final = 1_000_000
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
 def cost_nanos(price: TokenPrice, usage: Usage) -> int:
@@ -33,6 +35,14 @@ def bound_nanos(price: TokenPrice, input_tokens: int, output_tokens: int) -> int
     """
     dearest = max(price.input, price.cache_read, price.cache_write)
     return -(-(dearest * input_tokens + price.output * output_tokens) // _TOKENS_PER_RATE)
+
+
+def shown_model(model: str) -> str:
+    """The name of a model without a price as it may be kept and logged.
+
+    It came from a caller: what looks like no name may be anything, of any length.
+    """
+    return model if _PLAIN_NAME.fullmatch(model) else "(withheld)"
 
 
 @dataclass(frozen=True, slots=True)

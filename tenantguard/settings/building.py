@@ -84,6 +84,10 @@ def loopholes(settings: Settings) -> list[str]:
     if settings.proxy.unknown_routes == "forward":
         found.append("proxy.unknown_routes = 'forward': requests that no route names are passed on without a price")
     found += [f"routes: {route.match!r} is public" for route in settings.routes.routes if route.public]
+    found += [
+        f"routes: {wider.match!r} is free and covers {route.match!r}: another spelling of that path may go free"
+        for route, wider in settings.routes.ways_around()
+    ]
     if settings.guard.ledger == "memory://":
         found.append("guard.ledger = 'memory://': what was spent is forgotten at exit")
     return found
@@ -160,11 +164,11 @@ def _redaction(layer: Any, settings: Settings) -> Layer:
     from tenantguard.adapters.pii.presidio import PresidioDetector  # noqa: PLC0415 - takes seconds
 
     @cache  # bounded by the policies; one that was dropped would be loaded again in a request
-    def detector(entities: tuple[str, ...], threshold: float) -> Detector:
+    def detector(entities: tuple[str, ...], threshold: float) -> PresidioDetector:
         return PresidioDetector(entities, threshold)
 
     def detector_for(section: RedactSection) -> Detector:
-        return detector(section.entities, section.threshold)
+        return detector(section.entities, section.threshold).bounded()
 
     for resolved in settings.policies.values():
         section = resolved.policy.section(RedactSection)

@@ -18,8 +18,12 @@ import inspect
 import logging
 import re
 import threading
+import time
 import warnings
 from bisect import bisect_right, insort
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,13 +31,19 @@ from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.model.pii import Match
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerResult
+
+    from tenantguard.flow.ports import Detector
 
 WINDOW_CHARS: Final = 20_000
 OVERLAP_CHARS: Final = 512
 """Longer texts are searched in windows that overlap by this much on both sides and meet at white space."""
+
+PROCESSOR_S_MAX: Final = 10.0
+"""What the texts of one exchange may take of the processor together: that of 10 MB of prose, or 150 kB of numbers."""
 
 PATTERN_TIMEOUT_S: Final = 1.0
 """A pattern needs about 20 ms of processor time for a window of prose."""
@@ -78,12 +88,26 @@ class PresidioDetector:
 
         Raises :class:`PortError` if Presidio fails or a pattern takes too long; the error tells nothing of the text.
         """
+        return self._detect(text, nullcontext())
+
+    def bounded(
+        self, processor_s: float = PROCESSOR_S_MAX, processor_ns: Callable[[], int] = time.thread_time_ns
+    ) -> Detector:
+        """This detector for one exchange: a :class:`PortError` once all its texts took ``processor_s`` together.
+
+        ``processor_ns`` tells what the running thread has used of the processor.
+        """
+        meter = _Meter(int(processor_s * 1e9), processor_ns)
+        return _Bounded(partial(self._detect, meter=meter))
+
+    def _detect(self, text: str, meter: AbstractContextManager[None]) -> list[Match]:
         failure = ""
         found: list[Match] = []
         try:
             with _quiet:
                 for start, end in _windows(text):
-                    found += self._search(text, start, end)
+                    with meter:
+                        found += self._search(text, start, end)
         except PortError:
             raise
         except Exception as error:  # noqa: BLE001 - its text may be personal
@@ -103,6 +127,28 @@ class PresidioDetector:
 
     def __repr__(self) -> str:
         return f"PresidioDetector({len(self.entities)} entities, {self._language})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounded:
+    detect: Callable[[str], list[Match]]
+
+
+class _Meter:
+    """Adds up what the processor spends within it; entering it again once too much was spent is an error."""
+
+    def __init__(self, most_ns: int, processor_ns: Callable[[], int]) -> None:
+        self._left_ns = most_ns
+        self._processor_ns = processor_ns
+        self._begun_ns = 0
+
+    def __enter__(self) -> None:
+        if self._left_ns <= 0:
+            raise PortError("detector", "the texts of one exchange took too long")
+        self._begun_ns = self._processor_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._left_ns -= self._processor_ns() - self._begun_ns
 
 
 def known_entities(language: str = "en") -> frozenset[str]:

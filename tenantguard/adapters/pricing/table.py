@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.price import PriceBook, UnknownModel
-from tenantguard.rules.pricing import quote
+from tenantguard.rules.pricing import quote, shown_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 WARNED_MAX: Final = 1024
 """How many names of unknown models are remembered, so that callers cannot grow the memory: as entelix-policy."""
-_PLAIN: Final = re.compile(r"\A[A-Za-z0-9._:/-]{1,128}\Z")
 
 
 class PriceTable:
@@ -55,7 +53,7 @@ class PriceTable:
         if answer is None or answer.matched_by != "model":
             self._tell(model)
             if book.unknown is UnknownModel.WARN:
-                self._warn(model)
+                self._warn(shown_model(model))
         return answer
 
     def _tell(self, model: str) -> None:
@@ -64,7 +62,7 @@ class PriceTable:
         try:
             self._sink(model)
         except Exception:  # noqa: BLE001 - whoever listens must not decide over the request
-            _log("price.sink_failed", model)
+            _log("price.sink_failed", shown_model(model))
 
     def _warn(self, model: str) -> None:
         with self._lock:
@@ -80,6 +78,4 @@ class PriceTable:
 def _log(event: str, model: str) -> None:
     import structlog  # noqa: PLC0415 - only who has something to say pays for it
 
-    # the name came from a caller: a name that looks like none may be anything
-    shown = model if _PLAIN.match(model) else "(withheld)"
-    structlog.get_logger("tenantguard").warning(event, model=shown)
+    structlog.get_logger("tenantguard").warning(event, model=model)

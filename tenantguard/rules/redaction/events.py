@@ -4,7 +4,8 @@ A text that a protocol sends as deltas is one text, a *channel*: a choice's fiel
 (Anthropic). What a channel holds back leaves with its next delta, at the latest in a delta of our own directly before
 the event that ends it: the chunk with the choice's ``finish_reason``, ``content_block_stop``, ``[DONE]``, or the end
 of the stream. Events keep their order, framing and every byte that is not redacted; comments and the fields
-``event``, ``id`` and ``retry`` are not searched.
+``event``, ``id`` and ``retry`` are not searched. A line that is nothing of this ends the stream: no reader of events is
+told of it, but whoever reads the bytes is (another kind of body under the name of an event stream).
 
 Everything else that is a string in an event's JSON is redacted by itself, in shapes that are known and in those that
 are not; in known shapes, a protocol's own identifiers stay (``LLM_JSON``). In a stream of unknown shape, a value that
@@ -13,6 +14,7 @@ is split over two events is not found.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -45,6 +47,10 @@ Key: TypeAlias = tuple[str, ...]
 """A channel: the choice or block that it belongs to, as JSON text, then the steps to its field."""
 
 _DONE: Final = b"[DONE]"
+_LINES: Final = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:(?:(?:data|event|id|retry)(?::[^\r\n]*+)?|:[^\r\n]*+)?+(?:\r\n|\r|\n|\Z))*+",
+)
+"""Nothing but comments and the fields of the WHATWG HTML standard, section 9.2.6."""
 _ANTHROPIC_EVENTS: Final = frozenset({
     "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
     "message_stop", "ping", "error",
@@ -82,11 +88,13 @@ class EventStream:
         out = [self._event(event) for event in last.feed(self._framer.finish() + b":")]  # what a last CR waited for
         rest = last.finish()[:-1]
         unfinished = b"".join(event.data for event in SSEFramer().feed(rest + b"\n\n"))
-        if unfinished.strip() not in {b"", _DONE}:
+        if unfinished.strip() not in {b"", _DONE} or _LINES.fullmatch(rest) is None:
             raise MalformedTextError("the stream ended inside an event")
         return b"".join(out) + self._close(self._channels) + rest
 
     def _event(self, event: SSEEvent) -> bytes:
+        if _LINES.fullmatch(event.raw) is None:
+            raise MalformedTextError("a line of the stream is no field of an event")
         if not event.data.strip():
             return event.raw
         if event.data.strip() == _DONE:
@@ -194,7 +202,8 @@ def _view(found: Iterable[Place], text: str) -> _View | None:
 
 
 class _OpenAIChunk:
-    """A chat completion chunk: every string of a delta is a channel of its choice, and so are tool arguments."""
+    """A chat completion chunk: every string of a delta is a channel of its choice, and so are tool arguments and what is
+    said aloud."""
 
     def __init__(self, values: dict[Path, Place], text: str) -> None:
         self._values = values
@@ -213,8 +222,8 @@ class _OpenAIChunk:
                 steps: Key = ("text",)
             case ("delta", str(field)) if field not in LLM_JSON.protocol_keys:
                 steps = ("delta", field)
-            case ("delta", "function_call", "arguments"):
-                steps = ("delta", "function_call", "arguments")
+            case ("delta", "function_call", "arguments") | ("delta", "audio", "transcript"):
+                steps = ("delta", str(path[3]), str(path[4]))
             case ("delta", "tool_calls", int(), "function", "arguments"):
                 steps = ("delta", "tool_calls", self._name(path[:5]), "function", "arguments")
             case _:
@@ -230,7 +239,7 @@ class _OpenAIChunk:
         if len(steps) == 5:
             said = f'"tool_calls":[{{"index":{steps[2]},"function":{{{said}}}}}]'
         elif len(steps) == 3:
-            said = f'"function_call":{{{said}}}'
+            said = f'"{steps[1]}":{{{said}}}'
         if len(steps) > 1:
             said = f'"delta":{{{said}}}'
         head = "".join(f'"{name}":{raw},' for name in _OPENAI_HEAD if (raw := self._identifier(name)))

@@ -1,7 +1,7 @@
 """JSON as text: found in place, changed in place, every other byte kept.
 
 Big integers, keys that occur twice, white space and escapes stay as they were written. The reader keeps its own
-stack, so that depth is no danger, and takes RFC 8259 and, as Python's writer does, ``NaN`` and ``Infinity``; anything
+stack, so that depth is no danger to anybody's; it ends at ``DEPTH_MAX``, since each level takes 200 bytes of memory. It takes RFC 8259 and, as Python's writer does, ``NaN`` and ``Infinity``; anything
 else is a :class:`~tenantguard.rules.redaction.rule.MalformedTextError`, since another reader might find other
 strings in it.
 """
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.rule import TextRule
 
 Path: TypeAlias = tuple[str | int, ...]
+
+DEPTH_MAX: Final = 1000
+"""Containers in one another. Python's own reader gives up about there."""
 
 _PATH_STEPS: Final = 8
 _SPACE: Final = r"[ \t\n\r]*"
@@ -108,6 +111,8 @@ def places(text: str) -> Iterator[Place]:
             raise _no_json(at)
         at = found.end()
         if found.lastgroup == "open":
+            if len(stack) == DEPTH_MAX:
+                raise MalformedTextError("the text nests too deeply")
             inner = _Open(text[at - 1] == "{", at - 1, path)
             stack.append(inner)
             if _CLOSE.match(text, at) is None:

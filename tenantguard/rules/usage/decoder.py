@@ -23,8 +23,8 @@ _ID_CHARS_MAX: Final = 256
 class UsageDecoder:
     """A transform and a marker for one response. Every attribute is a function of the bytes, however they were cut.
 
-    ``ended``: the protocol's own end was seen. ``failed``: it reported an error; then the response is no success even
-    if it ended. ``usage``: the counts of the whole response, None while and where they are missing or impossible.
+    ``ended``: the protocol's own end was seen. ``broken``: the body ended without it. ``failed``: it reported an error;
+    then the response is no success even if it ended. ``usage``: the counts of the whole response, None while and where they are missing or impossible.
     ``usage_so_far``: what a protocol announces before its last word (Anthropic: the input, with an output count that
     is too low), None elsewhere. ``model`` and ``response_id`` are the provider's.
 
@@ -34,10 +34,11 @@ class UsageDecoder:
     settled. Reasoning that a provider keeps to itself is not in it.
     """
 
-    __slots__ = ("ended", "failed", "model", "output_bytes", "response_id", "rewrites", "usage", "usage_so_far")
+    __slots__ = ("broken", "ended", "failed", "model", "output_bytes", "response_id", "rewrites", "usage", "usage_so_far")
 
     def __init__(self, *, rewrites: bool = False) -> None:
         self.rewrites = rewrites
+        self.broken = False
         self.ended = False
         self.failed = False
         self.usage: Usage | None = None
@@ -71,7 +72,8 @@ class UsageDecoder:
 class DocumentDecoder(UsageDecoder):
     """One JSON object, copied up to ``DOCUMENT_BYTES_MAX`` and decoded at its end.
 
-    ``ended`` once the whole object was parsed. Of a longer one only the closing brace is known, and no usage.
+    ``ended`` once the whole object was parsed. Of one that is longer, or nests too deeply to be parsed, only the closing
+    brace is known, and no usage.
     """
 
     __slots__ = ("_copy", "_last")
@@ -98,12 +100,22 @@ class DocumentDecoder(UsageDecoder):
         copy, self._copy = self._copy, None
         if copy is None:
             self.ended = self._last == b"}"
-            return b""
-        document = parse_object(bytes(copy))
-        if document is not None:
-            self.ended = True
-            self.read(document)
+        else:
+            self._parse(bytes(copy))
+        self.broken = not self.ended
         return b""
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            document = json.loads(data)
+        except RecursionError:
+            self.ended = data.rstrip(_JSON_SPACE).endswith(b"}")
+        except ValueError:
+            return
+        else:
+            if isinstance(document, dict):
+                self.ended = True
+                self.read(document)
 
     def read(self, document: dict[str, Any]) -> None:
         """Take what the protocol's document says."""
@@ -174,6 +186,7 @@ class StreamDecoder(UsageDecoder):
             self._held.append(rest)
             self._take(rest)
         self._end_event()
+        self.broken = not self.ended
         return b"".join(self._release()) if self.rewrites else b""
 
     def read_data(self, data: bytes) -> None:

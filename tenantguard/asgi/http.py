@@ -1,0 +1,386 @@
+"""One HTTP exchange, from its head to its end."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from tenantguard.asgi.client import ClientWatch
+from tenantguard.asgi.run import BYPASSES
+from tenantguard.errors import ClientLeftError, ResponseCut
+from tenantguard.flow.exchange import CURRENT
+from tenantguard.flow.http import (
+    Body,
+    Headers,
+    Response,
+    describe_body,
+)
+from tenantguard.guard import (
+    COMPUTE_IN_PLACE_BYTES,
+    cut_refusal,
+    settle_refusal,
+)
+from tenantguard.model.route import Success
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Scope
+
+    from tenantguard.model.decision import Deny
+
+
+_BODY: Final = "http.response.body"
+
+
+class HTTPRun(ClientWatch):
+    """One HTTP exchange."""
+
+    _bare = False  # the head is out and nothing but counting is left to do
+    _busy = False  # a message of the application is being handled
+    _turn: anyio.Lock | None = None
+    _idle: anyio.Event | None = None
+    _closed = False  # what the application still sends goes nowhere
+    _stop: Exception | None = None  # raised into the application, so that it stops
+    _abort: Exception | None = None  # raised to the server, so that the connection breaks off
+    _parked: list[tuple[bytes, Message]] | None = None  # the end of a "returned" response
+    _parked_event: anyio.Event | None = None
+
+    async def run(self) -> None:
+        """Serve the exchange from its head to its end."""
+        token = CURRENT.set(self.exchange)
+        try:
+            step = await self.advance(None)
+            if isinstance(step, Response):
+                await self._answer_by_layer(step)
+            else:
+                await self._call_app()
+            await self.observe()
+            self.raise_cancelled()
+        except GeneratorExit:  # the loop is gone, and nothing can be awaited: what is held expires
+            raise
+        except BaseException as failure:
+            left = isinstance(failure, ClientLeftError) and not self.session.called
+            if isinstance(failure, anyio.get_cancelled_exc_class()):
+                await self._look_for_client()
+            self.close_flow()
+            await self.settle(self.session.conclude(error=None if left else failure, left=self._gone))
+            await self.observe()
+            if isinstance(failure, Exception):
+                self.raise_cancelled()
+            if not left:
+                raise
+        finally:
+            CURRENT.reset(token)
+            self.leave()
+            self._give_up_drain()
+            if self._peeked is not None:
+                self._peeked.cancel()
+
+    # the request's body
+
+    # the application
+
+    async def _call_app(self) -> None:
+        request = self.exchange.request
+        if isinstance(request.body_read, Body):
+            self._replay = deque([{"type": "http.request", "body": request.body_read.data, "more_body": False}])
+            if request.replaced:
+                describe_body(request.headers, len(request.body_read.data))
+        scope = self.inner_scope()
+        try:
+            if self.exchange.route.success is Success.RETURNED:
+                await self._call_until_returned(scope)
+            else:
+                await self.app(scope, self._receive, self._send)
+        except Exception as failure:
+            if self._stop is None or not _stems_from(failure, self._stop):
+                if self.session.response is not None or self.session.settled:
+                    raise
+                step = await self.advance(failure)
+                assert isinstance(step, Response)
+                await self._answer_by_layer(step, error=failure)
+                return
+        await self._app_returned()
+
+    async def _app_returned(self) -> None:
+        if self._parked:
+            await self._release()
+        session = self.session
+        if not session.settled:
+            self.close_flow()
+            await self.settle(session.conclude(error=self._abort, left=await self._client_gone()))
+            self.raise_cancelled()
+        if self._abort is not None:
+            raise self._abort
+        if self._head is not None:  # never followed by a body: forwarded so
+            head, self._head = self._head, None
+            await self._hand_over(head)
+
+    async def _call_until_returned(self, scope: Scope) -> None:
+        """Hold the end of the response until the application has returned, at most the guard's bound."""
+        failed: BaseException | None = None
+        self._parked = []
+        self._parked_event = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._release_late)
+            try:
+                await self.app(scope, self._receive, self._send)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as failure:  # noqa: BLE001 - raised below: a group would wrap it
+                failed = failure
+            tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    async def _release_late(self) -> None:
+        assert self._parked_event is not None
+        await self._parked_event.wait()
+        await anyio.sleep(self.guard.return_wait_s)
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._release()
+            except Exception as failure:  # noqa: BLE001 - the application is still running: it hears it from ``send``
+                self._stop = self._stop or failure
+
+    async def _release(self) -> None:
+        if self._busy:
+            await self._wait_turn()
+        self._busy = True
+        try:
+            parked, self._parked = self._parked, None
+            if parked and await self._settle_held():
+                for out, message in parked:
+                    await self._emit(out, message)
+        finally:
+            self._rest()
+
+    # messages towards the client
+
+    async def _send(self, message: Message) -> None:
+        if self._bare and not self.exchange.resolvers:
+            await self._pass(message)
+            return
+        if self._busy:
+            await self._wait_turn()
+        self._busy = True
+        try:
+            if self._stop is not None:
+                raise self._stop
+            if not self._closed:
+                kind = message["type"]
+                if kind == _BODY:
+                    await self._body(message)
+                elif kind == "http.response.start":
+                    await self._start(message)
+                elif kind in BYPASSES and self.guard.layers:
+                    raise RuntimeError(f"the application sent {kind}, which was not offered to it")
+                else:
+                    await self._hand_over(message)
+        finally:
+            self._rest()
+        if self._cancelled is not None:
+            self.raise_cancelled()
+
+    async def _wait_turn(self) -> None:
+        """Frameworks send from several tasks: one message is handled after the other."""
+        if self._turn is None:
+            self._turn = anyio.Lock()
+        async with self._turn:
+            while self._is_busy():
+                self._idle = anyio.Event()
+                await self._idle.wait()
+
+    def _is_busy(self) -> bool:
+        return self._busy
+
+    def _rest(self) -> None:
+        self._busy = False
+        if self._idle is not None:
+            self._idle.set()
+            self._idle = None
+
+    async def _pass(self, message: Message) -> None:
+        """Nothing rewrites and nothing ends with this response: forward what comes, as it comes."""
+        session = self.session
+        kind = message["type"]
+        if kind == _BODY or kind in BYPASSES:
+            session.count(message.get("body", b""), more=message.get("more_body", False))
+        try:
+            await self.send(message)
+        except OSError:
+            self._gone = True
+            raise
+        if session.end_seen and not session.settled:
+            session.settle_bare(left=self._gone)
+            await self.observe()
+            if self._cancelled is not None:
+                self.raise_cancelled()
+
+    async def _start(self, message: Message) -> None:
+        session = self.session
+        if session.response is not None:
+            raise RuntimeError("the application started its response twice")
+        raw = message.get("headers", ())
+        response = Response(message["status"], Headers(raw))
+        try:
+            step = await self.advance(response)
+        except Exception as failure:
+            self._stop = self._abort = failure  # a layer's fault, whatever the application makes of it
+            raise
+        assert isinstance(step, Response)
+        if step.body is not None:
+            await self._answer_by_layer(step)
+            return
+        session.respond(step)
+        if step.headers.raw is not raw or step.status != message["status"]:
+            message = {**message, "status": step.status, "headers": step.headers.raw}
+        if session.holds_head:
+            self._head = message
+            return
+        self._bare = session.bare and self.exchange.route.success is not Success.RETURNED
+        await self._hand_over(message)
+
+    async def _body(self, message: Message) -> None:
+        session = self.session
+        if session.response is None:
+            raise RuntimeError("the application sent a body before it started its response")
+        given = message.get("body", b"")
+        chunk = given if isinstance(given, bytes) else bytes(given)  # frameworks send memoryviews too
+        more: bool = message.get("more_body", False)
+        if session.rewrites and len(chunk) > COMPUTE_IN_PLACE_BYTES:
+            out = await self._undisturbed(anyio.to_thread.run_sync(partial(session.feed, chunk, more=more)))
+            self.raise_cancelled()
+        else:
+            out = session.feed(chunk, more=more)
+        if session.due:
+            if self._parked is not None and session.cut is None:
+                self._parked.append((out, message))
+                assert self._parked_event is not None
+                self._parked_event.set()
+                return
+            if not await self._settle_held():
+                return
+        if session.cut is not None:
+            await self._cut(out)
+        elif out or not more or not session.rewrites:
+            await self._emit(out, message)
+        if self._draining and not session.settled and self._drain_left_s() <= 0:
+            await self._end_drain()
+            self._closed = True
+            self._stop = ResponseCut("the client left")
+            raise self._stop
+
+    async def _settle_held(self) -> bool:
+        """Settle at the settling point; where money could not be ended, what is held never leaves."""
+        session = self.session
+        sound = await self.settle(session.conclude(left=await self._client_gone()))
+        self.raise_cancelled()
+        if not sound:
+            await self._break_off(settle_refusal())
+        return sound
+
+    async def _cut(self, tail: bytes) -> None:
+        """End the response here: cleanly where its protocol can say so, else by breaking the connection off."""
+        session = self.session
+        assert session.cut is not None
+        if session.cut.tail and self._head is None:
+            self._closed = True
+            self._stop = ResponseCut(session.cut.reason)
+            await self._hand_over({"type": _BODY, "body": tail, "more_body": False})
+            await self.observe()
+            raise self._stop
+        await self._break_off(cut_refusal(session.cut.reason))
+
+    async def _break_off(self, denial: Deny) -> None:
+        self._closed = True
+        self._stop = ResponseCut(denial.reason)
+        refusal = self.exchange.deny(denial)
+        if self._head is not None:
+            self._head = None
+            self.session.withhold(denial.reason, refusal)
+            await self._send_whole(refusal)
+        else:
+            self.session.withhold(denial.reason, None)
+            self._abort = self._stop
+        await self.observe()
+        raise self._stop
+
+    async def _emit(self, out: bytes, message: Message) -> None:
+        head = self._head
+        if head is not None:
+            self._head = None
+            session = self.session
+            if session.rewrites and session.end_seen:
+                assert session.response is not None
+                session.response.headers.set("content-length", str(len(out)))
+                head["headers"] = session.response.headers.raw
+            await self._hand_over(head)
+        if out is not message.get("body", b""):
+            message = {**message, "body": out}
+        await self._hand_over(message)
+        if not message.get("more_body", False):
+            await self.observe()
+
+    async def _hand_over(self, message: Message) -> None:
+        """Give the server a message; a client that has left is no reason to stop where it is being drained."""
+        if self._draining:
+            return
+        try:
+            await self.send(message)
+        except OSError:
+            if not self._client_left():
+                raise
+        else:
+            self.session.sent += len(message.get("body", b""))
+
+    async def _answer_by_layer(self, response: Response, *, error: Exception | None = None) -> None:
+        """A layer answers, and the application, where it was called, goes on unheard.
+
+        What was taken is ended before the answer leaves.
+        """
+        session = self.session
+        self._closed = True
+        if not session.refuse(response, error=error):
+            assert session.cut is not None
+            response = session.response = self.exchange.deny(cut_refusal(session.cut.reason))
+        if not await self.settle(session.conclude(error=error, left=self._gone)):
+            denial = settle_refusal()
+            response = self.exchange.deny(denial)
+            session.withhold(denial.reason, response)
+        self.raise_cancelled()
+        await self._send_whole(response)
+        await self.observe()
+
+    async def _send_whole(self, response: Response) -> None:
+        body = response.body or b""
+        if response.status in {204, 304}:
+            response.headers.remove("content-length")  # RFC 9110 8.6
+        else:
+            response.headers.set("content-length", str(len(body)))
+        if self.session.bodiless(response):
+            body = b""
+        await self._hand_over(
+            {"type": "http.response.start", "status": response.status, "headers": response.headers.raw},
+        )
+        await self._hand_over({"type": _BODY, "body": body, "more_body": False})
+
+
+def _stems_from(failure: BaseException, origin: BaseException) -> bool:
+    """Whether ``failure`` is ``origin``, or what an application made of it: another exception, or a group."""
+    left: list[BaseException | None] = [failure]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is origin:
+            return True
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+    return False

@@ -1,0 +1,289 @@
+"""What HTTP and WebSocket runs share: advancing the flow, and ending the exchange exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from tenantguard.asgi.waiting import kept, library
+from tenantguard.errors import LayerError, PortError, PortTimeout
+from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
+from tenantguard.flow.exchange import Exchange
+from tenantguard.flow.http import (
+    Body,
+    Headers,
+    Request,
+    Response,
+    Unreadable,
+)
+from tenantguard.flow.ports import PortEffect
+from tenantguard.flow.session import Session
+from tenantguard.guard import (
+    COMPUTE_IN_PLACE_BYTES,
+    Guard,
+    describe_failure,
+    log,
+    store_refusal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from tenantguard.flow.effects import Effect, Flow
+    from tenantguard.flow.http import Outcome
+
+STATE_KEY: Final = "tenantguard"
+"""Where the exchange travels in ``scope["state"]`` (``request.state.tenantguard`` in Starlette)."""
+
+BYPASSES: Final = ("http.response.pathsend", "http.response.zerocopysend")
+
+T = TypeVar("T")
+
+
+class Run:
+    """What HTTP and WebSocket runs share: advancing the flow, and ending it exactly once."""
+
+    # Defaults stand on the class: an exchange pays for the fields that it changes.
+    _cancelled: BaseException | None = None  # came while resolvers or observers ran, and is raised after them
+    _settled_event: anyio.Event | None = None
+    _observed = False
+
+    def __init__(self, app: ASGIApp, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+        self.app = app
+        self.guard = guard
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        state = scope.get("state")
+        client = scope.get("client")
+        method = scope.get("method", "GET")
+        self.exchange = Exchange(
+            Request(
+                method,
+                scope["path"],
+                headers=Headers(scope["headers"]),
+                query=scope.get("query_string", b""),
+                client=client[0] if client else None,
+                protocol=scope["type"],
+            ),
+            guard.ports.system,
+            route=guard.routes.find(method, scope["path"]),
+            outer=state.get(STATE_KEY) if state is not None else None,
+        )
+        self.session = Session(self.exchange)
+        self._flow: Flow[Response] = guard.handler(self.exchange)
+
+    def inner_scope(self) -> Scope:
+        """The application's scope: its own copy, with the exchange in its state and no way around the guard."""
+        scope = dict(self.scope)
+        state = scope.get("state")
+        if state is None:
+            state = scope["state"] = {}
+        state[STATE_KEY] = self.exchange
+        extensions = scope.get("extensions")
+        if extensions and self.guard.layers and any(name in extensions for name in BYPASSES):
+            scope["extensions"] = {name: value for name, value in extensions.items() if name not in BYPASSES}
+        headers = self.exchange.request.headers.raw
+        if headers is not scope["headers"]:
+            scope["headers"] = headers
+        return scope
+
+    def leave(self) -> None:
+        """Back out: between two guards, the state names the outer one's exchange again."""
+        outer = self.exchange.outer
+        if outer is not None:
+            self.scope["state"][STATE_KEY] = outer
+
+    async def advance(self, answer: Response | Exception | None) -> CallApp | Response:
+        """Run the flow until it calls the application or returns its response; a failed port becomes a refusal."""
+        flow = self._flow
+        session = self.session
+        try:
+            effect = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+            while session.called or not isinstance(effect, CallApp):
+                try:
+                    value = await self.answer(effect)
+                except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(value)
+        except StopIteration as stop:
+            if not isinstance(stop.value, Response):
+                raise LayerError("a layer's handle must return a Response") from None
+            return stop.value
+        except PortError as failure:
+            if failure is answer:  # the application's own
+                raise
+            return self.exchange.deny(store_refusal(failure))
+        session.call()
+        return effect
+
+    async def answer(self, effect: Effect[Any]) -> Any:
+        """Answer one effect."""
+        if isinstance(effect, PortEffect):
+            answer = effect.perform(self.guard.ports)
+            if isinstance(answer, Promise):
+                if not await kept(answer):
+                    raise PortTimeout(answer.port, answer.deadline_s)
+                return answer.result()
+            return await answer if isawaitable(answer) else answer
+        if isinstance(effect, ReadBody):
+            return await self.read_body(effect.limit)
+        if isinstance(effect, Compute):
+            if effect.size <= COMPUTE_IN_PLACE_BYTES:
+                return effect.call()
+            return await anyio.to_thread.run_sync(effect.call)
+        if isinstance(effect, Ask):
+            if effect.inline or iscoroutinefunction(effect.call):
+                answer = effect.call()
+            else:
+                (answer,) = await anyio.to_thread.run_sync(lambda: (effect.call(),))  # trio refuses a bare awaitable
+            return await answer if isawaitable(answer) else answer
+        if isinstance(effect, CallApp):
+            self.session.call()  # says what is wrong with a second one
+        raise LayerError(f"a layer yielded {type(effect).__name__}, which is no effect")
+
+    async def read_body(self, limit: int) -> Body | Unreadable:
+        """Read the request's body; only HTTP requests have one."""
+        del limit
+        return Body(b"")
+
+    async def settle(self, outcome: Outcome) -> bool:
+        """End everything taken, innermost first. False where money could not be ended and ``strict`` said so.
+
+        Who comes second waits until that is done. A cancellation that comes meanwhile waits for ``raise_cancelled``.
+        """
+        session = self.session
+        if session.settled:
+            if self._settled_event is not None and not self._settled_event.is_set():
+                await self._undisturbed(self._settled_event.wait())
+            return True
+        session.settle(outcome)
+        if not self.exchange.resolvers and self._settled_event is None:
+            session.finish()
+            return True
+        if self._settled_event is None:
+            self._settled_event = anyio.Event()
+        try:
+            sound = await self._shielded(self._resolve(outcome))
+        finally:
+            session.finish()
+            self._settled_event.set()
+        return sound
+
+    async def _resolve(self, outcome: Outcome) -> bool:
+        sound = True
+        resolvers = self.exchange.resolvers
+        while resolvers:
+            resolver, strict = resolvers.pop()
+            try:
+                flow = resolver(outcome)
+                if flow is not None:
+                    await self._drive(flow)
+            except Exception as failure:  # noqa: BLE001 - each resolver is isolated from the others
+                log.error("a resolver failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
+                sound = sound and not strict
+        return sound
+
+    async def observe(self) -> None:
+        """Tell the outcome to whoever wants to hear it; once, after the hand-off."""
+        if self._observed or self.session.outcome is None:
+            return
+        self._observed = True
+        if self.exchange.observers:
+            await self._shielded(self._tell(self.session.final()))
+
+    async def _tell(self, outcome: Outcome) -> None:
+        for observer in self.exchange.observers:
+            try:
+                flow = observer(outcome)
+                if flow is not None:
+                    await self._drive(flow)
+            except Exception as failure:  # noqa: BLE001 - an observer can neither delay nor change the outcome
+                log.error("an observer failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
+
+    async def _drive(self, flow: Flow[None]) -> None:
+        """Run the flow of a resolver or observer to its end, whatever cancels us meanwhile."""
+        try:
+            effect = flow.send(None)
+            while True:
+                try:
+                    value = await self._answer_undisturbed(effect)
+                except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(value)
+        except StopIteration:
+            return
+
+    def close_flow(self) -> None:
+        """End the flow where it stands; what its layers took is ended by resolvers, so nothing may stop these."""
+        try:
+            self._flow.close()
+        except Exception as failure:  # noqa: BLE001
+            log.error(
+                "a layer failed while it was being closed (it must not yield there, but register ends with "
+                "exchange.resolve): exchange=%s error=%s",
+                self.exchange.id,
+                describe_failure(failure),
+            )
+
+    # A cancellation must not come between a store and its answer. Under trio a shield does that. Under asyncio a
+    # shield stops anyio's scopes but not ``task.cancel()``, so the waits themselves go on; both are remembered, and
+    # raised when everything has run. Nothing of this costs anything until a cancellation comes.
+
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        if library() == "trio":
+            with anyio.CancelScope(shield=True):
+                return await work
+        return await work
+
+    async def _answer_undisturbed(self, effect: Effect[Any]) -> Any:
+        if isinstance(effect, PortEffect):
+            answer = effect.perform(self.guard.ports)
+            if isinstance(answer, Promise):
+                if not await self._kept_undisturbed(answer):
+                    raise PortTimeout(answer.port, answer.deadline_s)
+                return answer.result()
+            return await self._undisturbed(answer) if isawaitable(answer) else answer
+        return await self._undisturbed(self.answer(effect))
+
+    async def _kept_undisturbed(self, promise: Promise[Any]) -> bool:
+        try:
+            return await kept(promise)
+        except asyncio.CancelledError as cancelled:
+            self._cancelled = cancelled
+        while True:
+            try:
+                with anyio.CancelScope(shield=True):
+                    return await kept(promise)
+            except asyncio.CancelledError as cancelled:
+                self._cancelled = cancelled
+
+    async def _undisturbed(self, work: Awaitable[T]) -> T:
+        """Await ``work`` to its end, in a task of its own under asyncio."""
+        if library() == "trio":
+            with anyio.CancelScope(shield=True):
+                return await work
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([task])
+            except asyncio.CancelledError as cancelled:
+                self._cancelled = cancelled
+        if task.cancelled():
+            raise PortError("task", "cancelled by something else before it had answered")
+        return task.result()
+
+    def raise_cancelled(self) -> None:
+        """Raise the cancellation that came while something had to be done first."""
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            raise cancelled
