@@ -56,6 +56,8 @@ _QUERY: Final = re.compile(rb'[!"$-;=?-~]*')
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 5.5: no part of a header's value
+
 _NO_CONTENT: Final = frozenset({204, 304})
 
 _AT_ONCE_BYTES: Final = 32 * 1024
@@ -370,7 +372,7 @@ class _Relay:
         except ValueError:  # the target, a header or the length is none
             await self._refuse("request.invalid")
             return None
-        if not 200 <= self._response.status <= 599:  # the others are none that could be passed on
+        if not _can_be_passed_on(self._response):
             await self._refuse("upstream.invalid")
             return None
         return self._response
@@ -474,6 +476,11 @@ def _declared(scope: Scope) -> str | None:
         if name == b"content-length":
             return str(value, "ascii")
     return None
+
+
+def _can_be_passed_on(response: aiohttp.ClientResponse) -> bool:
+    """Whether our own server would send this head: it hears of it only once the exchange has settled."""
+    return 200 <= response.status <= 599 and not any(_CONTROL.search(value) for _, value in response.raw_headers)
 
 
 def _response_headers(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:

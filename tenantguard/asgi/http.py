@@ -251,7 +251,10 @@ class HTTPRun(ClientWatch):
         given = message.get("body", b"")
         chunk = given if isinstance(given, bytes) else bytes(given)  # frameworks send memoryviews too
         more: bool = message.get("more_body", False)
-        if session.rewrites and len(chunk) > COMPUTE_IN_PLACE_BYTES:
+        size = len(chunk)
+        if not more or session.received + size == session.declared:  # what was held back is searched now
+            size += session.received
+        if session.rewrites and size * session.work > COMPUTE_IN_PLACE_BYTES:
             out = await self._undisturbed(anyio.to_thread.run_sync(partial(session.feed, chunk, more=more)))
             self.raise_cancelled()
         else:

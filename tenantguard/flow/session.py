@@ -97,6 +97,7 @@ class Session:
     response: Response | None = None
     transforms: Sequence[Transform] = ()
     rewrites = False
+    work = 1
     bare = False
     holds_head = False
     declared: int | None = None
@@ -248,6 +249,7 @@ class Session:
     def _enlist(self, response: Response) -> None:
         self.transforms = response.transforms
         self.rewrites = any(transform.rewrites for transform in self.transforms)
+        self.work = max(getattr(transform, "work", 1) for transform in self.transforms)
         if self.rewrites:
             response.headers.remove(*_DESCRIBING)
 

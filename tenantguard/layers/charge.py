@@ -199,7 +199,11 @@ class Charge:
             model = bill.quote.model if bill.quote.matched_by == "model" else shown_model(bill.quote.model)
             evidence |= {"model": model, "price_version": bill.quote.version}
         if bill.decoder is not None:
-            evidence |= {"served_model": bill.decoder.model, "response_id": bill.decoder.response_id}
+            served = bill.decoder.model
+            evidence |= {
+                "served_model": None if served is None else shown_model(served),
+                "response_id": bill.decoder.response_id,
+            }
         if usage is not None:
             evidence["usage"] = {
                 "input": usage.input_tokens,
@@ -228,6 +232,8 @@ def _read(decoder: str, body: Body, max_output: int | None) -> tuple[Call, Prepa
         return call, prepare(decoder, body.data, call, max_output)
     except BadRequestError as failure:
         return failure
+    finally:
+        body.release()  # a response may take minutes
 
 
 def _is_decodable(exchange: Exchange, response: Response, media: Media) -> bool:

@@ -58,9 +58,10 @@ class _Rewriting(Protocol):
 class Redaction:
     """Redact requests and responses as the policy's :class:`~tenantguard.model.sections.RedactSection` says.
 
-    ``detector_for`` gives the detector of a section; it is called in each request, so it looks up what was built
-    with the guard. ``key`` (at least 32 bytes, the same in every process) is what tenants' placeholders are derived
-    from. A JSON request has at most ``request_limit`` bytes, a JSON response at most ``response_limit``.
+    ``detector_for`` gives the detector of a section for one request, or for its response; it is called for each, so
+    it looks up what was built with the guard. ``key`` (at least 32 bytes, the same in every process) is what tenants'
+    placeholders are derived from. A JSON request has at most ``request_limit`` bytes, a JSON response at most
+    ``response_limit``.
     """
 
     name = _NAME
@@ -88,11 +89,11 @@ class Redaction:
         if exchange.request.protocol == "websocket":
             message = "This tenant's messages are redacted, which is not possible over a WebSocket."
             return exchange.deny(Deny(_NAME, Reason.REDACTION_FAILED, 403, message))
-        detect = self._detector_for(section).detect
         vault = Vault(tenant_key(self._key, exchange.get(Tenant).id))
         exchange.observe(lambda _: vault.erase())
         restore = section.response is RedactResponse.RESTORE
         if section.request is RedactRequest.REPLACE:
+            detect = self._detector_for(section).detect
             denial = yield from self._mask(exchange, RequestMask(detect, vault, escape=restore))
             if denial is not None:
                 return exchange.deny(denial)
@@ -100,6 +101,7 @@ class Redaction:
             return (yield from proceed(exchange))
         exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
+        detect = self._detector_for(section).detect  # a caller cannot use up what the response needs
         return (yield from self._scrub(exchange, response, ResponseScrub(detect, vault, restore=restore)))
 
     def _mask(self, exchange: Exchange, rule: RequestMask) -> Flow[Deny | None]:
@@ -176,6 +178,7 @@ class _FailClosed:
     """
 
     rewrites = True
+    work = _WORK
 
     def __init__(self, body: _Rewriting, exchange: Exchange, *, stream: bool) -> None:
         self._body = body

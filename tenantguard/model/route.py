@@ -178,7 +178,9 @@ class RouteTable:
             (route, wider)
             for route in self.routes
             for pattern, wider in free
-            if route.is_priced and (wider.method in {"*", route.method} or route.method == "*") and pattern.match(route.path)
+            if route.is_priced
+            and (wider.method in {"*", route.method} or route.method == "*")
+            and pattern.match(route.path)
         ]
 
 

@@ -17,7 +17,7 @@ _JSON: Final = re.compile(r"(?:application|text)/json|[\w!#$&^.+-]+/[\w!#$&^.-]+
 
 
 class Media(NamedTuple):
-    """A body's media type in small letters ("" if none is given), and why it cannot be read as text (None: it can)."""
+    """A body's media type in small letters ("" if none is given), and why it cannot be read as text, if it cannot."""
 
     type: str
     problem: str | None
@@ -29,8 +29,7 @@ class Media(NamedTuple):
 
 
 def read_media(content_types: Sequence[str], content_encodings: Iterable[str]) -> Media:
-    """Read the lines of ``content-type`` and ``content-encoding``. What two readers may understand differently is a
-    problem."""
+    """Read the lines of ``content-type`` and ``content-encoding``; what is open to two readings is a problem."""
     encodings = [name.strip().lower() for line in content_encodings for name in line.split(",")]
     if any(name not in {"", "identity"} for name in encodings):
         return Media("", "is encoded, and cannot be read: send it without a content-encoding")

@@ -38,9 +38,9 @@ def bound_nanos(price: TokenPrice, input_tokens: int, output_tokens: int) -> int
 
 
 def shown_model(model: str) -> str:
-    """The name of a model without a price as it may be kept and logged.
+    """The name of a model that no settings hold, as it may be kept and logged.
 
-    It came from a caller: what looks like no name may be anything, of any length.
+    It came from a caller, and many servers say it again: what looks like no name may be anything, of any length.
     """
     return model if _PLAIN_NAME.fullmatch(model) else "(withheld)"
 

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,6 +166,26 @@ def test_a_pattern_that_takes_too_long_closes(detector: PresidioDetector, monkey
         detector.detect("a." * 5_000 + " john@smith.com")
 
 
+def test_the_texts_of_one_body_may_take_so_much_of_the_processor_together(detector: PresidioDetector) -> None:
+    """Numbers in long rows take a hundred times as long as prose, and a few thousand short texts as well."""
+    ticks = count(step=400_000_000)  # each look at the clock, 0.4 s later
+    bounded = detector.bounded(processor_s=1.0, processor_ns=lambda: next(ticks))
+    for _ in range(3):
+        assert [match.entity for match in bounded.detect("john@smith.com")] == ["EMAIL_ADDRESS"]
+    with pytest.raises(PortError, match="took too long") as failed:
+        bounded.detect("jane@smith.com")
+    assert "jane" not in str(failed.value)
+    assert detector.bounded().detect("john@smith.com"), "another body begins anew"
+
+
+def test_a_text_that_takes_long_is_given_up_between_two_windows(detector: PresidioDetector) -> None:
+    ticks = count(step=1_000_000_000)
+    bounded = detector.bounded(processor_s=2.0, processor_ns=lambda: next(ticks))
+    with pytest.raises(PortError, match="took too long"):
+        bounded.detect("word " * WINDOW_CHARS)
+    assert next(ticks) == 4_000_000_000, "two of the five windows were searched"
+
+
 def test_a_presidio_that_would_skip_a_slow_pattern_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from presidio_analyzer.predefined_recognizers.generic import iban_recognizer
 
@@ -237,6 +257,7 @@ def test_settled_matches_do_not_overlap_and_cover_all_that_was_found(matches: li
     assert resolve(settled[::-1]) == settled
 
 
+@settings(deadline=None)  # the first example imports Presidio's anonymizer
 @given(SPANS)
 def test_conflicts_are_settled_as_presidios_anonymizer_settles_them(matches: list[Match]) -> None:
     from presidio_anonymizer import AnonymizerEngine

@@ -28,7 +28,7 @@ PATIENCE_S = 20.0
 
 
 class ScriptedUpstream:
-    """Answers every request with ``answer``, byte by byte as it stands, and closes. ``heads`` are what it was sent."""
+    """Answers every request with ``answer``, byte for byte, and closes. ``heads`` are what it was sent."""
 
     def __init__(self) -> None:
         self.answer = b""
@@ -67,6 +67,18 @@ def _read_request(connection: socket.socket) -> bytes:
     return head
 
 
+def talk(url: str, raw: bytes) -> bytes:
+    """Send raw bytes and read to the end."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PATIENCE_S) as connection:
+        connection.sendall(raw)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := connection.recv(65536):
+                answer += piece
+    return answer
+
+
 @dataclass
 class Lab:
     """One guarded endpoint, and what it recorded."""
@@ -75,16 +87,9 @@ class Lab:
     guard: Guard
     recorder: Recorder = field(default_factory=Recorder)
 
-    def talk(self, request: bytes) -> bytes:
+    def talk(self, raw: bytes) -> bytes:
         """Send raw bytes and read to the end."""
-        parts = urlsplit(self.url)
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PATIENCE_S) as connection:
-            connection.sendall(request)
-            answer = b""
-            with contextlib.suppress(ConnectionError):
-                while piece := connection.recv(65536):
-                    answer += piece
-        return answer
+        return talk(self.url, raw)
 
     def account(self, tenant: str) -> tuple[int, int]:
         """What is spent and what is held, in billionths of a dollar."""
@@ -108,7 +113,12 @@ def lab(upstream: str, folder: Path, more: str = "", **options: Any) -> Iterator
 
 
 def request(
-    tenant: str, body: bytes, *lines: str, method: str = "POST", path: str = "/v1/chat/completions", length: bool = True
+    tenant: str,
+    body: bytes,
+    *lines: str,
+    method: str = "POST",
+    path: str = "/v1/chat/completions",
+    length: bool = True,
 ) -> bytes:
     """A request as raw bytes, after which the connection is closed."""
     head = [f"{method} {path} HTTP/1.1", "host: x", f"authorization: Bearer {KEYS[tenant]}", "connection: close"]

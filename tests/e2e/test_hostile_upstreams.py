@@ -64,7 +64,14 @@ class Told:
     """One exchange: what the client got, what was recorded, and what it cost."""
 
     def __init__(
-        self, between: Lab, upstream: ScriptedUpstream, scripted: bytes, tenant: str, *, stream: bool = False, **how: Any
+        self,
+        between: Lab,
+        upstream: ScriptedUpstream,
+        scripted: bytes,
+        tenant: str,
+        *,
+        stream: bool = False,
+        **how: Any,
     ) -> None:
         upstream.answer = scripted
         spent = between.account(tenant)[0]
@@ -101,6 +108,15 @@ def test_an_error_of_the_upstream_costs_nothing_in_whatever_form_it_comes(
         (answer(event(content="a") + f"text: {EMAIL}\n\n".encode() + LAST, EVENTS), True),
         (answer(event(content="a") + f"data {EMAIL}\n\n".encode() + LAST, EVENTS), True),
         (answer(event(content="a") + EMAIL.encode(), EVENTS), True),
+        (answer(f": {EMAIL}\n\n".encode() + event(content="a") + LAST, EVENTS), True),
+        (
+            answer(
+                f"\ufeff: {EMAIL}\rid: {EMAIL}\n".encode() + event(content="a") + LAST + b": " + EMAIL.encode(),
+                EVENTS,
+            ),
+            True,
+        ),
+        (answer(f"event: {EMAIL}\nid: to {EMAIL}\n".encode() + event(content="a") + LAST, EVENTS), True),
         (answer(DOCUMENT, "application/octet-stream"), False),
         (answer(DOCUMENT, "image/png"), False),
         (answer(DOCUMENT, "application/x-ndjson"), False),
@@ -113,13 +129,16 @@ def test_an_error_of_the_upstream_costs_nothing_in_whatever_form_it_comes(
         (answer(event(content=EMAIL[:9]) + event(content=EMAIL[9:]) + usage_event() + LAST, EVENTS), True),
         (answer(event(content=EMAIL) + usage_event() + LAST + event(content=EMAIL), EVENTS), True),
         (answer(event(content="a") + b'data: {"error":{"message":"' + EMAIL.encode() + b'"}}\n\n', EVENTS), True),
-        (answer(event(audio={"transcript": EMAIL[:9]}) + event(audio={"transcript": EMAIL[9:]}) + LAST, EVENTS), True),
+        (
+            answer(event(audio={"transcript": EMAIL[:9]}) + event(audio={"transcript": EMAIL[9:]}) + LAST, EVENTS),
+            True,
+        ),
         (answer(DOCUMENT, JSON, status="206 Partial Content"), False),
         (answer(gzip.compress(DOCUMENT), JSON, "content-encoding: identity", "content-encoding: gzip"), False),
     ],
 )
 def test_no_form_of_an_answer_lets_personal_data_through(
-    between: Lab, upstream: ScriptedUpstream, scripted: bytes, stream: bool
+    between: Lab, upstream: ScriptedUpstream, *, scripted: bytes, stream: bool
 ) -> None:
     told = Told(between, upstream, scripted, "acme", stream=stream)
     said = told.raw.replace(b"\0", b"")
@@ -163,7 +182,9 @@ def test_a_document_that_nests_too_deeply_to_be_read_is_charged_as_one_without_u
 def test_a_stream_is_read_as_the_stream_that_was_asked_for(
     between: Lab, upstream: ScriptedUpstream, content_type: str
 ) -> None:
-    told = Told(between, upstream, answer(event(content="a") + usage_event() + LAST, content_type), "plain", stream=True)
+    told = Told(
+        between, upstream, answer(event(content="a") + usage_event() + LAST, content_type), "plain", stream=True
+    )
     assert (told.record.ending, told.cost) == ("completed", COST)
 
 
@@ -180,16 +201,24 @@ def test_a_stream_is_read_as_the_stream_that_was_asked_for(
     ],
 )
 def test_impossible_counts_cost_the_hold_and_never_give_money_back(
-    between: Lab, upstream: ScriptedUpstream, counts: Any, exact: bool
+    between: Lab, upstream: ScriptedUpstream, *, counts: Any, exact: bool
 ) -> None:
-    told = Told(between, upstream, answer(event(content="a") + usage_event(counts) + LAST, EVENTS), "plain", stream=True)
+    told = Told(
+        between, upstream, answer(event(content="a") + usage_event(counts) + LAST, EVENTS), "plain", stream=True
+    )
     assert told.record.ending == "completed"
     assert told.cost == COST if exact else told.cost > 100_000
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[DONE]", "data: [DONE]\n\n", '"usage": {"prompt_tokens":0,"completion_tokens":0}', '","usage":{}', '{"error": 1}'],
+    [
+        "[DONE]",
+        "data: [DONE]\n\n",
+        '"usage": {"prompt_tokens":0,"completion_tokens":0}',
+        '","usage":{}',
+        '{"error": 1}',
+    ],
 )
 def test_what_a_model_says_passes_for_no_end_no_usage_and_no_error(
     between: Lab, upstream: ScriptedUpstream, text: str
@@ -204,7 +233,9 @@ def test_what_a_model_says_passes_for_no_end_no_usage_and_no_error(
 def test_a_stream_with_other_line_ends_comments_and_a_byte_order_mark_is_charged_alike(
     between: Lab, upstream: ScriptedUpstream, line_end: bytes, tenant: str
 ) -> None:
-    body = b"\xef\xbb\xbf: hello\n\n" + event(content="one two three four") + usage_event() + b"id: 7\nretry: 9\n" + LAST
+    body = (
+        b"\xef\xbb\xbf: hello\n\n" + event(content="one two three four") + usage_event() + b"id: 7\nretry: 9\n" + LAST
+    )
     told = Told(between, upstream, answer(body.replace(b"\n", line_end), EVENTS), tenant, stream=True)
     assert (told.record.ending, told.cost) == ("completed", COST)
 
@@ -217,7 +248,7 @@ def test_a_stream_with_other_line_ends_comments_and_a_byte_order_mark_is_charged
         answer(event(content="a") + usage_event() + LAST, EVENTS).replace(b"data: [DONE]", b"data: DONE  "),
         answer(DOCUMENT[:-1]).replace(b"connection", b"x-connection"),
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9999\r\n\r\n" + DOCUMENT,
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"id\"",
+        b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{"id"',
         b"",
         b"HTTP/1.1 200",
         b"SSH-2.0-OpenSSH\r\n",
@@ -225,6 +256,8 @@ def test_a_stream_with_other_line_ends_comments_and_a_byte_order_mark_is_charged
         answer(DOCUMENT, status="600 Odd"),
         answer(b"", status="101 Switching Protocols"),
         answer(DOCUMENT, JSON, "x: a\0b"),
+        answer(DOCUMENT, JSON, "x: a\x01b"),
+        answer(event(content="a") + usage_event() + LAST, EVENTS, "x: a\x7fb"),
     ],
 )
 @pytest.mark.parametrize("tenant", ["plain", "acme"])

@@ -9,7 +9,7 @@ import pytest
 
 from tenantguard.adapters.pricing.table import PriceTable
 from tenantguard.errors import ConfigurationError
-from tenantguard.flow.effects import CallApp, ReadBody
+from tenantguard.flow.effects import CallApp, Compute, ReadBody
 from tenantguard.flow.http import Body, Ending, Headers, Outcome, Response, Unreadable
 from tenantguard.flow.layer import call_app
 from tenantguard.flow.ports import Exhausted, Held, HoldState, PlaceHold, Resolved, ResolveHold
@@ -43,6 +43,8 @@ def start(route: Route, *, body: bytes | None = None, policy: Policy = BUDGET, b
     script = Script(Charge(PriceTable(book)).handle(exchange, call_app))
     if isinstance(script.effect, ReadBody):
         script.answer(exchange.request.body_read)
+    if isinstance(script.effect, Compute):
+        script.answer(script.effect.call())
     return exchange, script
 
 
@@ -237,6 +239,7 @@ def test_the_application_is_asked_for_identity_bytes_on_a_decoded_route() -> Non
     exchange.request.body_read = Body(chat_body())
     script = Script(Charge(PriceTable(BOOK)).handle(exchange, call_app))
     script.answer(exchange.request.body_read)
+    script.answer(script.effect.call())
     script.answer(Held((10**9,)))
     assert exchange.request.headers.get("accept-encoding") is None
     script.answer(Response(200, Headers([(b"content-encoding", b"gzip")])))

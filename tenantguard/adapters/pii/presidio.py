@@ -43,7 +43,7 @@ OVERLAP_CHARS: Final = 512
 """Longer texts are searched in windows that overlap by this much on both sides and meet at white space."""
 
 PROCESSOR_S_MAX: Final = 10.0
-"""What the texts of one exchange may take of the processor together: that of 10 MB of prose, or 150 kB of numbers."""
+"""What the texts of one body may take of the processor together: that of 10 MB of prose, or 150 kB of numbers."""
 
 PATTERN_TIMEOUT_S: Final = 1.0
 """A pattern needs about 20 ms of processor time for a window of prose."""
@@ -93,7 +93,7 @@ class PresidioDetector:
     def bounded(
         self, processor_s: float = PROCESSOR_S_MAX, processor_ns: Callable[[], int] = time.thread_time_ns
     ) -> Detector:
-        """This detector for one exchange: a :class:`PortError` once all its texts took ``processor_s`` together.
+        """This detector for the texts of one body: a :class:`PortError` once they took ``processor_s`` together.
 
         ``processor_ns`` tells what the running thread has used of the processor.
         """
@@ -144,7 +144,7 @@ class _Meter:
 
     def __enter__(self) -> None:
         if self._left_ns <= 0:
-            raise PortError("detector", "the texts of one exchange took too long")
+            raise PortError("detector", "the texts of one body took too long")
         self._begun_ns = self._processor_ns()
 
     def __exit__(self, *_: object) -> None:

@@ -3,9 +3,9 @@
 A text that a protocol sends as deltas is one text, a *channel*: a choice's field (OpenAI) or a content block's
 (Anthropic). What a channel holds back leaves with its next delta, at the latest in a delta of our own directly before
 the event that ends it: the chunk with the choice's ``finish_reason``, ``content_block_stop``, ``[DONE]``, or the end
-of the stream. Events keep their order, framing and every byte that is not redacted; comments and the fields
-``event``, ``id`` and ``retry`` are not searched. A line that is nothing of this ends the stream: no reader of events is
-told of it, but whoever reads the bytes is (another kind of body under the name of an event stream).
+of the stream. Events keep their order, framing and every byte that is not redacted. A comment, and a field other than
+``data`` that is no identifier, is a plain text by itself. Any other line ends the stream: no reader of events is told
+of it, but whoever reads the bytes is (another kind of body under the name of an event stream).
 
 Everything else that is a string in an event's JSON is redacted by itself, in shapes that are known and in those that
 are not; in known shapes, a protocol's own identifiers stay (``LLM_JSON``). In a stream of unknown shape, a value that
@@ -15,6 +15,7 @@ is split over two events is not found.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -34,7 +35,7 @@ from tenantguard.rules.redaction.json_text import (
     without_copies,
 )
 from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply, text_edits
-from tenantguard.rules.sse import SSEFramer
+from tenantguard.rules.sse import BYTE_ORDER_MARK, SSEFramer, read_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,7 +51,13 @@ _DONE: Final = b"[DONE]"
 _LINES: Final = re.compile(
     rb"(?:\xef\xbb\xbf)?(?:(?:(?:data|event|id|retry)(?::[^\r\n]*+)?|:[^\r\n]*+)?+(?:\r\n|\r|\n|\Z))*+",
 )
-"""Nothing but comments and the fields of the WHATWG HTML standard, section 9.2.6."""
+"""Comments and the fields of the WHATWG HTML standard, section 9.2.6, and nothing else."""
+
+_USUAL_LINES: Final = re.compile(
+    rb"(?:(?:data:[^\r\n]*+|(?:event|id|retry): ?[A-Za-z0-9_.:/+=-]*+|:)?+(?:\r\n|\r|\n))*+",
+)
+"""Of these, nothing but data can be personal."""
+
 _ANTHROPIC_EVENTS: Final = frozenset({
     "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
     "message_stop", "ping", "error",
@@ -88,13 +95,13 @@ class EventStream:
         out = [self._event(event) for event in last.feed(self._framer.finish() + b":")]  # what a last CR waited for
         rest = last.finish()[:-1]
         unfinished = b"".join(event.data for event in SSEFramer().feed(rest + b"\n\n"))
-        if unfinished.strip() not in {b"", _DONE} or _LINES.fullmatch(rest) is None:
+        if unfinished.strip() not in {b"", _DONE}:
             raise MalformedTextError("the stream ended inside an event")
-        return b"".join(out) + self._close(self._channels) + rest
+        return b"".join(out) + self._close(self._channels) + self._lines(rest)
 
     def _event(self, event: SSEEvent) -> bytes:
-        if _LINES.fullmatch(event.raw) is None:
-            raise MalformedTextError("a line of the stream is no field of an event")
+        if _USUAL_LINES.fullmatch(event.raw) is None:
+            event = replace(event, raw=self._lines(event.raw))
         if not event.data.strip():
             return event.raw
         if event.data.strip() == _DONE:
@@ -116,6 +123,17 @@ class EventStream:
                 if any(place.path == ("error",) for place in found):
                     before = self._close(self._channels)
         return before + (event.with_data(apply(text, edits).encode()) if edits else event.raw)
+
+    def _lines(self, raw: bytes) -> bytes:
+        """``raw`` with what is no data in it redacted, line by line."""
+        if _LINES.fullmatch(raw) is None:
+            raise MalformedTextError("a line of the stream is no field of an event")
+        lines = raw.splitlines(keepends=True)
+        for position, line in enumerate(lines):
+            if read_field(line.removeprefix(BYTE_ORDER_MARK), b"data") is None:
+                text = decode_utf8(line)
+                lines[position] = apply(text, text_edits(self._rule, text)).encode()
+        return b"".join(lines)
 
     def _deltas(self, view: _View, found: Iterable[Place], text: str) -> tuple[bytes, list[Edit]]:
         """What leaves before an event of known shape, and the changes in it."""
@@ -202,8 +220,7 @@ def _view(found: Iterable[Place], text: str) -> _View | None:
 
 
 class _OpenAIChunk:
-    """A chat completion chunk: every string of a delta is a channel of its choice, and so are tool arguments and what is
-    said aloud."""
+    """A chat completion chunk: each string of a delta is a channel of its choice, and so is what a tool is told."""
 
     def __init__(self, values: dict[Path, Place], text: str) -> None:
         self._values = values

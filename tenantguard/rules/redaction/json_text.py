@@ -1,9 +1,9 @@
 """JSON as text: found in place, changed in place, every other byte kept.
 
 Big integers, keys that occur twice, white space and escapes stay as they were written. The reader keeps its own
-stack, so that depth is no danger to anybody's; it ends at ``DEPTH_MAX``, since each level takes 200 bytes of memory. It takes RFC 8259 and, as Python's writer does, ``NaN`` and ``Infinity``; anything
-else is a :class:`~tenantguard.rules.redaction.rule.MalformedTextError`, since another reader might find other
-strings in it.
+stack, up to ``DEPTH_MAX`` levels of 200 bytes each. It takes RFC 8259 and, as Python's writer does, ``NaN`` and
+``Infinity``; anything else is a :class:`~tenantguard.rules.redaction.rule.MalformedTextError`, since another reader
+might find other strings in it.
 """
 
 from __future__ import annotations

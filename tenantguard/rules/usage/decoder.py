@@ -23,10 +23,11 @@ _ID_CHARS_MAX: Final = 256
 class UsageDecoder:
     """A transform and a marker for one response. Every attribute is a function of the bytes, however they were cut.
 
-    ``ended``: the protocol's own end was seen. ``broken``: the body ended without it. ``failed``: it reported an error;
-    then the response is no success even if it ended. ``usage``: the counts of the whole response, None while and where they are missing or impossible.
-    ``usage_so_far``: what a protocol announces before its last word (Anthropic: the input, with an output count that
-    is too low), None elsewhere. ``model`` and ``response_id`` are the provider's.
+    ``ended``: the protocol's own end was seen. ``broken``: the body ended without it. ``failed``: it reported an
+    error; then the response is no success even if it ended. ``usage``: the counts of the whole response, None while
+    and where they are missing or impossible. ``usage_so_far``: what a protocol announces before its last word
+    (Anthropic: the input, with an output count that is too low), None elsewhere. ``model`` and ``response_id`` are
+    the provider's.
 
     ``output_bytes`` counts the UTF-8 bytes of generated text, reasoning and tool arguments in the stream events that
     went by; 0 for a document. A token is about four such bytes of English and never less than one (byte-level
@@ -34,7 +35,17 @@ class UsageDecoder:
     settled. Reasoning that a provider keeps to itself is not in it.
     """
 
-    __slots__ = ("broken", "ended", "failed", "model", "output_bytes", "response_id", "rewrites", "usage", "usage_so_far")
+    __slots__ = (
+        "broken",
+        "ended",
+        "failed",
+        "model",
+        "output_bytes",
+        "response_id",
+        "rewrites",
+        "usage",
+        "usage_so_far",
+    )
 
     def __init__(self, *, rewrites: bool = False) -> None:
         self.rewrites = rewrites
@@ -72,8 +83,8 @@ class UsageDecoder:
 class DocumentDecoder(UsageDecoder):
     """One JSON object, copied up to ``DOCUMENT_BYTES_MAX`` and decoded at its end.
 
-    ``ended`` once the whole object was parsed. Of one that is longer, or nests too deeply to be parsed, only the closing
-    brace is known, and no usage.
+    ``ended`` once the whole object was parsed. Of one that is longer, or nests too deeply to be parsed, only the
+    closing brace is known, and no usage.
     """
 
     __slots__ = ("_copy", "_last")

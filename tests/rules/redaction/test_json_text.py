@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON, Kind, decode, escape, places, rewrite_json
+from tenantguard.rules.redaction.json_text import (
+    ANY_JSON,
+    DEPTH_MAX,
+    LLM_JSON,
+    Kind,
+    decode,
+    escape,
+    places,
+    rewrite_json,
+)
 from tenantguard.rules.redaction.rule import MalformedTextError
 
 JSON = st.recursive(
@@ -152,13 +161,18 @@ def test_keys_and_numbers_are_not_strings_of_a_value(tools: Any) -> None:
     assert rewrite_json(data, tools.mask()) == data
 
 
-@pytest.mark.parametrize("depth", [10_000, 200_000])
-def test_depth_is_no_danger(tools: Any, depth: int) -> None:
-    """E+17."""
-    data = b'{"a":' * depth + b'["a@b.io"]' + b"}" * depth
+def test_a_text_as_deep_as_is_allowed_is_redacted(tools: Any) -> None:
+    levels = DEPTH_MAX - 1
+    data = b'{"a":' * levels + b'["a@b.io"]' + b"}" * levels
     assert b"a@b.io" not in rewrite_json(data, tools.mask())
-    with pytest.raises(MalformedTextError):
-        rewrite_json(b"[" * depth, tools.mask())
+
+
+@pytest.mark.parametrize("depth", [DEPTH_MAX + 1, 10_000, 1_000_000])
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"1}"), (b"[", b"")])
+def test_depth_is_no_danger(tools: Any, depth: int, opening: bytes, closing: bytes) -> None:
+    """E+17: what nests more deeply is refused where that is seen, before memory is spent on the rest."""
+    with pytest.raises(MalformedTextError, match="too deeply"):
+        rewrite_json(opening * depth + closing * depth, tools.mask())
 
 
 def test_system_prompt_messages_and_tool_results_are_all_redacted(tools: Any) -> None:
