@@ -62,25 +62,28 @@ class ClientWatch(Run):
             return declared
         if declared is not None and declared > limit:
             return too_large(limit)
-        replay = self._replay = self._replay or deque()
-        chunks: list[bytes] = [message.get("body", b"") for message in replay]  # read up to a smaller limit
-        read = sum(map(len, chunks))
-        more = not replay or replay[-1].get("more_body", False)
-        while more and read <= limit:
+        given = self._replay or deque()  # read up to a smaller limit
+        data: bytes | bytearray = b"".join(message.get("body", b"") for message in given)
+        more = not given or given[-1].get("more_body", False)
+        while more and len(data) <= limit:
             message = await self.receive()
             if message["type"] == DISCONNECT:
                 self._gone = True
                 raise ClientLeftError("the client left while its body was being read")
-            replay.append(message)
-            chunk = message.get("body", b"")
-            chunks.append(chunk)
-            read += len(chunk)
             more = message.get("more_body", False)
-        if read > limit:
+            chunk = message.get("body", b"")
+            if not data:
+                data = bytes(chunk)
+            elif chunk:  # one buffer, however small the pieces: a message for each could take a hundred times as much
+                data = data if isinstance(data, bytearray) else bytearray(data)
+                data += chunk
+        body = bytes(data)
+        self._replay = deque([{"type": "http.request", "body": body, "more_body": more}])
+        if len(body) > limit:
             return too_large(limit)
-        if declared is not None and declared != read:
+        if declared is not None and declared != len(body):
             return length_mismatch()
-        return Body(b"".join(chunks) if len(chunks) > 1 else bytes(chunks[0]))
+        return Body(body)
 
     async def _receive(self) -> Message:
         while self._looking is not None:  # one reader at a time, or messages would change places

@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from tenantguard.asgi.client import ClientWatch
 from tenantguard.asgi.run import BYPASSES
+from tenantguard.asgi.waiting import workers
 from tenantguard.errors import ClientLeftError, ResponseCut
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
@@ -255,7 +256,8 @@ class HTTPRun(ClientWatch):
         if not more or session.received + size == session.declared:  # what was held back is searched now
             size += session.received
         if session.rewrites and size * session.work > COMPUTE_IN_PLACE_BYTES:
-            out = await self._undisturbed(anyio.to_thread.run_sync(partial(session.feed, chunk, more=more)))
+            feed = partial(session.feed, chunk, more=more)
+            out = await self._undisturbed(anyio.to_thread.run_sync(feed, limiter=workers()))
             self.raise_cancelled()
         else:
             out = session.feed(chunk, more=more)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 import anyio.to_thread
 
-from tenantguard.asgi.waiting import kept, library
+from tenantguard.asgi.waiting import kept, library, workers
 from tenantguard.errors import LayerError, PortError, PortTimeout
 from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
 from tenantguard.flow.exchange import Exchange
@@ -138,7 +138,7 @@ class Run:
         if isinstance(effect, Compute):
             if effect.size <= COMPUTE_IN_PLACE_BYTES:
                 return effect.call()
-            return await anyio.to_thread.run_sync(effect.call)
+            return await anyio.to_thread.run_sync(effect.call, limiter=workers())
         if isinstance(effect, Ask):
             if effect.inline or iscoroutinefunction(effect.call):
                 answer = effect.call()
