@@ -44,14 +44,14 @@ class TimeOrderedIds:
         """A new id of 16 bytes, later than all before it in this process."""
         with self._lock:
             if not self._pool:
-                self._pool = os.urandom(1024)
-            random, self._pool = int.from_bytes(self._pool[:8], "big"), self._pool[8:]
+                pool = bytearray(os.urandom(1024))
+                pool[::8] = bytes(first & 0x3F | 0x80 for first in pool[::8])  # RFC 9562 4.1: the variant
+                self._pool = bytes(pool)
+            random, self._pool = self._pool[:8], self._pool[8:]
             now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
-            self._last = now if now > self._last else self._last + 1
-            millis, counter = self._last >> _COUNTER_BITS, self._last & _COUNTER_MAX
-        value = (millis & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | counter << 64
-        value |= 0b10 << 62 | random >> 2
-        return value.to_bytes(16, "big")
+            last = self._last = now if now > self._last else self._last + 1
+        head = (last >> _COUNTER_BITS & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | last & _COUNTER_MAX
+        return head.to_bytes(8, "big") + random
 
 
 def real_system() -> System:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -29,6 +29,10 @@ DISCONNECT: Final = "http.disconnect"
 
 PEEK_ROUNDS: Final = 2
 """Rounds of the loop in which a message that is there is given: one for the task, one for a checkpoint of its own."""
+
+
+_PLAIN: Final = ("uvicorn.protocols.", "asyncio.queues")
+"""Whose ``receive`` only waits for one future (uvicorn's, hypercorn's): it can be begun and dropped."""
 
 
 class ClientWatch(Run):
@@ -133,10 +137,8 @@ class ClientWatch(Run):
     async def _parked_disconnect(self) -> Message:
         """While draining, the application hears that the client left only once settled, or at the bound."""
         if not self.session.settled:
-            if self._settled_event is None:
-                self._settled_event = anyio.Event()
             with anyio.move_on_after(max(0.0, self._drain_left_s())):
-                await self._settled_event.wait()
+                await self.settled_event().wait()
             if not self.session.settled:
                 await self._end_drain()
         return {"type": DISCONNECT}
@@ -192,6 +194,8 @@ class ClientWatch(Run):
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
             return found[0] if found else None
+        if self._peeked is None and type(getattr(self.receive, "__self__", None)).__module__.startswith(_PLAIN):
+            return _step(self.receive())
         if self._peeked is None:
             self._peeked = asyncio.ensure_future(self.receive())
         for _ in range(rounds):
@@ -200,3 +204,14 @@ class ClientWatch(Run):
                 peeked, self._peeked = self._peeked, None
                 return peeked.result()
         return None
+
+
+def _step(receiving: Any) -> Message | None:
+    """The message that a plain ``receive`` has at once, or None. It costs a tenth of a task that is cancelled."""
+    try:
+        receiving.send(None)
+    except StopIteration as received:
+        message: Message = received.value
+        return message
+    receiving.close()
+    return None

@@ -58,7 +58,12 @@ class Headers:
     def all(self, name: str) -> list[str]:
         """Every value of ``name``, in order."""
         wanted = _encoded(name)
-        return [value.decode("latin-1") for key, value in self.raw if key.lower() == wanted]
+        length = len(wanted)
+        return [
+            value.decode("latin-1")
+            for key, value in self.raw
+            if len(key) == length and (key == wanted or key.lower() == wanted)
+        ]
 
     def set(self, name: str, value: str) -> None:
         """Replace every line of ``name`` by one, which stands where the first stood."""

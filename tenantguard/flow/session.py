@@ -244,7 +244,18 @@ class Session:
         """The outcome as observers hear it: with what was sent after settling. Only once settled."""
         outcome = self.outcome
         assert outcome is not None
-        return outcome if outcome.sent == self.sent else replace(outcome, sent=self.sent)
+        if outcome.sent == self.sent:
+            return outcome
+        return Outcome(  # a third of the time of dataclasses.replace
+            outcome.ending,
+            outcome.called,
+            outcome.status,
+            outcome.received,
+            self.sent,
+            outcome.ended,
+            outcome.reason,
+            outcome.error,
+        )
 
     def _enlist(self, response: Response) -> None:
         self.transforms = response.transforms
