@@ -9,7 +9,6 @@ proxies, load and model server are a process each (``benchmarks/proxy_app.py``);
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import statistics
 import subprocess
@@ -36,7 +35,11 @@ PASS_THROUGH: Final = "pass-through"
 UNGUARDED: Final = "proxy without a guard"
 GUARDED: Final = "guarded"
 REDACTING: Final = "guarded, redacting"
-REFUSALS: Final = {"401": b"sk-unknown-0123456789abcdefg", "402": b"sk-poor-0123456789abcdefghij", "429": b"sk-limited-0123456789abcdefg"}
+REFUSALS: Final = {
+    "401": b"sk-unknown-0123456789abcdefg",
+    "402": b"sk-poor-0123456789abcdefghij",
+    "429": b"sk-limited-0123456789abcdefg",
+}
 """Keys as long as ``API_KEY``, each of which is refused for another reason."""
 
 _SETTINGS: Final = """
@@ -160,7 +163,15 @@ def _start_up(plain: Path, redacting: Path) -> None:
     for name, path in ((GUARDED, plain), (REDACTING, redacting)):
         progress(f"start-up, {name}")
         found = [_started(path) for _ in range(STARTS)]
-        rows.append([name, *(f"{statistics.median(column):.{digits}f}" for column, digits in zip(zip(*found, strict=True), (2, 2, 0), strict=True))])
+        rows.append(
+            [
+                name,
+                *(
+                    f"{statistics.median(column):.{digits}f}"
+                    for column, digits in zip(zip(*found, strict=True), (2, 2, 0), strict=True)
+                ),
+            ]
+        )
     print_table(
         "tenantguard proxy, from its start to its first answer",
         ("", "wall s", "CPU s", "RSS MiB"),

@@ -70,15 +70,23 @@ def interleave(cases: Mapping[str, Callable[[int], None]], rounds: int) -> Sampl
     return samples
 
 
-async def interleave_async(cases: Mapping[str, Callable[[int], Awaitable[None]]], rounds: int) -> Samples:
-    """Measure coroutine functions that perform a number of operations, on the running event loop."""
+async def interleave_async(
+    cases: Mapping[str, Callable[[int], Awaitable[None]]],
+    rounds: int,
+    *,
+    operations: int | None = None,
+) -> Samples:
+    """Measure coroutine functions that perform a number of operations, on the running event loop.
+
+    Every candidate performs ``operations`` a round, or as many as it can in ``SLICE_S``.
+    """
     samples = Samples()
     sizes = {}
     for name, run in cases.items():
-        await run(20)
+        await run(operations or 20)
         began = time.process_time_ns()
-        await run(20)
-        sizes[name] = _sized(time.process_time_ns() - began, 20)
+        await run(operations or 20)
+        sizes[name] = operations or _sized(time.process_time_ns() - began, 20)
     for _ in range(rounds):
         for name, run in cases.items():
             gc.collect()
@@ -93,8 +101,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     widths = [max(len(row[at]) for row in (columns, *rows)) for at in range(len(columns))]
     print(f"\n{title}\n")
     for row in (columns, ["-" * width for width in widths], *rows):
-        first, *rest = (cell.ljust(width) if not at else cell.rjust(width)
-                        for at, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        first, *rest = (
+            cell.ljust(width) if not at else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         print("  ".join([first, *rest]).rstrip())
     sys.stdout.flush()
 

@@ -18,6 +18,7 @@ from tenantguard.settings import build, parse_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Response

@@ -1,14 +1,16 @@
 """Audit records as structlog events, one an exchange, written by a thread of their own.
 
-An event costs about 12 us; the thread takes that off the request. The queue is bounded: beyond it records are dropped
-and counted, and the count is part of the next event. A record whose writing fails is dropped too; the thread goes on.
+An event costs 12 to 30 us; the thread takes that off the request. It lets records gather for a moment before it
+writes them, since a thread that wakes for each one takes the interpreter from the event loop each time: behind a busy
+proxy that cost a request 300 us. The queue is bounded: beyond it records are dropped and counted, and the count is
+part of the next event. A record whose writing fails is dropped too; the thread goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.processes import watch
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from tenantguard.model.decision import Decision
 
 QUEUE_MAX: Final = 10_000
+GATHER_S: Final = 0.05
+"""How long a record waits for others, at most."""
 
 _log: Final = logging.getLogger("tenantguard")
 
@@ -38,6 +42,7 @@ class StructlogSink:
         self._lock = threading.Lock()
         self._queue: SimpleQueue[AuditRecord | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
         self.dropped = 0
         watch(self)
 
@@ -55,6 +60,7 @@ class StructlogSink:
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
+            self._closing.set()
             self._queue.put(None)
             thread.join()
 
@@ -63,31 +69,41 @@ class StructlogSink:
         self._lock = threading.Lock()
         self._queue = SimpleQueue()
         self._thread = None
+        self._closing = threading.Event()
         self.dropped = 0
 
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
+                self._closing = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._write, args=(self._queue,), name="tenantguard-audit", daemon=True
+                    target=self._write, args=(self._queue, self._closing), name="tenantguard-audit", daemon=True
                 )
                 self._thread.start()
 
-    def _write(self, queue: SimpleQueue[AuditRecord | None]) -> None:
+    def _write(self, queue: SimpleQueue[AuditRecord | None], closing: threading.Event) -> None:
         import structlog  # noqa: PLC0415 - 40 ms that only a guard in use pays
 
         log = structlog.get_logger("tenantguard")
         told = 0
         while (record := queue.get()) is not None:
-            dropped = self.dropped
-            event = event_of(record) | ({"records_dropped": dropped} if dropped != told else {})
-            try:
-                log.info("exchange", **event)
-            except Exception as failure:  # noqa: BLE001 - a processor of the operator's that fails must not end the audit
-                self._drop()
-                _log.error("an audit record could not be written: error=%s", type(failure).__name__)
+            closing.wait(GATHER_S)
+            while record is not None:
+                dropped = self.dropped
+                event = event_of(record) | ({"records_dropped": dropped} if dropped != told else {})
+                try:
+                    log.info("exchange", **event)
+                except Exception as failure:  # noqa: BLE001 - a processor of the operator's that fails must not end the audit
+                    self._drop()
+                    _log.error("an audit record could not be written: error=%s", type(failure).__name__)
+                else:
+                    told = dropped
+                try:
+                    record = queue.get_nowait()
+                except Empty:
+                    break
             else:
-                told = dropped
+                return
 
     def _drop(self) -> None:
         with self._lock:
