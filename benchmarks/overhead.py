@@ -286,7 +286,7 @@ def durable(targets: list[Target]) -> None:
         held.close()
     columns = ("", "us", "added")
     print_table(
-        f"ASGI, in process, {CONCURRENT} requests at once: CPU of one, all threads; one leg, SQLite, fully synchronous",
+        f"ASGI, in process, {CONCURRENT} at once: CPU of one, all threads; one leg, SQLite, synchronous=FULL",
         columns,
         [row[:3] for row in _rows(together, BARE, {})],
     )
