@@ -172,7 +172,7 @@ def test_a_document_that_nests_too_deeply_to_be_read_is_charged_as_one_without_u
     between: Lab, upstream: ScriptedUpstream
 ) -> None:
     """What a caller nests just deeply enough, an upstream may say again within something."""
-    deep = DOCUMENT[:-1] + b',"metadata":' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+    deep = DOCUMENT[:-1] + b',"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     told = Told(between, upstream, answer(deep), "plain")
     assert told.record.ending == "completed"
     assert told.cost > COST
