@@ -74,16 +74,16 @@ def tour() -> None:
 
 def say_with_sdk(url: str, tenant: str, text: str, *, stream: bool = False) -> str:
     """The model's answer, or how it was refused."""
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key=f"tg_example_{tenant}_0123456789", max_retries=0)
-    call: Any = partial(client.chat.completions.create, model="gpt-5-mini")
     messages = [{"role": "user", "content": text}]
-    try:
-        if stream:
-            chunks = call(messages=messages, stream=True)
-            return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-        return str(call(messages=messages).choices[0].message.content)
-    except openai.APIStatusError as refused:
-        return _refusal(refused.status_code, refused.code, refused.response.headers.get("retry-after"))
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=f"tg_example_{tenant}_0123456789", max_retries=0) as client:
+        call: Any = partial(client.chat.completions.create, model="gpt-5-mini")
+        try:
+            if stream:
+                chunks = call(messages=messages, stream=True)
+                return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            return str(call(messages=messages).choices[0].message.content)
+        except openai.APIStatusError as refused:
+            return _refusal(refused.status_code, refused.code, refused.response.headers.get("retry-after"))
 
 
 def say_plainly(url: str, tenant: str, text: str, *, stream: bool = False) -> str:

@@ -112,16 +112,19 @@ class World:
     guard: Guard
     model: ModelServer
     recorder: Recorder = field(default_factory=Recorder)
+    clients: ExitStack = field(default_factory=ExitStack)
 
     def openai(self, tenant: str, **options: Any) -> Any:
         import openai
 
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEYS[tenant], max_retries=0, **options)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEYS[tenant], max_retries=0, **options)
+        return self.clients.enter_context(client)
 
     def anthropic(self, tenant: str, **options: Any) -> Any:
         import anthropic
 
-        return anthropic.Anthropic(base_url=self.url, api_key=KEYS[tenant], max_retries=0, **options)
+        client = anthropic.Anthropic(base_url=self.url, api_key=KEYS[tenant], max_retries=0, **options)
+        return self.clients.enter_context(client)
 
     def balance(self, tenant: str) -> Balance | None:
         found = self.guard.ports.ledger.balances(TenantId(tenant))
@@ -166,7 +169,9 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             app = guarded_proxy(parse_settings(text, folder=folder, environ={}), upstream)
             recorder = Recorder()
             app.guard.ports.audits = (recorder,)
-            return World(stack.enter_context(serve(app)), app.guard, model, recorder)
+            world = World(stack.enter_context(serve(app)), app.guard, model, recorder)
+            stack.callback(world.clients.close)  # or their sockets would be warned of in some later test
+            return world
 
         yield make
 
