@@ -1,219 +1,216 @@
-"""What a durable operation costs: the group-commit writer against one commit per operation in a worker thread.
+"""What a durable operation costs: the group-commit writer against what people write by hand.
 
-    python -m benchmarks.ledger
+    python -m benchmarks.ledger [--rounds N]
 
 An operation is one hold placed or one hold settled, durable (``synchronous=FULL``) before its caller goes on. The
-naive way uses the same tables, hand-written statements, one connection and ``asyncio.to_thread``. Rounds are
-interleaved and the best of each is shown, since other programs only ever make a round slower.
+peers (``ledger_peers.py``, ``ledger_sqlalchemy.py``) do the same on the same tables and commit every operation;
+afterwards every file must pass the audit and show what was spent. Rounds are interleaved: a ratio is the median of
+the rounds' ratios, and of each figure the best round is shown, since other programs only ever make a round slower. A
+further leg is one more account that the same hold touches. The aims are those for 100 callers.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import json
 import sqlite3
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
-from functools import partial
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.ledger_peers import AioSQLite, Command, Store, ToThread
+from benchmarks.rounds import Samples, Target, print_table, print_targets, progress
 from tenantguard.adapters.ledger.memory import MemoryLedger
-from tenantguard.adapters.ledger.schema import LedgerFile
 from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.adapters.system import real_system
+from tenantguard.asgi.waiting import kept
 from tenantguard.flow.ports import Held, Ledger, Leg, PlaceHold, ResolveHold
-from tenantguard.model.sections import Period
+from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from tenantguard.flow.effects import Promise
-
-EVIDENCE = {"input": 812, "output": 304, "price": "2026-01"}
-LIMIT = 10**15
-ROUNDS = 3
-TAKE = (
-    "UPDATE account SET held = held + ?1 WHERE spent + held + ?1 <= ?2"
-    " AND budget = ?3 AND period = ?4 AND unit = ?5 AND window_starts_ns = 0 RETURNING id"
-)
-OPEN = (
-    "INSERT INTO account (budget, period, unit, window_starts_ns, tenant, ceiling, spent, held)"
-    " VALUES (?, ?, ?, 0, ?, ?, 0, 0)"
-)
+ROUNDS: Final = 5
+EVIDENCE: Final = {"input": 812, "output": 304, "price": "2026-01"}
+LIMIT: Final = 10**15
+HELD: Final = 9_000
+CHARGED: Final = 7_000
+INSTALL: Final = "pip install 'tenantguard[bench]'"
 
 
-class Awaiting:
-    """Awaits a ledger's promises, waking the loop once for all that were kept together, as the ASGI driver does."""
+class Grouped:
+    """The ledger itself, awaited as the ASGI driver does."""
 
-    def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._loop = loop
-        self._kept: deque[asyncio.Future[None]] = deque()
-        self._awake = False
 
-    async def __call__(self, command: PlaceHold | ResolveHold) -> Any:
-        promise: Promise[Any] = self._ledger.submit(command)
-        if not promise.wait(0):
-            future = self._loop.create_future()
-            promise.then(partial(self._post, future))
-            await future
+    async def __call__(self, command: Command, /) -> Any:
+        promise = self._ledger.submit(command)
+        if not await kept(promise):
+            raise TimeoutError
         return promise.result()
 
-    def _post(self, future: asyncio.Future[None]) -> Callable[[], None]:
-        self._kept.append(future)
-        return self._ring
-
-    def _ring(self) -> None:
-        if not self._awake:
-            self._awake = True
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._awake = False
-        while self._kept:
-            self._kept.popleft().set_result(None)
+    async def close(self) -> None:
+        self._ledger.close()
 
 
-class Naive:
-    """One transaction and one commit per operation, on a connection that worker threads share."""
-
-    def __init__(self, path: Path) -> None:
-        LedgerFile(path, 5.0).connect().close()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA wal_autocheckpoint = 4000")
-        self._lock = threading.Lock()
-
-    async def __call__(self, command: PlaceHold | ResolveHold) -> Any:
-        return await asyncio.to_thread(self._perform, command)
-
-    def _perform(self, command: PlaceHold | ResolveHold) -> Any:
-        return self._place(command) if isinstance(command, PlaceHold) else self._resolve(command)
-
-    def _place(self, command: PlaceHold) -> Any:
-        leg = command.legs[0]
-        account = (json.dumps(leg.budget), str(leg.period), leg.unit)
-        with self._lock:
-            db = self._db
-            db.execute("BEGIN IMMEDIATE")
-            rows = db.execute(TAKE, (leg.most, leg.limit, *account)).fetchall()
-            if not rows:
-                db.execute(OPEN, (*account, str(command.tenant), leg.limit))
-                rows = db.execute(TAKE, (leg.most, leg.limit, *account)).fetchall()
-            db.execute(
-                "INSERT INTO hold VALUES (?, ?, 'pending', 'void', x'00', ?, NULL, NULL)",
-                (command.id, str(command.tenant), time.time_ns()),
-            )
-            db.execute("INSERT INTO leg VALUES (?, 0, ?, ?)", (command.id, rows[0][0], leg.most))
-            db.execute("COMMIT")
-        return Held((leg.most,))
-
-    def _resolve(self, command: ResolveHold) -> Any:
-        (amount,) = command.amounts or (0,)
-        with self._lock:
-            db = self._db
-            db.execute("BEGIN IMMEDIATE")
-            db.execute(
-                "UPDATE hold SET state = 'settled', ended_ns = ?, reason = ? WHERE id = ? AND state = 'pending'",
-                (time.time_ns(), command.reason, command.id),
-            )
-            ((account, held),) = db.execute(
-                "SELECT account, amount FROM leg WHERE hold = ?", (command.id,)
-            ).fetchall()
-            db.execute("UPDATE account SET held = held - ?, spent = spent + ? WHERE id = ?", (held, amount, account))
-            db.execute(
-                "INSERT INTO entry (hold, leg, account, tenant, amount, absorbed, unit, at_ns, reason, evidence)"
-                " SELECT ?, 0, id, tenant, ?, 0, unit, ?, ?, ? FROM account WHERE id = ?",
-                (command.id, amount, time.time_ns(), command.reason, json.dumps(dict(command.evidence)), account),
-            )
-            db.execute("COMMIT")
-
-    def close(self) -> None:
-        self._db.close()
+def grouped(path: Path) -> Store:
+    return Grouped(SQLiteLedger(path, real_system()))
 
 
-async def drive(perform: Callable[[Any], Awaitable[Any]], tasks: int, pairs: int, tenants: int) -> None:
-    """``tasks`` callers, each placing and settling ``pairs`` holds one after the other."""
+def in_memory(path: Path) -> Store:
+    del path
+    return Grouped(MemoryLedger(real_system()))
+
+
+def sqlalchemy(path: Path) -> Store:
+    from benchmarks.ledger_sqlalchemy import SQLAlchemyAsync  # noqa: PLC0415 - where it is installed
+
+    return SQLAlchemyAsync(path)
+
+
+@dataclass(frozen=True)
+class Case:
+    """``callers`` at once, each placing and settling ``pairs`` holds one after the other."""
+
+    name: str
+    make: Callable[[Path], Store]
+    callers: int
+    pairs: int
+    tenants: int = 1
+    legs: int = 1
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.callers}"
+
+
+NAIVE: Final = "a commit each, to_thread"
+AIOSQLITE: Final = "a commit each, aiosqlite"
+SQLALCHEMY: Final = "a commit each, SQLAlchemy async"
+GROUP: Final = "group commit"
+CASES: Final = (
+    Case(NAIVE, ToThread, 1, 200),
+    Case(AIOSQLITE, AioSQLite, 1, 100),
+    Case(SQLALCHEMY, sqlalchemy, 1, 50),
+    Case(GROUP, grouped, 1, 200),
+    Case(NAIVE, ToThread, 16, 25),
+    Case(GROUP, grouped, 16, 100),
+    Case(NAIVE, ToThread, 100, 8),
+    Case(AIOSQLITE, AioSQLite, 100, 4),
+    Case(SQLALCHEMY, sqlalchemy, 100, 2),
+    Case(GROUP, grouped, 100, 100),
+    Case("group commit, 3 legs", grouped, 100, 60, legs=3),
+    Case("group commit, 100 tenants", grouped, 100, 100, tenants=100),
+    Case("memory, nothing durable", in_memory, 100, 100),
+)
+
+
+async def drive(perform: Store, case: Case, pairs: int) -> None:
     ids = real_system().ids
-    names = [TenantId(f"tenant-{number}") for number in range(tenants)]
+    names = [TenantId(f"tenant-{number}") for number in range(case.tenants)]
 
     async def caller(number: int) -> None:
-        tenant = names[number % tenants]
-        legs = (Leg(("tenant", tenant, "month"), Period.MONTH, "USD", LIMIT, 9_000, 9_000),)
+        tenant = names[number % case.tenants]
+        legs = tuple(
+            Leg(("tenant", tenant, f"budget-{leg}"), Period.MONTH, "USD", LIMIT, HELD, HELD)
+            for leg in range(case.legs)
+        )
         for _ in range(pairs):
             hold_id = ids.new()
             held = await perform(PlaceHold(hold_id, tenant, legs))
             if not isinstance(held, Held):
                 raise TypeError(held)
-            await perform(ResolveHold(hold_id, (7_000,), "completed", EVIDENCE))
+            await perform(ResolveHold(hold_id, (CHARGED,) * case.legs, "completed", EVIDENCE))
 
-    await asyncio.gather(*(caller(number) for number in range(tasks)))
-
-
-def measure(make: Callable[[], Any], tasks: int, pairs: int, tenants: int) -> tuple[float, float]:
-    """Operations per second, and microseconds of this process's CPU per operation."""
-
-    async def run() -> tuple[float, float]:
-        store = make()
-        perform = store if isinstance(store, Naive) else Awaiting(store, asyncio.get_running_loop())
-        await drive(perform, tasks, 2, tenants)
-        wall, cpu = time.perf_counter(), time.process_time()
-        await drive(perform, tasks, pairs, tenants)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        store.close()
-        if isinstance(store, SQLiteLedger) and (broken := store.audit()):
-            raise ValueError(broken)
-        operations = 2 * tasks * pairs
-        return operations / wall, cpu / operations * 1e6
-
-    return asyncio.run(run())
+    await asyncio.gather(*(caller(number) for number in range(case.callers)))
 
 
-def main() -> int:
-    folder = tempfile.TemporaryDirectory(prefix="ledger-", dir=Path.cwd())
-    files = iter(range(10**6))
+def check(case: Case, path: Path, pairs: int) -> None:
+    """Every candidate has to have done the work that it is measured by."""
+    books = SQLiteLedger(path, real_system())
+    if broken := books.audit():
+        raise SystemExit(f"{case.title}: {broken[0]}")
+    balances = books.balances()
+    spent, held = sum(each.spent for each in balances), sum(each.held for each in balances)
+    if (spent, held) != (case.callers * pairs * case.legs * CHARGED, 0):
+        raise SystemExit(f"{case.title}: {spent} was spent and {held} is held")
 
-    def path() -> Path:
-        return Path(folder.name) / f"{next(files)}.db"
 
-    def naive() -> Naive:
-        return Naive(path())
+async def measure(case: Case, path: Path, wall: Samples, cpu: Samples) -> None:
+    store = case.make(path)
+    await drive(store, case, 1)
+    began_ns, used_ns = time.perf_counter_ns(), time.process_time_ns()
+    await drive(store, case, case.pairs)
+    used_ns, took_ns = time.process_time_ns() - used_ns, time.perf_counter_ns() - began_ns
+    await store.close()
+    operations = 2 * case.callers * case.pairs
+    wall.add(case.title, took_ns / operations / 1000)
+    cpu.add(case.title, used_ns / operations / 1000)
 
-    def grouped() -> SQLiteLedger:
-        return SQLiteLedger(path(), real_system())
 
-    def memory() -> MemoryLedger:
-        return MemoryLedger(real_system())
+def compare(cases: list[Case], wall: Samples, cpu: Samples) -> list[Target]:
+    """Print the table; the targets."""
+    targets = []
+    rows = []
+    for case in cases:
+        us, rate = min(cpu.rounds[case.title]), 1e6 / min(wall.rounds[case.title])
+        naive = f"{NAIVE}, {case.callers}"
+        ratios = [f"{cpu.ratio(naive, case.title):.1f}", f"{wall.ratio(naive, case.title):.1f}"]
+        rows.append([case.name, str(case.callers), f"{us:.1f}", ratios[0], f"{rate:,.0f}", ratios[1]])
+    columns = ("", "callers", "CPU us/op", "x less", "ops/s", "x naive")
+    print_table("One operation: a hold placed or settled; one leg", columns, rows)
 
-    cases: list[tuple[str, Callable[[], Any], int, int, int]] = [
-        ("one commit per operation, to_thread", naive, 1, 300, 1),
-        ("group commit", grouped, 1, 300, 1),
-        ("one commit per operation, to_thread", naive, 100, 10, 1),
-        ("group commit", grouped, 100, 100, 1),
-        ("group commit, 100 tenants", grouped, 100, 100, 100),
-        ("memory, nothing durable", memory, 100, 100, 1),
-    ]
-    best: dict[int, tuple[float, float]] = {}
-    with folder:
-        for _ in range(ROUNDS):
-            for number, (_name, make, tasks, pairs, tenants) in enumerate(cases):
-                rate, cpu = measure(make, tasks, pairs, tenants)
-                rate_before, cpu_before = best.get(number, (0.0, float("inf")))
-                best[number] = (max(rate, rate_before), min(cpu, cpu_before))
-    print(f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}, synchronous=FULL, best of {ROUNDS}\n")
-    print(f"{'':38}{'callers':>8}{'ops/s':>10}{'x naive':>9}{'CPU us/op':>11}{'x naive':>9}")
-    baseline: dict[int, tuple[float, float]] = {}
-    for number, (name, _make, tasks, _pairs, _tenants) in enumerate(cases):
-        rate, cpu = best[number]
-        rate_naive, cpu_naive = baseline.setdefault(tasks, (rate, cpu))
-        print(f"{name:38}{tasks:>8}{rate:>10,.0f}{rate / rate_naive:>9.1f}{cpu:>11.1f}{cpu / cpu_naive:>9.2f}")
-    return 0
+    measured = {case.title for case in cases}
+    one, three = f"{GROUP}, 100", "group commit, 3 legs, 100"
+    for name, aim in ((NAIVE, 6), (AIOSQLITE, 14), (SQLALCHEMY, 55)):
+        peer = f"{name}, 100"
+        if peer in measured:
+            faster, cheaper = wall.ratio(peer, one), cpu.ratio(peer, one)
+            seen = f"{faster:.1f}x (CPU {cheaper:.1f}x)"
+            targets.append(Target(f"operations a second, to {name}", f">= {aim}x", seen, faster >= aim))
+    faster, cheaper = wall.ratio(f"{NAIVE}, 1", f"{GROUP}, 1"), cpu.ratio(f"{NAIVE}, 1", f"{GROUP}, 1")
+    seen = f"{faster:.2f}x (CPU {cheaper:.2f}x)"
+    targets.append(Target("the same with one caller, to to_thread", ">= 0.95x", seen, faster >= 0.95))
+    us = min(cpu.rounds[one])
+    targets.append(Target("CPU an operation, one leg", "<= 25 us", f"{us:.1f} us", us <= 25))
+    further = (min(cpu.rounds[three]) - us) / 2
+    targets.append(Target("CPU for each further leg", "<= 12 us", f"{further:.1f} us", further <= 12))
+    return targets
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
+    missing = {
+        peer: module
+        for peer, modules in ((AIOSQLITE, ("aiosqlite",)), (SQLALCHEMY, ("sqlalchemy", "greenlet", "aiosqlite")))
+        for module in modules
+        if find_spec(module) is None
+    }
+    for peer, module in missing.items():
+        print(f"'{peer}' is left out, since {module} is not installed: {INSTALL}")
+    cases = [case for case in CASES if case.name not in missing]
+    wall, cpu = Samples(), Samples()
+    with tempfile.TemporaryDirectory(prefix="ledger-", dir=Path.cwd()) as folder:
+        for turn in range(rounds):
+            progress(f"round {turn + 1} of {rounds}")
+            for number, case in enumerate(cases):
+                path = Path(folder, f"{turn}-{number}.db")
+                asyncio.run(measure(case, path, wall, cpu))
+                if path.exists():
+                    check(case, path, case.pairs + 1)
+                    path.unlink()
+    python = sys.version.split(maxsplit=1)[0]
+    print(f"\nPython {python}, SQLite {sqlite3.sqlite_version}, synchronous=FULL, {rounds} rounds")
+    print_targets(compare(cases, wall, cpu))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

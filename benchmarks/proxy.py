@@ -3,7 +3,8 @@
     python -m benchmarks.proxy
 
 The proxy keeps its ledger in a durable SQLite file and writes its decisions as JSON lines into a file. Pass-through,
-proxies, load and model server are a process each (``benchmarks/proxy_app.py``); rounds are interleaved.
+proxies, load and model server are a process each (``benchmarks/proxy_app.py``); rounds are interleaved. All run under
+the server options and the garbage collector's settings of ``tenantguard proxy``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.load import cpu_us, warm_up
 from benchmarks.proxy_app import API_KEY, CONNECTIONS, DELTAS, START_UP_S, Server, request_bytes, start
@@ -81,19 +82,12 @@ _REDACT: Final = (
 
 def guarded(upstream_and_settings: str) -> Any:
     """``URL PATH``: the proxy to that upstream, guarded as ``tenantguard proxy`` does it; in the measured process."""
-    import structlog  # noqa: PLC0415
-
     from tenantguard.commands.proxy import guarded_proxy  # noqa: PLC0415
     from tenantguard.settings import read_settings  # noqa: PLC0415
 
     upstream, _, path = upstream_and_settings.partition(" ")
-    lines: IO[str] = Path(path).with_suffix(".jsonl").open("a", encoding="utf-8")
-    structlog.configure(
-        processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
-        logger_factory=structlog.WriteLoggerFactory(lines),
-        cache_logger_on_first_use=True,
-    )
-    return guarded_proxy(read_settings(path), upstream)
+    lines = Path(path).with_suffix(".jsonl").open("ab", buffering=0)
+    return guarded_proxy(read_settings(path), upstream, lines=lines)
 
 
 def _write_settings(folder: Path, name: str, redact: str) -> Path:

@@ -256,10 +256,12 @@ def _serve_model(fd: int) -> None:
 def _serve_target(target: str, upstream: str, fd: int) -> None:
     import uvicorn  # noqa: PLC0415 - only in the process that is measured
 
+    from tenantguard.commands.proxy import SERVER_OPTIONS, keep_for_good  # noqa: PLC0415
+
     module, _, name = target.partition(":")
     app = getattr(importlib.import_module(module), name)(upstream)
-    quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False, "date_header": False}
-    config = uvicorn.Config(app, proxy_headers=False, **quiet)
+    keep_for_good()
+    config = uvicorn.Config(app, **{**SERVER_OPTIONS, "log_level": "error"})
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
 
 

@@ -42,6 +42,13 @@ DENSE = (
     "856-45-6789, so please tell anna_lee@mail.example.org or (212) 555-0100 at once. "
 )
 TEXTS = {"clean": CLEAN * 12, "dense": DENSE * 12}
+SMALL = {
+    "two numbers, no text": b'{"done": 12, "queued": 3}',
+    "five short strings": json.dumps({
+        "status": "ok",
+        "jobs": [{"id": "j-1", "name": "first", "done": True}, {"id": "j-2", "name": "second", "done": False}],
+    }).encode(),
+}  # fmt: skip
 
 
 def deltas(text: str) -> list[str]:
@@ -85,8 +92,10 @@ def body(text: str) -> bytes:
 
 
 def rewriting(detect: Detect, text: str) -> Callable[[int], None]:
-    data = body(text)
+    return rewriting_bytes(detect, body(text))
 
+
+def rewriting_bytes(detect: Detect, data: bytes) -> Callable[[int], None]:
     def run(count: int) -> None:
         for _ in range(count):
             rewrite_json(data, RequestMask(detect, Vault(b"k" * 32), escape=True), LLM_JSON)
@@ -123,6 +132,11 @@ def main() -> None:
     progress("bodies")
     size = len(body(TEXTS["dense"]))
     print_table(f"JSON body of {size} bytes, us", ("text", "median", "worst round"), rows(detectors, rewriting))
+    small = {name: rewriting_bytes(detectors["no detector"], data) for name, data in SMALL.items()}
+    samples = interleave(small, ROUNDS)
+    print_table(
+        "Small JSON body, no detector, us", ("body", "median"), [[n, f"{samples.median(n):.1f}"] for n in small]
+    )
     table = []
     for kind, text in TEXTS.items():
         lengths = held(detectors["no detector"], text)

@@ -25,6 +25,8 @@ start here:
   tenantguard demo                                  see everything work, on this machine alone
   tenantguard hash-key --new --tenant acme          make an API key, and the lines for the settings
   tenantguard check tenantguard.toml                every problem at once, or each tenant's policy
+  tenantguard prices update --provider openai       a pinned file of what models cost
+  tenantguard ledger balance --tenant acme          what is left; also statements, refunds, top-ups, audit
   tenantguard proxy --config tenantguard.toml --upstream https://api.openai.com
 
 exit codes: 0 done, 1 something of it failed, 2 the settings or arguments are wrong

@@ -14,7 +14,7 @@ import asyncio
 import json
 import logging
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from tenantguard.errors import BadRequestError, ClientLeftError, ConfigurationError
@@ -70,10 +70,13 @@ _READ_BYTES: Final = 64 * 1024
 
 _HEADER_BYTES_MAX: Final = 64 * 1024
 
-_LOOK_AFTER_S: Final = 0.05
-"""A client that leaves is noticed after this long at the earliest. Quick answers are spared the task that looks."""
+_ROUND_S: Final = 0.05
+"""Requests in flight are gone round this often, by one timer for all instead of two for each."""
 
-_CHECK_EVERY_S: Final = 0.5
+_LOOK_FROM_ROUND: Final = 2
+"""From then on (0.05 to 0.1 s) a client that leaves is noticed. Quick answers are spared the task that looks."""
+
+_CHECK_EACH_ROUNDS: Final = 10
 """aiohttp 3.14 closes a connection whose chunks it cannot parse, but does not wake who reads the body: we look."""
 
 _PROBLEMS: Final = {
@@ -186,10 +189,7 @@ class Upstream:
         self._dropped = _HOP_BY_HOP | _REPLACED | {name.encode() for name in headers}
         if not forward_credentials:
             self._dropped |= _CREDENTIALS
-        self._sessions: dict[
-            asyncio.AbstractEventLoop,
-            tuple[aiohttp.ClientSession, AsyncGenerator[aiohttp.ClientSession, None]],
-        ] = {}
+        self._homes: dict[asyncio.AbstractEventLoop, _Home] = {}
 
     def __repr__(self) -> str:
         return f"Upstream({self._base!r})"
@@ -217,18 +217,17 @@ class Upstream:
 
     async def close(self) -> None:
         """Close this event loop's connections; the next request opens new ones."""
-        kept = self._sessions.pop(asyncio.get_running_loop(), None)
-        if kept is not None:
-            await kept[1].aclose()
+        home = self._homes.pop(asyncio.get_running_loop(), None)
+        if home is not None:
+            await home.opening.aclose()
 
-    async def session(self) -> aiohttp.ClientSession:
-        """This event loop's session."""
-        loop = asyncio.get_running_loop()
-        kept = self._sessions.get(loop)
-        if kept is None:
+    async def home(self, loop: asyncio.AbstractEventLoop) -> _Home:
+        """The session and the rounds of ``loop``, the running one."""
+        home = self._homes.get(loop)
+        if home is None:
             opening = self._open(loop)
-            kept = self._sessions[loop] = (await anext(opening), opening)
-        return kept[0]
+            home = self._homes[loop] = _Home(await anext(opening), opening, _Rounds(loop))
+        return home
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
         """Keep a session open for as long as this generator lives, which an event loop ends before it closes."""
@@ -247,7 +246,7 @@ class Upstream:
         try:
             yield session
         finally:
-            self._sessions.pop(loop, None)
+            self._homes.pop(loop, None)
             await session.close()
 
     def target(self, scope: Scope) -> str:
@@ -298,19 +297,55 @@ class Upstream:
         return headers
 
 
+class _Rounds:
+    """Goes round what is in flight on one event loop, for as long as there is something."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._relays: set[_Relay] = set()
+        self._next: asyncio.TimerHandle | None = None
+
+    def add(self, relay: _Relay) -> None:
+        """Call ``relay.visit`` in every round from now on."""
+        self._relays.add(relay)
+        if self._next is None:
+            self._next = self._loop.call_later(_ROUND_S, self._go)
+
+    def remove(self, relay: _Relay) -> None:
+        """Call it no more."""
+        self._relays.discard(relay)
+
+    def _go(self) -> None:
+        self._next = None
+        for relay in tuple(self._relays):
+            relay.visit()
+        if self._relays:
+            self._next = self._loop.call_later(_ROUND_S, self._go)
+
+
+class _Home(NamedTuple):
+    """What one event loop has of an upstream."""
+
+    session: aiohttp.ClientSession
+    opening: AsyncGenerator[aiohttp.ClientSession, None]
+    rounds: _Rounds
+
+
 class _Relay:
     """One request on its way to the upstream, and its response on the way back."""
 
     __slots__ = (
-        "_checking",
         "_deadline",
         "_left",
         "_looking",
         "_loop",
         "_receive",
         "_response",
+        "_rounds",
         "_send",
+        "_sent",
         "_upstream",
+        "_visits",
     )
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
@@ -319,8 +354,10 @@ class _Relay:
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._deadline = asyncio.timeout(None)
-        self._checking: asyncio.TimerHandle | None = None
-        self._looking: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        self._rounds: _Rounds | None = None
+        self._visits = 0
+        self._sent = False  # the request, whole: what ``receive`` gives now is the client's leaving
+        self._looking: asyncio.Task[None] | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._left = False
 
@@ -334,9 +371,7 @@ class _Relay:
             if response is not None:
                 await self._answer(response)
         finally:
-            self._stop_looking()
-            if self._checking is not None:
-                self._checking.cancel()
+            self._end_visits()
             if self._response is not None and not self._response.closed:
                 self._response.close()
 
@@ -354,7 +389,8 @@ class _Relay:
         try:
             url = upstream.target(scope)
             headers = upstream.request_headers(scope)
-            session = await upstream.session()
+            session, _, self._rounds = await upstream.home(self._loop)
+            self._rounds.add(self)
             data: bytes | AsyncGenerator[bytes, None] | None = body or None
             if more or len(body) > _AT_ONCE_BYTES:
                 data = self._upload(body, more=more)
@@ -362,7 +398,7 @@ class _Relay:
                 if length is not None:
                     headers.append(("content-length", length))
             else:
-                self._look_later()
+                self._sent = True
             async with self._deadline:
                 self._response = await session.request(method, url, headers=headers, data=data, allow_redirects=False)
         except upstream.failures as failure:
@@ -393,7 +429,7 @@ class _Relay:
             body = message.get("body", b"")
             more = message.get("more_body", False)
         self._expect(self._loop.time() + self._upstream.read_timeout_s)
-        self._look_later()
+        self._sent = True
 
     def _expect(self, when: float | None) -> None:
         if self._response is None:
@@ -406,8 +442,6 @@ class _Relay:
             {"type": "http.response.start", "status": response.status, "headers": _response_headers(response)},
         )
         content = response.content
-        if not content.is_eof():
-            self._check_later(response)
         failures = (*self._upstream.failures, RuntimeError)  # the last where it was closed while we were sending
         more = True
         while more:
@@ -420,19 +454,8 @@ class _Relay:
             more = not content.at_eof()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
-    def _check_later(self, response: aiohttp.ClientResponse) -> None:
-        self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check, response)
-
-    def _check(self, response: aiohttp.ClientResponse) -> None:
-        if response.content.is_eof():
-            return
-        if response.connection is not None and response.connection.closed:
-            response.close()
-        else:
-            self._check_later(response)
-
     async def _refuse(self, code: str, failure: Exception | None = None) -> None:
-        self._stop_looking()
+        self._end_visits()
         status, title, detail = _PROBLEMS[code]
         if failure is not None:
             log.warning("no response from the upstream: code=%s error=%s", code, type(failure).__name__)
@@ -445,15 +468,22 @@ class _Relay:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body.encode(), "more_body": False})
 
-    # the client that leaves
+    # what happens meanwhile
 
-    def _look_later(self) -> None:
-        self._looking = self._loop.call_later(_LOOK_AFTER_S, self._look)
+    def visit(self) -> None:
+        """Look after the client, and after a connection to the upstream that has died unheard."""
+        self._visits += 1
+        if self._visits >= _LOOK_FROM_ROUND and self._sent and self._looking is None:
+            self._looking = self._loop.create_task(self._until_client_leaves())
+        response = self._response
+        if self._visits % _CHECK_EACH_ROUNDS == 0 and response is not None and not response.content.is_eof():
+            connection = response.connection
+            if connection is not None and connection.closed:
+                response.close()
 
-    def _look(self) -> None:
-        self._looking = self._loop.create_task(self._until_client_leaves())
-
-    def _stop_looking(self) -> None:
+    def _end_visits(self) -> None:
+        if self._rounds is not None:
+            self._rounds.remove(self)
         if self._looking is not None:
             self._looking.cancel()
 

@@ -78,7 +78,7 @@ def test_check_shows_the_policy_of_each_tenant_and_where_it_comes_from(
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert lines[0] == f"{file} is right."
     for expected in [
-        "layers audit > tenant > rate > charge",
+        "layers audit > tenant > idempotency > rate > charge",
         "ledger memory://",
         "tenants from api-key; required",
         "without a policy of their own: refused",

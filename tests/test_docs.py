@@ -45,12 +45,17 @@ from tenantguard.settings.policies import _READERS
 from tenantguard.settings.reading import TABLES
 from tenantguard.settings.shapes import (
     BudgetShape,
+    ExchangeShape,
     GuardShape,
+    IdempotencyShape,
     KeyShape,
+    LedgerShape,
+    MarkupShape,
     PolicyShape,
     PriceShape,
     PricingShape,
     ProxyShape,
+    QuotaShape,
     RateShape,
     RedactionShape,
     RedactShape,
@@ -260,16 +265,21 @@ def test_a_quickstart_serves_and_charges_what_the_readme_says(framework: str, pa
 
 SHAPES: dict[str, type[Shape]] = {
     "### `[guard]`": GuardShape,
+    "### `[ledger]`": LedgerShape,
     "### `[tenancy]`": TenancyShape,
     "### `[[tenancy.keys]]`": KeyShape,
     "### `[[routes]]`": RouteShape,
     '### `[prices."<model>"]` and `[pricing.default]`': PriceShape,
     "### `[pricing]`": PricingShape,
+    "### `[rates]`": ExchangeShape,
     "### `[redaction]`": RedactionShape,
+    "### `[idempotency]`": IdempotencyShape,
     "### `[proxy]`": ProxyShape,
     "### `[policies.<tenant>]`": PolicyShape,
     "### An element of `rate`": RateShape,
     "### An element of `budget`": BudgetShape,
+    "### An element of `quota`": QuotaShape,
+    "### `pricing` of a policy": MarkupShape,
     "### `redact`": RedactShape,
 }
 

@@ -1002,7 +1002,7 @@ def test_the_end_of_the_lifespan_closes_the_connections(wire: Wire) -> None:
     async def main() -> None:
         app = upstream_app(f"http://{wire.authority}")
         assert await call(app, wire) == 200
-        session = await app.session()
+        session = (await app.home(asyncio.get_running_loop())).session
         events = iter(["lifespan.startup", "lifespan.shutdown"])
         sent: list[Any] = []
 

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from tenantguard.adapters.identity.keys import hash_key
 from tenantguard.errors import ConfigurationError
 from tenantguard.layers.audit import Audit
+from tenantguard.model.ledger import OnOrphan
 from tenantguard.model.money import Amount
+from tenantguard.model.period import Period
 from tenantguard.model.policy import EMPTY_POLICY
 from tenantguard.model.price import TokenPrice, UnknownModel
 from tenantguard.model.rate import Rate
-from tenantguard.model.route import OnDisconnect, Success
+from tenantguard.model.route import Idempotency, OnDisconnect, Success
 from tenantguard.model.sections import (
     BudgetRule,
     BudgetSection,
-    Period,
     RateRule,
     RateSection,
     RedactRequest,
@@ -36,9 +37,11 @@ from tenantguard.settings.shapes import (
     BudgetShape,
     GuardShape,
     KeyShape,
+    LedgerShape,
     PriceShape,
     PricingShape,
     ProxyShape,
+    QuotaShape,
     RateShape,
     RedactShape,
     RouteShape,
@@ -110,7 +113,7 @@ def problems(text: str, **environ: str) -> list[Problem]:
 
 def test_the_example_of_the_documentation_is_read_whole() -> None:
     read = parse(ISSUE)
-    assert [layer.name for layer in read.layers] == ["audit", "tenant", "rate", "redaction", "charge"]
+    assert [layer.name for layer in read.layers] == ["audit", "tenant", "idempotency", "rate", "redaction", "charge"]
     assert read.keys == {HASH: Identity("acme-dev", TenantId("acme"), Role.EDITOR)}
     assert read.fallback is None
     (route,) = read.routes.routes
@@ -166,6 +169,12 @@ def test_a_route_says_what_its_requests_cost_and_how_they_end() -> None:
         on_disconnect = "observed"
         on_missing_usage = "void"
         dialect = "problem"
+        takes = { images = 2, jobs = 1 }
+        idempotency = "replay"
+        charge_once = false
+        charge_reported = true
+        on_orphan = "charge_hold"
+        min_output = 8
         [[routes]]
         match = "GET /healthz"
         public = true
@@ -174,8 +183,11 @@ def test_a_route_says_what_its_requests_cost_and_how_they_end() -> None:
     route = read.routes.find("POST", "/jobs/7")
     assert (route.price, route.unit, route.unit_price) == (Amount(10**7, "USD"), "page", Amount(10**6, "USD"))
     assert (route.success, route.on_disconnect, route.max_units) == (Success.RETURNED, OnDisconnect.OBSERVED, 500)
+    assert (route.takes, route.idempotency) == ((("images", 2), ("jobs", 1)), Idempotency.REPLAY)
+    assert (route.charge_once, route.charge_reported, route.on_orphan) == (False, True, OnOrphan.CHARGE_HOLD)
+    assert route.min_output == 8
     assert read.routes.find("GET", "/healthz").public
-    assert [layer.name for layer in read.layers] == ["audit", "tenant", "charge"]
+    assert [layer.name for layer in read.layers] == ["audit", "tenant", "idempotency", "charge"]
 
 
 def test_a_fallback_serves_tenants_without_a_policy() -> None:
@@ -199,7 +211,7 @@ def test_prices_for_all_other_models_are_an_explicit_choice() -> None:
 
 BAD: list[tuple[str, str, str | None]] = [
     ("\ngaurd = 1 # <-", "gaurd", "did you mean 'guard'?"),
-    ("[xyz] # <-", "xyz", "known are guard, policies"),
+    ("[xyz] # <-", "xyz", "known are guard, idempotency, ledger, policies"),
     ('[guard]\n\nledgr = "memory://" # <-', "guard.ledgr", "did you mean 'ledger'?"),
     ("guard = 3 # <-", "guard", None),
     ('[guard]\nledger = "redis://localhost" # <-', "guard.ledger", None),
@@ -262,10 +274,10 @@ BAD: list[tuple[str, str, str | None]] = [
         "prices.m.cache_write",
         None,
     ),
-    (f'[prices."gpt 5"]\n{PRICE}reasoning = "1 USD/1M" # <-', 'prices."gpt 5".reasoning', "known are cache_read"),
+    (f'[prices."gpt 5"]\n{PRICE}reasonin = "1 USD/1M" # <-', 'prices."gpt 5".reasonin', "did you mean 'reasoning'?"),
     (f"[prices.m]\n{PRICE}".replace('output = "1 USD/1M"', 'output = "1 USD" # <-'), "prices.m.output", None),
     (f"[prices.m] # <-\n{PRICE}".replace('output = "1 USD', 'output = "1 EUR'), "prices.m", None),
-    (f"[prices.a]\n{PRICE}[prices.b] # <-\n{PRICE.replace('USD', 'EUR')}", "prices.b", None),
+    (f"[prices.a]\n{PRICE}[prices.b] # <-\n{PRICE.replace('USD', 'EUR')}", "prices.b", "a table [rates]"),
     ("prices = 'free' # <-", "prices", 'write [prices."<model>"]'),
     ("[pricing] # <-\nunknown_model = 'default'", "pricing", None),
     (f"[pricing] # <-\n[pricing.default]\n{PRICE}", "pricing", None),
@@ -310,7 +322,7 @@ BAD: list[tuple[str, str, str | None]] = [
             "budget = { limit = '1 EUR', per = 'day' } # <-"
         ),
         "policies.default.budget",
-        None,
+        "a table [rates]",
     ),
     (
         "[policies.default.redact]\nrequest = 'off'\nresponse = 'restore'".replace("]\n", "] # <-\n", 1),
@@ -474,6 +486,7 @@ json_values = st.recursive(
 KEYS = [
     "guard", "tenancy", "routes", "prices", "pricing", "policies", "redaction", "proxy", "ledger", "layers", "from",
     "keys", "mode", "match", "usage", "price", "input", "default", "inherit", "rate", "budget", "redact", "limit",
+    "rates", "base", "version", "quota", "unit", "takes", "carry", "alerts", "tiers", "services", "file", "providers",
 ]  # fmt: skip
 
 
@@ -668,7 +681,7 @@ def test_a_guard_is_built_with_its_stores_beside_the_file(tmp_path: Path) -> Non
     file = tmp_path / "tenantguard.toml"
     file.write_text(ISSUE.replace("redact =", "# redact ="))
     guard = load(file, environ={})
-    assert [getattr(layer, "name", "") for layer in guard.layers] == ["audit", "tenant", "rate", "charge"]
+    assert [getattr(layer, "name", "") for layer in guard.layers] == ["audit", "tenant", "idempotency", "rate", "charge"]
     assert (tmp_path / "tenantguard.db").exists()
     assert guard.ports.identities.identify("k" * 20) == Identity("acme-dev", TenantId("acme"))
     assert guard.ports.policies.find(TenantId("globex")) is None
@@ -717,16 +730,21 @@ def test_the_documented_example_has_every_key_and_is_right() -> None:
     routes: dict[str, Any] = {}
     for route in document["routes"]:
         routes |= route
+    quotas = document["policies"]["acme"]["quota"]
     for table, shape in [
         (document["guard"], GuardShape),
+        (document["ledger"], LedgerShape),
         (document["tenancy"], TenancyShape),
         (key, KeyShape),
         (document["proxy"], ProxyShape),
         (routes, RouteShape),
         (document["prices"]["gpt-5-mini"], PriceShape),
-        (document["pricing"], PricingShape),
+        (document["pricing"].keys() | {"file", "providers"}, PricingShape),  # of a file that there may not be
         (document["policies"]["acme"]["rate"][1], RateShape),
         (document["policies"]["acme"]["budget"][1], BudgetShape),
+        (quotas[0] | quotas[1], QuotaShape),
         (document["policies"]["acme"]["redact"], RedactShape),
     ]:
-        assert table.keys() == {field.alias or name for name, field in shape.model_fields.items()}
+        assert {*table} == {field.alias or name for name, field in shape.model_fields.items()}
+    assert "# file =" in text
+    assert "# providers =" in text

@@ -38,20 +38,25 @@ class TimeOrderedIds:
     def _renew(self) -> None:
         """A forked child has randomness of its own, and a lock that no thread of the parent can hold."""
         self._lock = threading.Lock()
-        self._pool = b""
+        self._tails: list[bytes] = []
 
     def new(self) -> bytes:
         """A new id of 16 bytes, later than all before it in this process."""
         with self._lock:
-            if not self._pool:
-                pool = bytearray(os.urandom(1024))
-                pool[::8] = bytes(first & 0x3F | 0x80 for first in pool[::8])  # RFC 9562 4.1: the variant
-                self._pool = bytes(pool)
-            random, self._pool = self._pool[:8], self._pool[8:]
+            if not self._tails:
+                self._tails = _random_tails(128)
+            tail = self._tails.pop()
             now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
             last = self._last = now if now > self._last else self._last + 1
         head = (last >> _COUNTER_BITS & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | last & _COUNTER_MAX
-        return head.to_bytes(8, "big") + random
+        return head.to_bytes(8, "big") + tail
+
+
+def _random_tails(count: int) -> list[bytes]:
+    """The last eight bytes of as many ids: the variant (RFC 9562 4.1), then 62 random bits."""
+    pool = bytearray(os.urandom(8 * count))
+    pool[::8] = bytes(first & 0x3F | 0x80 for first in pool[::8])
+    return [bytes(pool[start : start + 8]) for start in range(0, len(pool), 8)]
 
 
 def real_system() -> System:

@@ -86,10 +86,9 @@ class HTTPRun(ClientWatch):
 
     async def _call_app(self) -> None:
         request = self.exchange.request
-        if isinstance(request.body_read, Body):
+        if request.replaced and isinstance(request.body_read, Body):
             self._replay = deque([{"type": "http.request", "body": request.body_read.data, "more_body": False}])
-            if request.replaced:
-                describe_body(request.headers, len(request.body_read.data))
+            describe_body(request.headers, len(request.body_read.data))
         scope = self.inner_scope()
         try:
             if self.exchange.route.success is Success.RETURNED:

@@ -18,29 +18,54 @@ if TYPE_CHECKING:
 
 
 class Mailbox:
-    """Wakes one event loop once for all promises that are kept together."""
+    """Where one event loop waits for promises. It is woken once for all that are kept together.
+
+    Promises of one deadline reach it in the order in which their waiting began, so one timer does for all of them: a
+    timer for each would cost as much as the rest of the waiting.
+    """
 
     _of_loop: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox]] = weakref.WeakKeyDictionary()
+    _latest: ClassVar[Mailbox | None] = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)
+        self.loop = weakref.ref(loop)
         self._kept: deque[asyncio.Future[bool]] = deque()
+        self._waiting: dict[float, dict[asyncio.Future[bool], float]] = {}
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Mailbox:
         """The mailbox of this loop."""
+        latest = cls._latest
+        if latest is not None and latest.loop() is loop:
+            return latest
         mailbox = cls._of_loop.get(loop)
         if mailbox is None:
             mailbox = cls._of_loop[loop] = cls(loop)
+        cls._latest = mailbox
         return mailbox
 
-    def post(self, future: asyncio.Future[bool]) -> Callable[[], None]:
+    async def wait(self, promise: Promise[Any], loop: asyncio.AbstractEventLoop) -> bool:
+        """Wait on ``loop``, which is this mailbox's, until ``promise`` is kept; False at its deadline."""
+        future: asyncio.Future[bool] = loop.create_future()
+        deadline_s = promise.deadline_s
+        waiting = self._waiting.get(deadline_s)
+        if waiting is None:
+            waiting = self._waiting[deadline_s] = {}
+            loop.call_later(deadline_s, self._sweep, deadline_s, waiting)
+        waiting[future] = loop.time() + deadline_s
+        promise.then(partial(self._post, future))
+        try:
+            return await future
+        finally:
+            del waiting[future]
+
+    def _post(self, future: asyncio.Future[bool]) -> Callable[[], None]:
         """Deliver ``future`` when the bell that is returned is rung; from any thread."""
         self._kept.append(future)
         return self._ring
 
     def _ring(self) -> None:
-        loop = self._loop()
+        loop = self.loop()
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._deliver)
@@ -49,12 +74,21 @@ class Mailbox:
 
     def _deliver(self) -> None:
         while self._kept:
-            _wake(self._kept.popleft(), kept=True)
+            future = self._kept.popleft()
+            if not future.done():
+                future.set_result(True)
 
-
-def _wake(future: asyncio.Future[bool], *, kept: bool) -> None:
-    if not future.done():
-        future.set_result(kept)
+    def _sweep(self, deadline_s: float, waiting: dict[asyncio.Future[bool], float]) -> None:
+        """Wake whose deadline has passed, and come again for the next."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for future, deadline in waiting.items():
+            if deadline > now:
+                loop.call_at(deadline, self._sweep, deadline_s, waiting)
+                return
+            if not future.done():
+                future.set_result(False)
+        del self._waiting[deadline_s]
 
 
 async def kept(promise: Promise[Any]) -> bool:
@@ -64,13 +98,7 @@ async def kept(promise: Promise[Any]) -> bool:
     if library() == "trio":
         return await _kept_trio(promise)
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[bool] = loop.create_future()
-    promise.then(partial(Mailbox.of(loop).post, future))
-    deadline = loop.call_later(promise.deadline_s, partial(_wake, future, kept=False))
-    try:
-        return await future
-    finally:
-        deadline.cancel()
+    return await Mailbox.of(loop).wait(promise, loop)
 
 
 async def _kept_trio(promise: Promise[Any]) -> bool:

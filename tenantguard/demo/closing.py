@@ -51,7 +51,7 @@ def tell_budgets(world: World, report: Report, expected: Expected) -> None:
         right &= report.compare(f"{tenant}, spent", usd(expected.spent(tenant)), usd(spent))
         right &= report.compare(f"{tenant}, held", usd(0), usd(held))
         left = usd(rule.limit.nanos - spent - held)
-        rows.append(Row((tenant, rule.per.value, str(rule.limit), usd(spent), usd(held), left), right))
+        rows.append(Row((tenant, str(rule.per), str(rule.limit), usd(spent), usd(held), left), right))
     report.table(("tenant", "per", "limit", "spent", "held", "left"), rows)
 
 

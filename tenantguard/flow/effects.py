@@ -6,10 +6,10 @@ answers. An answer may be a value, an awaitable, or a :class:`Promise` that anot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from tenantguard.flow.http import Body, Response, Unreadable
+from tenantguard.model.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -67,7 +67,7 @@ class CallApp(Effect[Response]):
         return "CallApp()"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReadBody(Effect[Body | Unreadable]):
     """Read the request's body, at most ``limit`` bytes, once for all layers.
 
@@ -77,7 +77,7 @@ class ReadBody(Effect[Body | Unreadable]):
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask(Effect[T_co]):
     """Call user code: ``async def`` is awaited, ``def`` runs in a bounded worker, in place when ``inline``."""
 
@@ -85,7 +85,7 @@ class Ask(Effect[T_co]):
     inline: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Compute(Effect[T_co]):
     """Do our own CPU work of about ``size`` bytes: in place when small, else in a worker."""
 

@@ -8,18 +8,27 @@ know does nothing but bar a later taking under that id. Commands carry no time: 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from tenantguard.flow.effects import Effect, Promise
+from tenantguard.model.frozen import frozen
 from tenantguard.model.ledger import Balance as Balance
 from tenantguard.model.ledger import Barred as Barred
+from tenantguard.model.ledger import Booked as Booked
+from tenantguard.model.ledger import Claim as Claim
+from tenantguard.model.ledger import Conflict as Conflict
+from tenantguard.model.ledger import Denial as Denial
 from tenantguard.model.ledger import Entry as Entry
 from tenantguard.model.ledger import Exhausted as Exhausted
 from tenantguard.model.ledger import Held as Held
 from tenantguard.model.ledger import HoldState as HoldState
 from tenantguard.model.ledger import Leg as Leg
+from tenantguard.model.ledger import Notice as Notice
 from tenantguard.model.ledger import OnOrphan as OnOrphan
+from tenantguard.model.ledger import OpenHold as OpenHold
+from tenantguard.model.ledger import Repeated as Repeated
 from tenantguard.model.ledger import Resolved as Resolved
+from tenantguard.model.ledger import Unbookable as Unbookable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -76,7 +85,7 @@ class System:
 # limits
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Take:
     """``cost`` units from ``bucket`` (a tuple key: scope kind, then its parts), which refills at ``rate``."""
 
@@ -85,7 +94,7 @@ class Take:
     cost: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Level:
     """A bucket after a decision: whole units left, and nanoseconds until it is full again."""
 
@@ -93,14 +102,14 @@ class Level:
     full_in_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Taken:
     """All takes were granted; ``levels`` in the order of the takes."""
 
     levels: tuple[Level, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shortage:
     """Nothing was taken. ``failing``: indexes of the takes that do not fit now; the longest wait among them.
 
@@ -112,7 +121,7 @@ class Shortage:
     levels: tuple[Level, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TakeTokens(PortEffect["Taken | Shortage"]):
     """Take from several buckets, all or none."""
 
@@ -124,7 +133,7 @@ class TakeTokens(PortEffect["Taken | Shortage"]):
         return ports.limits.execute(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReturnTokens(PortEffect[None]):
     """Give back everything taken under ``id``; an id never taken is barred."""
 
@@ -135,7 +144,7 @@ class ReturnTokens(PortEffect[None]):
         return ports.limits.execute(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeepTokens(PortEffect[None]):
     """What was taken under ``id`` stays taken; the store may forget the id."""
 
@@ -161,30 +170,33 @@ class LimitStore(Protocol):
 # ledger
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceHold(PortEffect["Held | Exhausted | Barred"]):
+@frozen
+class PlaceHold(PortEffect["Held | Exhausted | Barred | Repeated | Conflict"]):
     """Hold an amount on every leg, all or none, under a new time-ordered ``id``.
 
     Where it is refused nothing is kept, not even the id: asking again decides again, and there is nothing to end.
+    ``claim`` is the caller's idempotency key: a second hold under it is refused while the first is open or charged.
     """
 
     id: bytes
     tenant: TenantId
     legs: tuple[Leg, ...]
     on_orphan: OnOrphan = OnOrphan.VOID
+    claim: Claim | None = None
 
-    def perform(self, ports: Ports) -> Promise[Held | Exhausted | Barred]:
+    def perform(self, ports: Ports) -> Promise[Held | Exhausted | Barred | Repeated | Conflict]:
         """Ask the ledger."""
         return ports.ledger.submit(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResolveHold(PortEffect["Resolved"]):
     """End a hold: settle ``amounts`` (one a leg, each at most what is held), or void it where ``amounts`` is None.
 
     The first resolution counts; a later one answers with the first. ``evidence`` is JSON-ready and goes onto the
     entries: usage, price version, ending. ``source`` and ``external_id`` (a provider's response id) charge once for
-    ever: a second charge for the same pair is voided.
+    ever: a second charge for the same pair is voided. ``review`` leaves the hold to an operator. ``answer`` is a
+    claim's key and the response to keep under it, sealed.
     """
 
     id: bytes
@@ -193,32 +205,151 @@ class ResolveHold(PortEffect["Resolved"]):
     evidence: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None
     external_id: str | None = None
+    review: bool = False
+    answer: tuple[str, bytes] | None = None
 
     def perform(self, ports: Ports) -> Promise[Resolved]:
         """Ask the ledger."""
         return ports.ledger.submit(self)
 
 
-class Ledger(Protocol):
+@frozen
+class FindClaim(PortEffect["Repeated | Conflict | None"]):
+    """What a placing under ``claim`` would be refused with, None where the key is free; nothing is changed."""
+
+    tenant: TenantId
+    claim: Claim
+
+    def perform(self, ports: Ports) -> Promise[Repeated | Conflict | None]:
+        """Ask the ledger."""
+        return ports.ledger.submit(self)
+
+
+@frozen
+class Refund(PortEffect["Booked | Unbookable"]):
+    """Give back ``amounts`` (one a leg; None: all) of what ``hold`` was charged, in the window of that charge."""
+
+    id: bytes
+    hold: bytes
+    amounts: tuple[int, ...] | None
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def perform(self, ports: Ports) -> Promise[Booked | Unbookable]:
+        """Ask the ledger."""
+        return ports.ledger.submit(self)
+
+
+@frozen
+class Grant(PortEffect["Booked | Unbookable"]):
+    """Raise the limit of ``leg``'s account by ``leg.most`` in the window that runs, until ``expires_ns`` at most.
+
+    A payment's own id as ``id`` tops up once, however often it is reported.
+    """
+
+    id: bytes
+    tenant: TenantId
+    leg: Leg
+    expires_ns: int | None
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def perform(self, ports: Ports) -> Promise[Booked | Unbookable]:
+        """Ask the ledger."""
+        return ports.ledger.submit(self)
+
+
+@frozen
+class Correct(PortEffect["Booked | Unbookable"]):
+    """Add ``amount``, which may be negative, to what is spent on ``leg``'s account in the window that runs."""
+
+    id: bytes
+    tenant: TenantId
+    leg: Leg
+    amount: int
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def perform(self, ports: Ports) -> Promise[Booked | Unbookable]:
+        """Ask the ledger."""
+        return ports.ledger.submit(self)
+
+
+LedgerCommand: TypeAlias = PlaceHold | ResolveHold | FindClaim | Refund | Grant | Correct
+
+
+class LedgerBooks(Protocol):
+    """What is in a ledger, for operators. Every method blocks, and reads what is durable."""
+
+    def balances(self, tenant: TenantId | None = None, *, at_ns: int | None = None) -> list[Balance]:
+        """Every account (of one tenant) in every window that was touched, oldest first; grants as they count now.
+
+        With ``at_ns`` those that counted then, with the grants of then. An account that several tenants share
+        belongs to none of them: only ``tenant=None`` lists it.
+        """
+        ...
+
+    def entries(
+        self,
+        tenant: TenantId | None = None,
+        limit: int = 100,
+        *,
+        after_seq: int | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> list[Entry]:
+        """The latest ``limit`` entries (of one tenant), newest first.
+
+        With ``after_seq`` the first ``limit`` behind that one (0: of all), oldest first: the ``seq`` of the last is
+        where to go on. ``since_ns`` and ``until_ns`` (exclusive) bound when they were booked.
+        """
+        ...
+
+    def holds(self, tenant: TenantId | None = None) -> list[OpenHold]:
+        """What is held now (by one tenant), by id, which is oldest first."""
+        ...
+
+    def denials(self, tenant: TenantId | None = None, limit: int = 100) -> list[Denial]:
+        """The latest ``limit`` placings (of one tenant) that found no room, newest first. Not all are kept."""
+        ...
+
+    def audit(self) -> list[str]:
+        """Every broken invariant, as a sentence; an empty list is clean. Reads everything."""
+        ...
+
+
+class Outbox(Protocol):
+    """What a ledger has to tell outside, each at least once, and in one transaction with what it tells of. Blocks.
+
+    Who takes a notice has a lease of it: unless it is said to be delivered or put off, it comes again after that.
+    """
+
+    def outbox(self, limit: int = 100) -> list[Notice]:
+        """Take at most ``limit`` notices that are due, oldest first; nobody else is given them meanwhile."""
+        ...
+
+    def delivered(self, seq: int) -> None:
+        """This notice was told; it never comes again."""
+        ...
+
+    def retry(self, seq: int, due_ns: int) -> None:
+        """This notice could not be told; it comes again at ``due_ns``, never where that is ``NEVER_NS``."""
+        ...
+
+    def notices(self, limit: int = 100) -> list[Notice]:
+        """The latest ``limit`` notices that are not delivered, newest first, for operators; nothing is taken."""
+        ...
+
+
+class Ledger(LedgerBooks, Outbox, Protocol):
     """Holds and charges money and units. ``submit`` never blocks; the promise is kept once the change is durable.
 
     A promise broken with :class:`~tenantguard.errors.PortError` says that the change is not durable yet: unless the
     queue was full the command stays queued and is tried again, as it does when its waiter gave up.
     """
 
-    def submit(self, command: PlaceHold | ResolveHold, /) -> Promise[Any]:
+    def submit(self, command: LedgerCommand, /) -> Promise[Any]:
         """Queue a command; a full queue breaks the promise with :class:`~tenantguard.errors.PortError`."""
-        ...
-
-    def balances(self, tenant: TenantId | None = None) -> list[Balance]:
-        """Every account (of one tenant) in every window that was touched, oldest first. Blocks.
-
-        An account that several tenants share belongs to none of them: only ``tenant=None`` lists it.
-        """
-        ...
-
-    def entries(self, tenant: TenantId | None = None, limit: int = 100) -> list[Entry]:
-        """The latest ``limit`` entries (of one tenant), newest first. Blocks."""
         ...
 
     def close(self) -> None:
@@ -237,7 +368,7 @@ class IdentitySource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Identify(PortEffect["Identity | None"]):
     """Who presents this credential, None for a credential that nobody knows. It is never shown."""
 
@@ -251,7 +382,7 @@ class Identify(PortEffect["Identity | None"]):
         return "Identify()"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FindPolicy(PortEffect["Policy | None"]):
     """The policy of a tenant, None for a tenant that nobody knows."""
 
@@ -286,6 +417,18 @@ class Detector(Protocol):
         ...
 
 
+class Sealer(Protocol):
+    """Encrypts what is kept of responses. Synchronous: it is called between a response's last chunk and its end."""
+
+    def seal(self, data: bytes, bound_to: bytes) -> bytes:
+        """``data`` so that nobody else can read it, to be opened for ``bound_to`` alone."""
+        ...
+
+    def open(self, sealed: bytes, bound_to: bytes) -> bytes | None:
+        """What was sealed; None where it was sealed by another key or for something else, or was changed."""
+        ...
+
+
 class AuditSink(Protocol):
     """Takes records; never blocks and never fails an exchange."""
 
@@ -298,7 +441,7 @@ class AuditSink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record(PortEffect[None]):
     """Write one audit record."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPMethod
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tenantguard.flow.layer import Handler
 
 
-_METHODS: Final = frozenset(HTTPMethod)
+_METHODS: Final = frozenset(method.value for method in HTTPMethod)
 
 
 class Audit:
@@ -31,31 +32,34 @@ class Audit:
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Register the record; it is written once the outcome is known."""
-        exchange.observe(lambda outcome: self._record(exchange, outcome))
+        exchange.observe(partial(_record, exchange))
         return (yield from proceed(exchange))
 
-    def _record(self, exchange: Exchange, outcome: Outcome) -> Flow[None]:
-        tenant = exchange.find(Tenant)
-        policy = exchange.find(Policy)
-        clock = exchange.system.clock
-        yield from Record(
-            AuditRecord(
-                exchange=exchange.id,
-                at_ns=clock.wall_ns(),
-                took_ns=clock.monotonic_ns() - exchange.started_ns,
-                tenant=tenant.id if tenant is not None else None,
-                identity=tenant.identity.id if tenant is not None and tenant.identity is not None else None,
-                policy=policy.name if policy is not None else None,
-                revision=policy.revision if policy is not None else None,
-                route=exchange.route.name,
-                method=exchange.request.method if exchange.request.method in _METHODS else "(other)",
-                decisions=tuple(exchange.decisions),
-                ending=outcome.ending.value,
-                status=outcome.status,
-                received=outcome.received,
-                sent=outcome.sent,
-                reason=outcome.reason,
-                error=type(outcome.error).__name__ if outcome.error is not None else None,
-                charge=exchange.find(Charged),
-            ),
-        )
+
+def _record(exchange: Exchange, outcome: Outcome) -> Flow[None]:
+    tenant = exchange.find(Tenant)
+    identity = tenant.identity if tenant is not None else None
+    policy = exchange.find(Policy)
+    clock = exchange.system.clock
+    method = exchange.request.method
+    yield Record(
+        AuditRecord(  # by position, which costs a third of names
+            exchange.id,
+            clock.wall_ns(),
+            clock.monotonic_ns() - exchange.started_ns,
+            tenant.id if tenant is not None else None,
+            identity.id if identity is not None else None,
+            policy.name if policy is not None else None,
+            policy.revision if policy is not None else None,
+            exchange.route.name,
+            method if method in _METHODS else "(other)",
+            tuple(exchange.decisions),
+            outcome.ending.value,
+            outcome.status,
+            outcome.received,
+            outcome.sent,
+            outcome.reason,
+            type(outcome.error).__name__ if outcome.error is not None else None,
+            exchange.find(Charged),
+        ),
+    )

@@ -3,237 +3,354 @@
 What a request costs is the sum of its route's ``price``, its ``unit_price`` for every unit that the application
 reports, and the tokens that the route's usage decoder reads in the response. The hold is an upper bound of that sum,
 so a budget is never overshot: input tokens are bounded by the bytes of the body as it is sent (a byte-level token is
-at least one byte), output tokens by the output cap, which is written into the request where it has none.
+at least one byte), output tokens by the output cap, which is written into the request where it has none, and lowered
+where the budget does not cover it. The units of quotas are held and settled with the money, all or none.
 
-What each ending is charged is one table, kept in ``docs/charging.md``.
+What each ending is charged is one table, kept in ``rules/charging.py`` and ``docs/charging.md``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import BadRequestError, ConfigurationError
 from tenantguard.flow.effects import ReadBody, compute
-from tenantguard.flow.http import BODY_LIMIT_BYTES, Body, Ending, Unreadable
-from tenantguard.flow.ports import Exhausted, Held, Leg, PlaceHold, ResolveHold
+from tenantguard.flow.http import BODY_LIMIT_BYTES, Body, Cut, Unreadable
+from tenantguard.flow.ports import Claim, Conflict, Exhausted, Held, PlaceHold, Repeated, ResolveHold
 from tenantguard.model.charge import Charged, Reported
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.money import NANOS_MAX, Amount
 from tenantguard.model.policy import Policy
-from tenantguard.model.route import OnDisconnect, OnMissingUsage
-from tenantguard.model.sections import BudgetSection, Period, Scope
+from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.tenant import Tenant
-from tenantguard.model.usage import Usage
+from tenantguard.rules.charging import Bill, on_disconnect, price_of
+from tenantguard.rules.idempotency import Recording, raced
+from tenantguard.rules.legs import REQUESTS, LegPlan
 from tenantguard.rules.media import EVENT_STREAM, read_media
-from tenantguard.rules.pricing import shown_model
-from tenantguard.rules.requests import prepare, read_call
-from tenantguard.rules.usage import make_decoder
+from tenantguard.rules.refusals import render_error_event
+from tenantguard.rules.requests import prepare, read_call, read_form
+from tenantguard.rules.usage import CallableDecoder, UnitSource, make_decoder, stream_types
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Headers, Outcome, Response
     from tenantguard.flow.layer import Handler
-    from tenantguard.flow.ports import PriceSource
+    from tenantguard.flow.ports import Leg, PriceSource
+    from tenantguard.model.ledger import Resolved
+    from tenantguard.model.usage import Usage
     from tenantguard.rules.media import Media
-    from tenantguard.rules.pricing import Quote
+    from tenantguard.rules.rates import RateTable
     from tenantguard.rules.requests import Call, Prepared
     from tenantguard.rules.usage import UsageDecoder
 
-_BYTES_PER_TOKEN: Final = 4
-"""The usual estimate for English text; only used to count a stream that was cut before it reported usage."""
+MAX_OUTPUT_HEADER: Final = "tenantguard-max-output"
+"""Says on a response that the output cap was lowered to so many tokens a choice: the budget buys no more."""
+
+_PLANS_MAX: Final = 4096
+_FORM: Final = "multipart/form-data"
+_BYTES_PER_TOKEN_MAX: Final = 32
+"""More bytes than this a token, over a whole stream, come from no tokenizer: it put out more than its cap."""
+_SLACK_BYTES: Final = 1024
 
 
-@dataclass(slots=True)
-class _Bill:
-    """One exchange's price, from hold to settlement."""
+class _Account:
+    """What one exchange holds: its bill, and a leg for each budget and quota, the money first."""
 
-    currency: str
-    flat_nanos: int = 0
-    unit: str | None = None
-    unit_nanos: int = 0
-    quote: Quote | None = None
-    input_bytes: int = 0
-    bound_nanos: int = 0
-    stream: bool = False
-    strip_usage: bool = False
-    failed: bool = False  # the application's own status is no success, whatever the client is told in its place
-    decoder: UsageDecoder | None = None
-    refused: bool = False
+    __slots__ = ("bill", "cap", "choices", "comes_back", "holds_money", "legs", "placed", "prepared", "stream")
+
+    def __init__(self, bill: Bill) -> None:
+        self.bill = bill
+        self.stream = False
+        self.prepared: Prepared | None = None
+        self.choices = 1
+        self.cap: int | None = None  # of the output, where it had to be lowered
+        self.legs: list[Leg] = []
+        self.holds_money = 0  # so many of the legs are money
+        self.comes_back: frozenset[str] = frozenset()  # units that are returned at the end
+        self.placed = True  # as far as is known: False once the ledger has said that it holds nothing
 
 
 class Charge:
     """Price, hold, settle. ``prices`` knows the models; bodies of decoded routes are read up to ``body_limit`` bytes.
 
-    Requests on routes without any price pass untouched.
+    ``rates`` converts prices into the currency of a tenant's budgets where they differ. ``readers`` are functions
+    that read usage from an application's JSON response, by the text by which a route names them as ``usage``.
+    Requests on routes without any price pass untouched, unless the policy has a quota for what they take.
     """
 
     name = "charge"
     requires = (Tenant, Policy)
 
-    def __init__(self, prices: PriceSource, *, body_limit: int = BODY_LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        prices: PriceSource,
+        *,
+        rates: RateTable | None = None,
+        readers: Mapping[str, Callable[[dict[str, Any]], Usage | None]] = MappingProxyType({}),
+        body_limit: int = BODY_LIMIT_BYTES,
+    ) -> None:
         self._prices = prices
+        self._rates = rates
+        self._readers = readers
         self._body_limit = body_limit
+        self._plans: dict[int, LegPlan] = {}
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Hold before ``proceed``, tap the response after it; the resolver settles."""
-        bill = yield from self._bill(exchange)
-        if isinstance(bill, Deny):
-            return exchange.deny(bill)
-        if bill is None:
+        route = exchange.route
+        plan = self._plan(exchange.get(Policy))
+        if not route.is_priced and not plan.units:
             return (yield from proceed(exchange))
-        if bill.bound_nanos > NANOS_MAX:
-            return exchange.deny(_deny(Reason.OUTPUT_UNBOUNDED, 400, "The request asks for more than can be priced."))
-        if bill.bound_nanos > 0:
-            refused = yield from self._hold(exchange, bill)
-            if refused is not None:
-                return exchange.deny(refused)
-        decoder = exchange.route.usage
-        if decoder is not None:  # a part of a response says nothing of its usage
+        account = _Account(Bill(route))
+        denial = self._price_route(account.bill)
+        if denial is None and route.usage is not None and not route.counts_units:
+            denial = yield from self._price_tokens(exchange, account)
+        if denial is None:
+            denial = self._convert(exchange, plan, account)
+        if denial is None and account.legs:
+            denial = yield from self._hold(exchange, account)
+        if denial is not None:
+            return exchange.deny(denial)
+        if route.usage is not None:  # a part of a response says nothing of its usage
             exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
-        bill.failed = response.status >= 400
-        if decoder is None or response.body is not None or bill.failed:
+        if account.cap is not None:
+            response.headers.set(MAX_OUTPUT_HEADER, str(account.cap))
+        account.bill.failed = response.status >= 400
+        if route.usage is None or response.body is not None or account.bill.failed:
             return response
-        media = _media(response.headers)
-        if media.problem is not None or not _is_decodable(exchange, response, media):
-            return exchange.deny(_deny(Reason.RESPONSE_UNREADABLE, 502, "The upstream's response cannot be read."))
-        content_type = media.type or (EVENT_STREAM if bill.stream else "")
-        bill.decoder = make_decoder(decoder, content_type=content_type, strip_usage=bill.strip_usage)
-        response.transforms.append(bill.decoder)
-        response.marker = bill.decoder
-        return response
+        return self._tap(exchange, account, response)
 
-    def _bill(self, exchange: Exchange) -> Flow[_Bill | Deny | None]:
-        """Price the request as it will be sent; bound its output."""
-        route = exchange.route
-        priced = route.price or route.unit_price
-        if route.usage is None and priced is None:
-            return None
-        bill = _Bill(currency=priced.currency if priced is not None else "")
+    def _plan(self, policy: Policy) -> LegPlan:
+        plan = self._plans.get(id(policy))
+        if plan is None:
+            if len(self._plans) >= _PLANS_MAX:  # policies that were replaced
+                self._plans.clear()
+            plan = self._plans[id(policy)] = LegPlan(policy)
+        return plan
+
+    # pricing
+
+    def _price_route(self, bill: Bill) -> Deny | None:
+        route = bill.route
         if route.price is not None:
-            bill.flat_nanos = bill.bound_nanos = route.price.nanos
-        if route.unit_price is not None and route.max_units is not None:
-            bill.unit, bill.unit_nanos = route.unit, route.unit_price.nanos
-            bill.bound_nanos += bill.unit_nanos * route.max_units
-        if route.usage is not None:
-            problem = _media(exchange.request.headers).problem
-            if problem is not None:
-                return _deny(Reason.BODY_ENCODED, 415, f"The request body {problem}.")
-            body = yield from ReadBody(self._body_limit)
-            if isinstance(body, Unreadable):
-                return _deny(body.reason, body.status, body.message)
-            read = yield from compute(partial(_read, route.usage, body, route.max_output), len(body.data))
-            if isinstance(read, BadRequestError):
-                return _deny(Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {read}.")
-            denial = self._bound_tokens(exchange, bill, *read)
-            if denial is not None:
-                return denial
-        return bill
+            bill.currency, bill.flat_nanos = route.price.currency, route.price.nanos
+        if route.unit_price is not None:
+            bill.currency, bill.unit_nanos = route.unit_price.currency, route.unit_price.nanos
+        return None
 
-    def _bound_tokens(self, exchange: Exchange, bill: _Bill, call: Call, prepared: Prepared) -> Deny | None:
+    def _price_tokens(self, exchange: Exchange, account: _Account) -> Flow[Deny | None]:
+        """Read the request as it will be sent, find its price, and bound its output."""
+        request, route, bill = exchange.request, exchange.route, account.bill
+        assert route.usage is not None
+        media = _media(request.headers)
+        if media.problem is not None:
+            return _deny(Reason.BODY_ENCODED, 415, f"The request body {media.problem}.")
+        body = yield from ReadBody(self._body_limit)
+        if isinstance(body, Unreadable):
+            return _deny(body.reason, body.status, body.message)
+        form = request.headers.get("content-type") if media.type == _FORM else None
+        read = yield from compute(
+            partial(_read, route.usage, body, request.path, form, route.max_output), len(body.data)
+        )
+        if isinstance(read, BadRequestError):
+            return _deny(Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {read}.")
+        call, prepared = read
         quote = self._prices.quote(call.model)
         if quote is None:
             return _deny(Reason.PRICE_UNKNOWN, 403, "This model has no price here, so it cannot be used.")
         if prepared.output_tokens is None:
             return _deny(Reason.OUTPUT_UNBOUNDED, 400, "The request must say how many tokens it may put out.")
-        if quote.price is not None:
-            if bill.currency not in {"", quote.price.currency}:
-                raise ConfigurationError(f"route {exchange.route.name!r} and its models are priced in two currencies")
-            bill.currency = quote.price.currency
-        exchange.request.body = prepared.body
-        bill.quote = quote
+        if quote.currency is not None:
+            if bill.currency not in {"", quote.currency}:
+                raise ConfigurationError(f"route {route.name!r} and its models are priced in two currencies")
+            bill.currency = quote.currency
+        request.body = prepared.body
+        bill.quote = quote.for_tenant(exchange.get(Policy).section(PricingSection))
         bill.input_bytes = len(prepared.body)
-        bill.stream = call.stream
-        bill.strip_usage = prepared.strip_usage
-        bill.bound_nanos += quote.bound_nanos(len(prepared.body), prepared.output_tokens)
+        bill.output_tokens = prepared.output_tokens
+        bill.service_tier = call.service_tier
+        account.prepared, account.stream, account.choices = prepared, call.stream, call.choices
         return None
 
-    def _hold(self, exchange: Exchange, bill: _Bill) -> Flow[Deny | None]:
+    def _convert(self, exchange: Exchange, plan: LegPlan, account: _Account) -> Deny | None:
+        """Bound the price in the currency of the budgets, and make the legs."""
+        bill, route = account.bill, exchange.route
         tenant = exchange.get(Tenant)
-        legs = _legs(exchange, bill)
+        if bill.currency and plan.currency is not None and self._rates is not None:
+            bill.conversion = self._rates.conversion(bill.currency, plan.currency)
+        bill.held_nanos = bill.bound(bill.output_tokens)
+        if bill.held_nanos > NANOS_MAX:
+            return _deny(Reason.OUTPUT_UNBOUNDED, 400, "The request asks for more than can be priced.")
+        if bill.held_nanos > 0:
+            least = bill.held_nanos
+            if bill.output_tokens > self._least_output(account):
+                least = bill.bound(self._least_output(account))
+            account.legs = plan.money(tenant, route.name, bill.held_in, bill.held_nanos, least)
+            account.holds_money = len(account.legs)
+        if plan.units:
+            units = {REQUESTS: 1, **dict(route.takes)}
+            if route.unit is not None and route.max_units is not None:
+                units[route.unit] = units.get(route.unit, 0) + route.max_units
+            quotas = plan.quotas(tenant, route.name, units)
+            account.legs += [leg for leg, _ in quotas]
+            account.comes_back = frozenset([leg.unit for leg, returned in quotas if returned])
+        return None
+
+    def _least_output(self, account: _Account) -> int:
+        """The fewest tokens, over all choices, to which the output cap may be lowered."""
+        return account.bill.route.min_output * account.choices
+
+    # the hold
+
+    def _hold(self, exchange: Exchange, account: _Account) -> Flow[Deny | None]:
+        bill = account.bill
+        tenant = exchange.get(Tenant)
         hold_id = exchange.new_id()
-        exchange.on_disconnect = _on_disconnect(exchange)
-        exchange.resolve(partial(self._end, exchange, bill, hold_id, len(legs)), strict=True)
-        answer = yield from PlaceHold(hold_id, tenant.id, legs)
-        bill.refused = not isinstance(answer, Held)
-        held = Amount(bill.bound_nanos, bill.currency)
+        exchange.on_disconnect = on_disconnect(exchange.route)
+        exchange.resolve(partial(self._end, exchange, account, hold_id), strict=True)
+        legs = tuple(account.legs)
+        answer = yield from PlaceHold(hold_id, tenant.id, legs, exchange.route.on_orphan, exchange.find(Claim))
         if isinstance(answer, Held):
-            exchange.allow(self.name, "hold", held=str(held))
+            if account.holds_money:
+                granted = min(answer.amounts[: account.holds_money])
+                if granted < bill.held_nanos:
+                    self._lower(exchange, account, granted)
+                exchange.allow(self.name, "hold", held=Amount(bill.held_nanos, bill.held_in))
+            else:
+                exchange.allow(self.name, "quota")
             return None
-        details: dict[str, Any] = {"held": str(held)}
-        if isinstance(answer, Exhausted):
-            leg = legs[answer.leg]
-            details |= {
-                "budget": "/".join(leg.budget),
-                "limit": str(Amount(leg.limit or 0, leg.unit)),
-                "spent": str(Amount(answer.spent, leg.unit)),
-                "in_flight": str(Amount(answer.held, leg.unit)),
-                "available": str(Amount(answer.available, leg.unit)),
-            }
-        return Deny(
-            Charge.name,
-            Reason.BUDGET_EXHAUSTED,
-            402,
-            "The budget does not cover this request.",
-            details=details,
-        )
+        account.placed = False
+        return _refusal(account, answer)
 
-    def _end(
-        self,
-        exchange: Exchange,
-        bill: _Bill,
-        hold_id: bytes,
-        legs: int,
-        outcome: Outcome,
-    ) -> Flow[None] | None:
+    def _lower(self, exchange: Exchange, account: _Account, granted: int) -> None:
+        """The budget covers less than the output that was asked for: ask for what it does cover."""
+        bill, request = account.bill, exchange.request
+        assert account.prepared is not None
+        assert bill.route.usage is not None
+        least = self._least_output(account)
+        account.cap = bill.affordable(granted, least) // account.choices
+        bill.output_tokens = account.cap * account.choices
+        body = Body(request.body)
+        _, lowered = _prepared(bill.route.usage, body, request.path, None, account.cap)
+        request.body = lowered.body
+        bill.input_bytes = max(bill.input_bytes, len(lowered.body))
+        bill.held_nanos = granted
+
+    def _end(self, exchange: Exchange, account: _Account, hold_id: bytes, outcome: Outcome) -> Flow[None] | None:
         """End the hold, unless the ledger said that there is none: then no trace is left in it."""
-        return None if bill.refused else self._settle(exchange, bill, hold_id, legs, outcome)
+        return self._settle(exchange, account, hold_id, outcome) if account.placed else None
 
-    def _settle(self, exchange: Exchange, bill: _Bill, hold_id: bytes, legs: int, outcome: Outcome) -> Flow[None]:
-        nanos, basis, usage = _price_of(exchange, bill, outcome)
-        evidence: dict[str, Any] = {"exchange": exchange.id, "route": exchange.route.name, "basis": basis}
-        if bill.quote is not None:
-            model = bill.quote.model if bill.quote.matched_by == "model" else shown_model(bill.quote.model)
-            evidence |= {"model": model, "price_version": bill.quote.version}
-        if bill.decoder is not None:
-            served = bill.decoder.model
-            evidence |= {
-                "served_model": None if served is None else shown_model(served),
-                "response_id": bill.decoder.response_id,
-            }
-        if usage is not None:
-            evidence["usage"] = {
-                "input": usage.input_tokens,
-                "output": usage.output_tokens,
-                "cache_read": usage.cache_read_tokens,
-                "cache_write": usage.cache_write_tokens,
-            }
-        answer = yield from ResolveHold(
-            hold_id,
-            None if nanos is None else (nanos,) * legs,
-            outcome.ending.value,
-            evidence,
+    def _settle(self, exchange: Exchange, account: _Account, hold_id: bytes, outcome: Outcome) -> Flow[None]:
+        bill, route = account.bill, exchange.route
+        price = price_of(bill, outcome, on_disconnect(route), exchange.find(Reported))
+        evidence: dict[str, Any] = {"exchange": exchange.id, "route": route.name, "basis": price.basis}
+        evidence |= bill.evidence(price.usage, price.units)
+        source = external_id = None
+        if bill.decoder is not None and bill.decoder.response_id is not None and route.charge_once:
+            source = f"{(route.usage or '').partition('-')[0]}:{exchange.get(Tenant).id}"
+            external_id = bill.decoder.response_id
+        amounts = None if price.nanos is None else self._amounts(account, price.nanos, price.units)
+        recording = exchange.find(Recording)
+        kept = recording.answer(outcome) if recording is not None and amounts is not None else None
+        answer: Resolved = yield from ResolveHold(
+            hold_id, amounts, outcome.ending.value, evidence, source, external_id, review=price.review, answer=kept
         )
-        charged = max(answer.amounts, default=0)
-        held = Amount(bill.bound_nanos, bill.currency)
-        exchange.put(Charged(Amount(charged, bill.currency), held, basis, usage))
+        if bill.currency:
+            charged = max(answer.amounts[: account.holds_money], default=0)
+            held = Amount(bill.held_nanos, bill.held_in)
+            exchange.put(Charged(Amount(charged, bill.held_in), held, price.basis, price.usage))
+
+    def _amounts(self, account: _Account, nanos: int, units: int) -> tuple[int, ...]:
+        """What each leg is settled with: money, units that were used, and nothing of units that come back."""
+        route = account.bill.route
+        used = {REQUESTS: 1, **dict(route.takes)}
+        if route.unit is not None:
+            used[route.unit] = used.get(route.unit, 0) + units
+        money = [nanos] * account.holds_money
+        quotas = [
+            0 if leg.unit in account.comes_back else used[leg.unit] for leg in account.legs[account.holds_money :]
+        ]
+        return (*money, *quotas)
+
+    # the response
+
+    def _tap(self, exchange: Exchange, account: _Account, response: Response) -> Response:
+        """Put the usage decoder in the response's way: it sees the application's own bytes."""
+        bill, usage = account.bill, exchange.route.usage
+        assert usage is not None
+        media = _media(response.headers)
+        if media.problem is not None or not _is_decodable(exchange, response, media):
+            return exchange.deny(_deny(Reason.RESPONSE_UNREADABLE, 502, "The upstream's response cannot be read."))
+        reader = self._readers.get(usage)
+        decoder: UsageDecoder
+        if reader is not None:
+            decoder = CallableDecoder(reader)
+        elif exchange.route.counts_units:
+            source = UnitSource.parse(usage)
+            values = response.headers.all(source.header) if source.header is not None else ()
+            decoder = source.decoder(exchange.route.unit or "", content_type=media.type, values=values)
+        else:
+            strip = account.prepared is not None and account.prepared.strip_usage
+            decoder = make_decoder(usage, content_type=media.type, strip_usage=strip, streamed=account.stream)
+        bill.decoder = decoder
+        response.transforms.append(decoder)
+        response.marker = decoder
+        if account.stream and bill.output_tokens:
+            response.transforms.append(_Ceiling(exchange, decoder, bill.output_tokens, media.type))
+        return response
+
+
+class _Ceiling:
+    """Cuts a stream that puts out more than its hold pays for: its upstream does not obey the cap in the request."""
+
+    rewrites = False
+
+    def __init__(self, exchange: Exchange, decoder: UsageDecoder, tokens: int, media_type: str) -> None:
+        self._exchange = exchange
+        self._decoder = decoder
+        self._bytes = tokens * _BYTES_PER_TOKEN_MAX + _SLACK_BYTES
+        self._is_event_stream = media_type in {"", EVENT_STREAM}
+
+    def feed(self, chunk: bytes) -> bytes | Cut:
+        """Let the chunk through while the output is within the bound."""
+        if self._decoder.output_bytes <= self._bytes:
+            return chunk
+        reason = str(Reason.OUTPUT_CEILING)
+        if not self._is_event_stream:
+            return Cut(reason)
+        denial = _deny(Reason.OUTPUT_CEILING, 402, "The response reached what its budget pays for.")
+        return Cut(reason, render_error_event(denial, self._exchange.dialect, self._exchange.id))
+
+    def finish(self) -> bytes:
+        """Nothing is held back."""
+        return b""
 
 
 def _media(headers: Headers) -> Media:
     return read_media(headers.all("content-type"), headers.all("content-encoding"))
 
 
-def _read(decoder: str, body: Body, max_output: int | None) -> tuple[Call, Prepared] | BadRequestError:
+def _read(
+    decoder: str, body: Body, path: str, form: str | None, max_output: int | None
+) -> tuple[Call, Prepared] | BadRequestError:
     try:
-        call = read_call(decoder, body.json())
-        return call, prepare(decoder, body.data, call, max_output)
+        return _prepared(decoder, body, path, form, max_output)
     except BadRequestError as failure:
         return failure
     finally:
         body.release()  # a response may take minutes
+
+
+def _prepared(decoder: str, body: Body, path: str, form: str | None, max_output: int | None) -> tuple[Call, Prepared]:
+    parsed = body.json() if form is None else read_form(form, body.data)
+    call = read_call(decoder, parsed, path)
+    return call, prepare(decoder, body.data, call, max_output)
 
 
 def _is_decodable(exchange: Exchange, response: Response, media: Media) -> bool:
@@ -241,107 +358,41 @@ def _is_decodable(exchange: Exchange, response: Response, media: Media) -> bool:
 
     A caller can ask some servers for another form (binary embeddings, lines of JSON), whose usage nobody would see.
     """
+    usage = exchange.route.usage or ""
     if media.type in {"", EVENT_STREAM} or media.is_json or response.status >= 300:
+        return True
+    if exchange.route.counts_units:
+        return True  # what has no units in it is missing usage, as the route says
+    if media.type in stream_types(usage):
         return True
     return (
         exchange.request.method == "HEAD" or response.status == 204 or response.headers.get("content-length") == "0"
     )
 
 
-def _price_of(exchange: Exchange, bill: _Bill, outcome: Outcome) -> tuple[int | None, str, Usage | None]:
-    """What this ending costs: nanos (None voids the hold), what that rests on, and the usage."""
-    ending = outcome.ending
-    decoder = bill.decoder
-    usage = decoder.usage if decoder is not None else None
-    if ending is Ending.COMPLETED:
-        return _full_price(exchange, bill, usage)
-    if ending is Ending.CUT:
-        if bill.failed or (decoder is not None and (decoder.failed or decoder.broken)):
-            return None, "nothing", None
-        if exchange.route.usage is None:
-            return _full_price(exchange, bill, None) if outcome.sent else (None, "nothing", None)
-        if usage is None and decoder is not None:
-            usage = _counted(bill, decoder)
-            return _token_nanos(bill, usage) + bill.flat_nanos, "counted", usage
-        return _full_price(exchange, bill, usage)
-    if ending is Ending.LEFT and outcome.called:
-        if exchange.on_disconnect is OnDisconnect.DRAIN:
-            return _full_price(exchange, bill, usage if outcome.ended else None)
-        if exchange.on_disconnect is OnDisconnect.OBSERVED and decoder is not None:
-            usage = usage if usage is not None else _counted(bill, decoder)
-            return _token_nanos(bill, usage) + bill.flat_nanos, "counted", usage
-    return None, "nothing", None
+def _refusal(account: _Account, answer: object) -> Deny:
+    """Why nothing was held."""
+    bill = account.bill
+    if isinstance(answer, Conflict | Repeated):
+        return raced(Charge.name, answer)
+    details: dict[str, Any] = {"held": Amount(bill.held_nanos, bill.held_in)} if bill.currency else {}
+    leg = account.legs[answer.leg] if isinstance(answer, Exhausted) else None
+    if isinstance(answer, Exhausted) and leg is not None:
+        money = answer.leg < account.holds_money
+        details |= {"budget": "/".join(leg.budget)}
+        numbers = {
+            "limit": leg.limit or 0,
+            "spent": answer.spent,
+            "in_flight": answer.held,
+            "available": answer.available,
+        }
+        details |= {name: Amount(number, leg.unit) if money else number for name, number in numbers.items()}
+        if not money:
+            details["unit"] = leg.unit
+            message = f"The quota of {leg.unit} does not cover this request."
+            return _deny(Reason.QUOTA_EXHAUSTED, 402, message, details)
+    return _deny(Reason.BUDGET_EXHAUSTED, 402, "The budget does not cover this request.", details)
 
 
-def _counted(bill: _Bill, decoder: UsageDecoder) -> Usage:
-    """What a stream used up to where it was cut: as announced, else counted by its bytes."""
-    output = -(-decoder.output_bytes // _BYTES_PER_TOKEN)
-    announced = decoder.usage_so_far
-    if announced is None:
-        return Usage(input_tokens=-(-bill.input_bytes // _BYTES_PER_TOKEN), output_tokens=output)
-    return replace(announced, output_tokens=max(announced.output_tokens, output))
-
-
-def _full_price(exchange: Exchange, bill: _Bill, usage: Usage | None) -> tuple[int | None, str, Usage | None]:
-    reported = exchange.find(Reported)
-    if reported is not None and reported.price is not None:
-        if reported.price.currency != bill.currency:
-            return bill.bound_nanos, "hold", usage
-        return reported.price.nanos, "reported", usage
-    nanos, basis = bill.flat_nanos, "price"
-    if bill.unit is not None:
-        nanos += bill.unit_nanos * (reported.units.get(bill.unit, 0) if reported is not None else 0)
-        basis = "units"
-    if exchange.route.usage is not None:
-        if reported is not None and reported.usage is not None:
-            usage, basis = reported.usage, "reported"
-        elif usage is not None:
-            basis = "usage"
-        elif exchange.route.on_missing_usage is OnMissingUsage.VOID:
-            return None, "nothing", None
-        else:
-            return bill.bound_nanos, "hold", None
-        nanos += _token_nanos(bill, usage)
-    return nanos, basis, usage
-
-
-def _token_nanos(bill: _Bill, usage: Usage) -> int:
-    return bill.quote.cost_nanos(usage) if bill.quote is not None else 0
-
-
-def _legs(exchange: Exchange, bill: _Bill) -> tuple[Leg, ...]:
-    """One leg a budget; spending without a budget is recorded by month."""
-    tenant = exchange.get(Tenant)
-    section = exchange.get(Policy).section(BudgetSection)
-    rules = section.rules if section is not None else ()
-    amount = bill.bound_nanos
-    legs = []
-    for rule in rules:
-        if rule.limit.currency != bill.currency:
-            raise ConfigurationError(f"a budget in {rule.limit.currency} cannot hold prices in {bill.currency}")
-        budget = _budget_name(exchange, tenant, rule.scope)
-        legs.append(Leg((*budget, rule.per.value), rule.per, bill.currency, rule.limit.nanos, amount, amount))
-    if not legs:
-        legs.append(Leg(("tenant", tenant.id, "month"), Period.MONTH, bill.currency, None, amount, amount))
-    return tuple(legs)
-
-
-def _budget_name(exchange: Exchange, tenant: Tenant, scope: Scope) -> tuple[str, ...]:
-    if scope is Scope.GLOBAL:
-        return ("global",)
-    if scope is Scope.ROUTE:
-        return ("route", tenant.id, exchange.route.name)
-    if scope is Scope.IDENTITY:
-        return ("identity", tenant.id, tenant.identity.id if tenant.identity is not None else "")
-    return ("tenant", tenant.id)
-
-
-def _on_disconnect(exchange: Exchange) -> OnDisconnect:
-    route = exchange.route
-    if route.on_disconnect is not None:
-        return route.on_disconnect
-    return OnDisconnect.DRAIN if route.usage is not None else OnDisconnect.VOID
-
-
-def _deny(reason: str, status: int, message: str) -> Deny:
-    return Deny(Charge.name, reason, status, message)
+def _deny(reason: str, status: int, message: str, details: dict[str, Any] | None = None) -> Deny:
+    return Deny(Charge.name, reason, status, message, details=details or {})

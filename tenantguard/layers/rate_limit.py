@@ -20,7 +20,7 @@ from tenantguard.model.tenant import Tenant
 from tenantguard.rules.bucket import next_unit_in_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tenantguard.flow.ports import Level
 
 _PLANS_MAX: Final = 4096
+_GLOBAL, _, _ROUTE, _IDENTITY = Scope  # a look-up in an Enum costs more than a comparison
 
 
 class RateLimit:
@@ -66,12 +67,11 @@ class RateLimit:
         answer = yield from TakeTokens(taking, plan.takes(exchange))
         if isinstance(answer, Shortage):
             return exchange.deny(self._refusal(plan, answer))
-        limit, level = _tightest(zip(plan.limits, answer.levels, strict=True))
+        limit, level = _tightest(plan.limits, answer.levels)
         exchange.allow(self.name, limit.name, remaining=level.remaining)
         response = yield from proceed(exchange)
         if self._headers and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
-            response.headers.add("ratelimit-policy", plan.policies)
-            response.headers.add("ratelimit", limit.state(level.remaining, limit.window_s(level)))
+            response.headers.extend(plan.headers(limit.state(level.remaining, limit.window_s(level))))
         return response
 
     def _planned(self, policy: Policy) -> _Plan | None:
@@ -86,8 +86,8 @@ class RateLimit:
         return plan
 
     def _refusal(self, plan: _Plan, shortage: Shortage) -> Deny:
-        failing = [(plan.limits[index], shortage.levels[index]) for index in shortage.failing]
-        details = {"failing": [limit.name for limit, _ in failing]}
+        failing = [plan.limits[index] for index in shortage.failing]
+        details = {"failing": [limit.name for limit in failing]}
         if shortage.retry_after_ns is None:
             return Deny(
                 self.name,
@@ -97,7 +97,7 @@ class RateLimit:
                 details=details,
             )
         wait_s = _seconds_up(shortage.retry_after_ns)
-        limit, level = _tightest(failing)
+        limit, level = _tightest(failing, [shortage.levels[index] for index in shortage.failing])
         state = limit.state(level.remaining, wait_s)
         return Deny(
             self.name,
@@ -105,11 +105,7 @@ class RateLimit:
             429,
             f"Too many requests. Try again in {wait_s} s.",
             retry_after_ms=-(-shortage.retry_after_ns // 1_000_000),
-            headers=(
-                ((b"ratelimit-policy", plan.policies.encode()), (b"ratelimit", state.encode()))
-                if self._headers
-                else ()
-            ),
+            headers=plan.headers(state) if self._headers else (),
             details=details,
         )
 
@@ -126,17 +122,17 @@ class _Limit:
     scope: Scope
     rate: Rate
 
-    def bucket(self, exchange: Exchange) -> tuple[str, ...]:
-        """The key of the bucket that this exchange draws on."""
-        if self.scope is Scope.GLOBAL:
-            return (self.scope, self.name)
-        tenant = exchange.find(Tenant)
+    def bucket(self, tenant: Tenant | None, route: str) -> tuple[str, ...]:
+        """The key of the bucket that a request of ``tenant`` on ``route`` draws on."""
+        scope, name = self.scope, self.name
+        if scope is _GLOBAL:
+            return (scope, name)
         who: tuple[str, ...] = () if tenant is None else (tenant.id,)
-        if self.scope is Scope.ROUTE:
-            who = (*who, exchange.route.name)
-        elif self.scope is Scope.IDENTITY and tenant is not None and tenant.identity is not None:
-            who = (*who, tenant.identity.id)
-        return (self.scope, self.name, *who)
+        if scope is _ROUTE:
+            return (scope, name, *who, route)
+        if scope is _IDENTITY and tenant is not None and tenant.identity is not None:
+            return (scope, name, *who, tenant.identity.id)
+        return (scope, name, *who)
 
     def policy(self) -> str:
         """The item of ``RateLimit-Policy``. ``w`` is in whole seconds; other periods have none."""
@@ -159,7 +155,7 @@ class _Limit:
 class _Plan:
     """What a rate section comes to, worked out once."""
 
-    __slots__ = ("limits", "policies", "section")
+    __slots__ = ("_policies", "limits", "section")
 
     def __init__(self, section: RateSection, prefix: str = "") -> None:
         names: list[str] = []
@@ -172,19 +168,27 @@ class _Plan:
         self.limits = tuple(
             _Limit(name, rule.scope, rule.rate) for name, rule in zip(names, section.rules, strict=True)
         )
-        self.policies = ", ".join(limit.policy() for limit in self.limits)
+        self._policies = ", ".join(limit.policy() for limit in self.limits).encode()
 
     def takes(self, exchange: Exchange) -> tuple[Take, ...]:
         """One unit from every bucket."""
-        return tuple([Take(limit.bucket(exchange), limit.rate) for limit in self.limits])
+        tenant, route = exchange.find(Tenant), exchange.route.name
+        return tuple([Take(limit.bucket(tenant, route), limit.rate) for limit in self.limits])
+
+    def headers(self, state: str) -> tuple[tuple[bytes, bytes], ...]:
+        """The two header lines."""
+        return ((b"ratelimit-policy", self._policies), (b"ratelimit", state.encode()))
 
 
 def _end(taking: bytes, outcome: Outcome) -> Flow[None]:
     yield from KeepTokens(taking) if outcome.called else ReturnTokens(taking)
 
 
-def _tightest(standing: Iterable[tuple[_Limit, Level]]) -> tuple[_Limit, Level]:
+def _tightest(limits: Sequence[_Limit], levels: Sequence[Level]) -> tuple[_Limit, Level]:
     """The limit with the fewest units left, and among those the one for which they must last longest."""
+    if len(limits) == 1:
+        return limits[0], levels[0]
+    standing = zip(limits, levels, strict=True)
     return min(standing, key=lambda pair: (pair[1].remaining, -pair[0].window_s(pair[1])))
 
 

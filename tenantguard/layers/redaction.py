@@ -10,7 +10,7 @@ response cut.
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tenantguard.flow.effects import ReadBody, compute
@@ -20,7 +20,7 @@ from tenantguard.model.policy import Policy
 from tenantguard.model.route import Dialect
 from tenantguard.model.sections import RedactRequest, RedactResponse, RedactSection
 from tenantguard.model.tenant import Tenant
-from tenantguard.rules.media import EVENT_STREAM, read_media
+from tenantguard.rules.media import EVENT_STREAM, media_of
 from tenantguard.rules.placeholders import Vault, tenant_key
 from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, JsonBody, NoBody, TextBody
 from tenantguard.rules.redaction.events import EventStream
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
-    from tenantguard.flow.http import Headers, Response
+    from tenantguard.flow.http import Request, Response
     from tenantguard.flow.layer import Handler
     from tenantguard.flow.ports import Detector
     from tenantguard.rules.media import Media
@@ -47,6 +47,9 @@ _BINARY: Final = re.compile(
 _WORK: Final = 64
 """A body counts as so many times its size when it is decided where to search it: a byte of it can take 80 us."""
 
+_TENANTS: Final = 1024
+"""Of so many tenants the derived key is kept: deriving it costs 2 us."""
+
 _DESCRIBING: Final = ("content-md5", "digest", "content-digest", "repr-digest")
 
 
@@ -58,10 +61,10 @@ class _Rewriting(Protocol):
 class Redaction:
     """Redact requests and responses as the policy's :class:`~tenantguard.model.sections.RedactSection` says.
 
-    ``detector_for`` gives the detector of a section for one request, or for its response; it is called for each, so
-    it looks up what was built with the guard. ``key`` (at least 32 bytes, the same in every process) is what tenants'
-    placeholders are derived from. A JSON request has at most ``request_limit`` bytes, a JSON response at most
-    ``response_limit``.
+    ``detector_for`` gives the detector of a section for one request, or for its response; it is called for each that
+    has text, so it looks up what was built with the guard. ``key`` (at least 32 bytes, the same in every process) is
+    what tenants' placeholders are derived from. A JSON request has at most ``request_limit`` bytes, a JSON response
+    at most ``response_limit``.
     """
 
     name = _NAME
@@ -77,7 +80,7 @@ class Redaction:
     ) -> None:
         tenant_key(key, "")  # refuses a short key now
         self._detector_for = detector_for
-        self._key = key
+        self._key_of = lru_cache(maxsize=_TENANTS)(partial(tenant_key, key))
         self._request_limit = request_limit
         self._response_limit = response_limit
 
@@ -89,55 +92,60 @@ class Redaction:
         if exchange.request.protocol == "websocket":
             message = "This tenant's messages are redacted, which is not possible over a WebSocket."
             return exchange.deny(Deny(_NAME, Reason.REDACTION_FAILED, 403, message))
-        vault = Vault(tenant_key(self._key, exchange.get(Tenant).id))
-        exchange.observe(lambda _: vault.erase())
-        restore = section.response is RedactResponse.RESTORE
+        vault = Vault(self._key_of(exchange.get(Tenant).id))
         if section.request is RedactRequest.REPLACE:
-            detect = self._detector_for(section).detect
-            denial = yield from self._mask(exchange, RequestMask(detect, vault, escape=restore))
+            denial = yield from self._mask(exchange, section, vault)
+            if vault.count:
+                exchange.observe(lambda _: vault.erase())
             if denial is not None:
                 return exchange.deny(denial)
         if section.response is RedactResponse.OFF:
             return (yield from proceed(exchange))
         exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
-        detect = self._detector_for(section).detect  # a caller cannot use up what the response needs
-        return (yield from self._scrub(exchange, response, ResponseScrub(detect, vault, restore=restore)))
+        return (yield from self._scrub(exchange, response, section, vault))
 
-    def _mask(self, exchange: Exchange, rule: RequestMask) -> Flow[Deny | None]:
+    def _mask(self, exchange: Exchange, section: RedactSection, vault: Vault) -> Flow[Deny | None]:
         request = exchange.request
-        content = _media(request.headers)
-        model_call = _is_model_call(exchange)
-        if content.problem is None and _BINARY.fullmatch(content.type) and not model_call:
+        content = media_of(request.headers.raw)
+        if content.problem is None and _BINARY.fullmatch(content.type) and not _is_model_call(exchange):
             exchange.allow(_NAME, "request.binary")
             return None
         body = yield from ReadBody(self._request_limit)
         if isinstance(body, Unreadable):
             return Deny(_NAME, body.reason, body.status, body.message)
-        if body.data and (content.problem is not None or not (content.type == "" or content.is_json)):
+        if not body.data:
+            exchange.allow(_NAME, "request", replaced={})
+            return None
+        if content.problem is not None or not (content.type == "" or content.is_json):
             problem = content.problem or "is of a type that cannot be redacted: send JSON"
             return Deny(_NAME, Reason.BODY_ENCODED, 415, f"The request body {problem}.")
-        if body.data:
-            shape = LLM_JSON if model_call else ANY_JSON
-            masked = yield from compute(partial(_masked, body.data, rule, shape), len(body.data) * _WORK)
-            if isinstance(masked, Deny):
-                return masked
-            if masked != body.data:
-                request.body = masked
-                request.headers.remove(*_DESCRIBING)
+        escape = section.response is RedactResponse.RESTORE
+        rule = RequestMask(self._detector_for(section).detect, vault, escape=escape)
+        shape = LLM_JSON if _is_model_call(exchange) else ANY_JSON
+        masked = yield from compute(partial(_masked, body.data, rule, shape), len(body.data) * _WORK)
+        if isinstance(masked, Deny):
+            return masked
+        if masked != body.data:
+            request.body = masked
+            request.headers.remove(*_DESCRIBING)
         exchange.allow(_NAME, "request", replaced=dict(rule.replaced))
         return None
 
-    def _scrub(self, exchange: Exchange, response: Response, rule: ResponseScrub) -> Flow[Response]:
-        if exchange.request.method == "HEAD" or response.status in {204, 304} or response.status < 200:
+    def _scrub(self, exchange: Exchange, response: Response, section: RedactSection, vault: Vault) -> Flow[Response]:
+        if _is_empty(exchange.request, response):
             return response
         if response.body is not None and exchange.decisions and exchange.decisions[-1].kind == "deny":
             return response  # a refusal of a layer further in
-        body = self._body(exchange, response, rule)
-        if isinstance(body, Deny):
-            return exchange.deny(body)
-        if body is None:
+        content = media_of(response.headers.raw)
+        readable = content.problem is None and response.status != 206
+        if readable and _BINARY.fullmatch(content.type):
             return response
+        detect = self._detector_for(section).detect  # a caller cannot use up what the response needs
+        rule = ResponseScrub(detect, vault, restore=section.response is RedactResponse.RESTORE)
+        body = self._body(content, rule, exchange) if readable else None
+        if body is None:
+            return exchange.deny(_failure(Reason.RESPONSE_UNREADABLE))
         transform = _FailClosed(body, exchange, stream=isinstance(body, EventStream))
         if response.body is None:
             exchange.resolve(lambda _: exchange.allow(_NAME, "response", replaced=dict(rule.replaced)))
@@ -152,23 +160,15 @@ class Redaction:
         exchange.allow(_NAME, "response", replaced=dict(rule.replaced))
         return response
 
-    def _body(self, exchange: Exchange, response: Response, rule: ResponseScrub) -> _Rewriting | Deny | None:
-        """How the response's body is redacted; None if it passes by its type, or is empty."""
-        content = _media(response.headers)
-        if response.body == b"" or (response.body is None and response.headers.get("content-length") == "0"):
-            return None
-        if response.status == 206 or content.problem is not None:
-            return _failure(Reason.RESPONSE_UNREADABLE)
+    def _body(self, content: Media, rule: ResponseScrub, exchange: Exchange) -> _Rewriting | None:
+        """How a body of this type is redacted; None if it cannot be."""
         if content.type == "":
             return NoBody()
-        if _BINARY.fullmatch(content.type):
-            return None
-        model_call = _is_model_call(exchange)
-        if content.type == EVENT_STREAM:
-            return EventStream(rule, protocol=model_call)
         if content.is_json:
-            return JsonBody(rule, LLM_JSON if model_call else ANY_JSON, self._response_limit)
-        return TextBody(rule) if content.type in _PLAIN else _failure(Reason.RESPONSE_UNREADABLE)
+            return JsonBody(rule, LLM_JSON if _is_model_call(exchange) else ANY_JSON, self._response_limit)
+        if content.type == EVENT_STREAM:
+            return EventStream(rule, protocol=_is_model_call(exchange))
+        return TextBody(rule) if content.type in _PLAIN else None
 
 
 class _FailClosed:
@@ -177,6 +177,7 @@ class _FailClosed:
     An event stream ends with the error event of its dialect, anything else by closing the connection.
     """
 
+    __slots__ = ("_body", "_exchange", "_stream")
     rewrites = True
     work = _WORK
 
@@ -187,23 +188,29 @@ class _FailClosed:
 
     def feed(self, chunk: bytes) -> bytes | Cut:
         """Take the next bytes; return what may leave."""
-        return self._attempt(partial(self._body.feed, chunk))
+        try:
+            return self._body.feed(chunk)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
+            return self._cut(failure)
 
     def finish(self) -> bytes | Cut:
         """The body has ended; return the rest of it."""
-        return self._attempt(self._body.finish)
+        try:
+            return self._body.finish()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
+            return self._cut(failure)
 
     def whole(self, data: bytes) -> bytes | Cut:
         """A whole body at once."""
-        return self._attempt(lambda: self._body.feed(data) + self._body.finish())
-
-    def _attempt(self, step: Callable[[], bytes]) -> bytes | Cut:
         try:
-            return step()
-        except MalformedTextError:
-            reason = Reason.RESPONSE_UNREADABLE
-        except Exception:  # noqa: BLE001 - of any failure the reason is told, never the text, which may be personal
-            reason = Reason.REDACTION_FAILED
+            return self._body.feed(data) + self._body.finish()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
+            return self._cut(failure)
+
+    def _cut(self, failure: Exception) -> Cut:
+        """Of any failure the reason is told, never the text, which may be personal."""
+        malformed = isinstance(failure, MalformedTextError)
+        reason = Reason.RESPONSE_UNREADABLE if malformed else Reason.REDACTION_FAILED
         if not self._stream:
             return Cut(reason)
         exchange = self._exchange
@@ -220,6 +227,13 @@ def _masked(data: bytes, rule: RequestMask, shape: Shape) -> bytes | Deny:
         return Deny(_NAME, Reason.REDACTION_FAILED, 503, message, details={"error": type(error).__name__})
 
 
+def _is_empty(request: Request, response: Response) -> bool:
+    """Whether the response has no body, by HTTP or by its own word."""
+    if request.method == "HEAD" or response.status in {204, 304} or response.status < 200:
+        return True
+    return response.headers.get("content-length") == "0" if response.body is None else not response.body
+
+
 def _failure(reason: Reason) -> Deny:
     problem = "is in a form that cannot" if reason is Reason.RESPONSE_UNREADABLE else "could not"
     return Deny(_NAME, reason, 502, f"The response {problem} be redacted, so it was not passed on.")
@@ -227,7 +241,3 @@ def _failure(reason: Reason) -> Deny:
 
 def _is_model_call(exchange: Exchange) -> bool:
     return exchange.route.usage is not None or exchange.dialect is not Dialect.PROBLEM
-
-
-def _media(headers: Headers) -> Media:
-    return read_media(headers.all("content-type"), headers.all("content-encoding"))

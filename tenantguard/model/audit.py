@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tenantguard.model.frozen import frozen
 
 if TYPE_CHECKING:
     from tenantguard.model.charge import Charged
     from tenantguard.model.decision import Decision
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AuditRecord:
     """One exchange, told once. Times are nanoseconds since 1970 (``at_ns``) and nanoseconds (``took_ns``)."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from tenantguard.model.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from tenantguard.model.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reported:
     """What the application said of its own request: token counts, units by name, a price that replaces ours."""
 
@@ -21,7 +23,7 @@ class Reported:
     price: Amount | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Charged:
     """How the hold of an exchange ended: ``amount`` was charged (0 if it was voided) of the ``held`` one.
 

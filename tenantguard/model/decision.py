@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from tenantguard.model.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,12 @@ class Reason(StrEnum):
     RATE_EXCEEDED = "rate.exceeded"
     RATE_IMPOSSIBLE = "rate.impossible"
     BUDGET_EXHAUSTED = "budget.exhausted"
+    QUOTA_EXHAUSTED = "quota.exhausted"
+    OUTPUT_CEILING = "output.ceiling"
+    IDEMPOTENCY_CONFLICT = "idempotency.conflict"
+    IDEMPOTENCY_DONE = "idempotency.already_done"
+    IDEMPOTENCY_IN_FLIGHT = "idempotency.in_flight"
+    IDEMPOTENCY_INVALID = "idempotency.invalid"
     PRICE_UNKNOWN = "price.unknown"
     BODY_TOO_LARGE = "body.too_large"
     BODY_LENGTH_MISMATCH = "body.length_mismatch"
@@ -35,7 +43,7 @@ class Reason(StrEnum):
     SETTLE_FAILED = "settle.failed"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Allow:
     """A layer let the request on, and why (``matched_by``: the rule, bucket or budget that said so)."""
 
@@ -45,12 +53,12 @@ class Allow:
     kind: Literal["allow"] = "allow"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Deny:
     """A layer refused the request. ``message`` is for the caller: no internals, no personal data.
 
     ``retry_after_ms`` is set only where time alone will help, and is never earlier than that. ``details`` go to the
-    audit record alone.
+    audit record alone. ``members``, JSON-ready, are told to the caller where a refusal is written as problem details.
     """
 
     layer: str
@@ -61,6 +69,7 @@ class Deny:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     kind: Literal["deny"] = "deny"
+    members: Mapping[str, Any] = field(default_factory=dict)
 
 
 Decision: TypeAlias = Allow | Deny

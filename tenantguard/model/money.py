@@ -8,11 +8,11 @@ scale and the rest are float noise in the source.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.model.frozen import frozen
 
 if TYPE_CHECKING:
     from moneyed import Money
@@ -22,7 +22,7 @@ NANOS_MAX: Final = 2**63 - 1
 _AMOUNT: Final = re.compile(r"\A\s*(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<currency>[A-Z]{3})\s*\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Amount:
     """``nanos`` billionths of one unit of ``currency`` (an ISO 4217 code). Never a float."""
 
@@ -66,6 +66,16 @@ def format_nanos(nanos: int) -> str:
     sign = "-" if nanos < 0 else ""
     whole, fraction = divmod(abs(nanos), NANOS)
     return f"{sign}{whole}.{f'{fraction:09d}'.rstrip('0'):0<2}"
+
+
+def is_currency(unit: str) -> bool:
+    """Whether a ledger's unit is money: a currency's code is three capitals, and a quota's unit is in lower case."""
+    return len(unit) == 3 and unit.isascii() and unit.isupper()
+
+
+def exact_amount(amount: int, unit: str) -> str:
+    """A ledger's amount of ``unit`` as an exact decimal, without the unit."""
+    return format_nanos(amount) if is_currency(unit) else str(amount)
 
 
 def known_currency(code: str) -> str:

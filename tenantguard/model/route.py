@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.model.ledger import OnOrphan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,10 +34,24 @@ class Success(StrEnum):
 
 
 class OnMissingUsage(StrEnum):
-    """What a completed response without decoded usage costs."""
+    """What a completed response without decoded usage costs.
+
+    Nothing; what the bytes of request and response say at a usual rate; the whole hold; or nothing until an operator
+    has looked at it, and the hold stays.
+    """
 
     VOID = "void"
+    ESTIMATE = "estimate"
     CHARGE_HOLD = "charge_hold"
+    REVIEW = "review"
+
+
+class Idempotency(StrEnum):
+    """What an ``Idempotency-Key`` does: nothing, refuse the second request under it, or answer it as the first."""
+
+    OFF = "off"
+    REFUSE = "refuse"
+    REPLAY = "replay"
 
 
 class OnDisconnect(StrEnum):
@@ -51,14 +66,24 @@ class OnDisconnect(StrEnum):
 class Route:
     """Settings of the requests that ``match`` (``"POST /v1/chat/completions"``, ``"/jobs/*"``, ``"/**"``).
 
-    ``usage`` names a usage decoder; ``max_output`` is the output cap in tokens that is injected where the request
-    has none. ``None`` for ``dialect``, ``on_missing_usage`` and ``on_disconnect`` means the default that follows
-    from ``usage``: the provider's shape, ``charge_hold`` and ``drain`` for a decoded route, else problem details and
-    ``void``. Without ``usage`` none can be missing.
+    ``usage`` names a usage decoder, or says where an application's response has the number of its ``unit``
+    (``"header:x-pages"``, ``"json:usage.pages"``, or ``"module:attr"``, a function that reads it); ``max_output``
+    is the output cap in tokens that is injected where the request has none. Where a budget does not cover that
+    much, the cap is lowered to what it does cover, never below ``min_output`` tokens a choice. ``None`` for
+    ``dialect``, ``on_missing_usage`` and ``on_disconnect`` means the default that follows from ``usage``: the
+    provider's shape, ``charge_hold`` and ``drain`` for a model's protocol, else problem details and ``void``.
+    Without ``usage`` none can be missing.
 
     What a successful request costs adds up: ``price`` for the request itself, ``unit_price`` for each unit (named
     ``unit``) that the application reports, and the tokens that ``usage`` decodes at their model's price. At most
-    ``max_units`` may be reported: the hold is placed for that many.
+    ``max_units`` may be reported: the hold is placed for that many. ``takes`` are the units of quotas that a request
+    takes on top of one of ``requests``.
+
+    With ``charge_reported`` the cost that the provider itself reports is charged where it does (OpenRouter), in place
+    of the one computed; its price still makes the hold, and bounds it.
+
+    A response id of the provider is charged once for ever, unless ``charge_once`` is False (for a server whose ids
+    repeat). ``on_orphan`` is what becomes of a hold whose process was lost.
 
     A ``public`` route (a health check, a login page) is served to anybody, as tenant ``default`` under no policy.
     """
@@ -67,6 +92,7 @@ class Route:
     name: str = ""
     usage: str | None = None
     max_output: int | None = None
+    min_output: int = 64
     dialect: Dialect | None = None
     success: Success = Success.ENDED
     on_missing_usage: OnMissingUsage | None = None
@@ -75,6 +101,11 @@ class Route:
     unit: str | None = None
     unit_price: Amount | None = None
     max_units: int | None = None
+    takes: tuple[tuple[str, int], ...] = ()
+    idempotency: Idempotency = Idempotency.REFUSE
+    charge_once: bool = True
+    charge_reported: bool = False
+    on_orphan: OnOrphan = OnOrphan.VOID
     public: bool = False
 
     def __post_init__(self) -> None:
@@ -87,10 +118,18 @@ class Route:
             object.__setattr__(self, "name", self.match)
         if self.max_output is not None and self.max_output < 1:
             raise ConfigurationError(f"route {self.name!r}: max_output must be at least 1")
+        if self.min_output < 1:
+            raise ConfigurationError(f"route {self.name!r}: min_output must be at least 1")
         if len({self.unit is None, self.unit_price is None, self.max_units is None}) > 1:
             raise ConfigurationError(f"route {self.name!r}: unit, unit_price and max_units come together")
         if self.max_units is not None and self.max_units < 1:
             raise ConfigurationError(f"route {self.name!r}: max_units must be at least 1")
+        if self.counts_units and self.unit is None:
+            raise ConfigurationError(f"route {self.name!r}: usage = {self.usage!r} counts a unit: name and price it")
+        if len(dict(self.takes)) < len(self.takes) or any(count < 1 for _, count in self.takes):
+            raise ConfigurationError(f"route {self.name!r}: takes names each unit once, at least 1 of it")
+        if "requests" in dict(self.takes):
+            raise ConfigurationError(f"route {self.name!r}: every request takes one of 'requests' already")
         amounts = [amount for amount in (self.price, self.unit_price) if amount is not None]
         if any(amount.nanos < 0 for amount in amounts):
             raise ConfigurationError(f"route {self.name!r}: a price is never negative")
@@ -103,6 +142,11 @@ class Route:
     def is_priced(self) -> bool:
         """Whether a request can cost anything."""
         return self.usage is not None or self.price is not None or self.unit_price is not None
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether ``usage`` says where a response has a number of units, rather than a model's protocol."""
+        return self.usage is not None and ":" in self.usage
 
     @property
     def method(self) -> str:

@@ -1,16 +1,26 @@
 """The typed sections of a policy that the built-in layers read. A user's own section is any frozen dataclass."""
 
+# ruff: noqa: PLC0414 - the ledger's words that a rule is written with are offered here beside it
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.model.ledger import PERCENT_MAX as PERCENT_MAX
+from tenantguard.model.ledger import UNITS_MAX
+from tenantguard.model.ledger import CarryOver as CarryOver
+from tenantguard.model.ledger import Counted as Counted
+from tenantguard.model.ledger import Threshold as Threshold
+from tenantguard.model.period import Period
 
 if TYPE_CHECKING:
     from tenantguard.model.money import Amount
     from tenantguard.model.rate import Rate
+
+_UNIT: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
 class Scope(StrEnum):
@@ -22,16 +32,11 @@ class Scope(StrEnum):
     IDENTITY = "identity"
 
 
-class Period(StrEnum):
-    """The calendar window, in UTC, over which a budget counts."""
+class Mode(StrEnum):
+    """What happens at the limit of a budget or quota: ``soft`` refuses nothing, it counts and alerts."""
 
-    MINUTE = "minute"
-    HOUR = "hour"
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-    YEAR = "year"
-    LIFETIME = "lifetime"
+    STRICT = "strict"
+    SOFT = "soft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,50 @@ class RateSection:
 
 
 @dataclass(frozen=True, slots=True)
+class Carry:
+    """What a window leaves to the next one.
+
+    ``unused`` raises its limit by what was left, ``debt`` lowers it by what was spent beyond.
+
+    What was left is the limit, with what was carried into it, less what was spent and is still held; at most ``cap``
+    of it is carried. ``cap`` is in the words of the rule's limit: an amount of money, or whole units.
+    """
+
+    over: CarryOver = CarryOver.NONE
+    cap: Amount | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.over is CarryOver.UNUSED and self.cap is None:
+            raise ConfigurationError(
+                "carry: 'unused' needs a cap, or it would grow for ever; give it the limit's size"
+            )
+        if self.over is not CarryOver.UNUSED and self.cap is not None:
+            raise ConfigurationError("carry: only 'unused' has a cap; leave it out")
+
+
+NO_CARRY: Final = Carry()
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetRule:
     """At most ``limit`` in each ``per``, counted over ``scope``."""
 
     limit: Amount
     per: Period
     scope: Scope = Scope.TENANT
+    mode: Mode = Mode.STRICT
+    carry: Carry = NO_CARRY
+    thresholds: tuple[Threshold, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.limit.nanos < 0:
+            raise ConfigurationError("budget: limit must not be negative")
+        cap = self.carry.cap
+        if cap is not None and (isinstance(cap, int) or cap.currency != self.limit.currency or cap.nanos <= 0):
+            raise ConfigurationError(
+                f"budget: the cap of 'carry' must be an amount in {self.limit.currency}, above 0"
+            )
+        _check_counting("budget", self.per, self.mode, self.carry, self.thresholds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +110,57 @@ class BudgetSection:
     def __post_init__(self) -> None:
         if len({rule.limit.currency for rule in self.rules}) > 1:
             raise ConfigurationError("the budgets of one policy must be in one currency")
+        if len({(rule.per, rule.scope) for rule in self.rules}) < len(self.rules):
+            raise ConfigurationError("budget: there is one limit for each period and scope; leave the others out")
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRule:
+    """At most ``limit`` whole units named ``unit`` in each ``per``, counted over ``scope``.
+
+    Units are used up, unless ``returned``: then they come back when what took them has ended (sessions, running
+    jobs), and the limit is how many there are at a time, over the lifetime. ``unit`` is lower case (``"jobs"``,
+    ``"pipeline_runs"``), so that it is never taken for a currency.
+    """
+
+    unit: str
+    limit: int
+    per: Period
+    scope: Scope = Scope.TENANT
+    mode: Mode = Mode.STRICT
+    carry: Carry = NO_CARRY
+    thresholds: tuple[Threshold, ...] = ()
+    returned: bool = False
+
+    def __post_init__(self) -> None:
+        if _UNIT.fullmatch(self.unit) is None:
+            raise ConfigurationError("quota: unit is a name in lower case, for example 'jobs' or 'pipeline_runs'")
+        if type(self.limit) is not int or not 0 <= self.limit <= UNITS_MAX:
+            raise ConfigurationError(f"quota: limit of {self.unit!r} must be a whole number from 0 to 2**63 - 1")
+        cap = self.carry.cap
+        if cap is not None and (type(cap) is not int or not 1 <= cap <= UNITS_MAX):
+            raise ConfigurationError(f"quota: the cap of 'carry' must be whole {self.unit}, at least 1")
+        if self.returned and self.per != Period.LIFETIME:
+            raise ConfigurationError(
+                f"quota: {self.unit!r} come back, so they have no window; write per = 'lifetime'"
+            )
+        if self.returned and any(threshold.of is Counted.SPENT for threshold in self.thresholds):
+            raise ConfigurationError(f"quota: {self.unit!r} come back and are never spent; alert on 'committed'")
+        _check_counting("quota", self.per, self.mode, self.carry, self.thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaSection:
+    """Every quota of a unit must have room for what takes it; a unit is either used up or returned."""
+
+    rules: tuple[QuotaRule, ...]
+
+    def __post_init__(self) -> None:
+        counted = [(rule.unit, rule.per, rule.scope) for rule in self.rules]
+        if len(set(counted)) < len(counted):
+            raise ConfigurationError("quota: a unit has one limit for each period and scope; leave the others out")
+        if len({rule.unit for rule in self.rules}) < len({(rule.unit, rule.returned) for rule in self.rules}):
+            raise ConfigurationError("quota: a unit is either used up or returned, in all its rules")
 
 
 class RedactRequest(StrEnum):
@@ -102,3 +196,15 @@ class RedactSection:
             raise ConfigurationError("redact: response = 'restore' needs request = 'replace'")
         if not 0.0 <= self.threshold <= 1.0:
             raise ConfigurationError("redact: threshold must be between 0 and 1")
+
+
+def _check_counting(what: str, per: Period, mode: Mode, carry: Carry, thresholds: tuple[Threshold, ...]) -> None:
+    """What budgets and quotas have in common."""
+    if not isinstance(per, Period):
+        raise ConfigurationError(f"{what}: per must be a period, for example Period.parse('month')")
+    if carry.over is not CarryOver.NONE and (per == Period.LIFETIME or per.buckets):
+        raise ConfigurationError(f"{what}: no window follows one of {str(per)!r}; leave 'carry' out")
+    if len(set(thresholds)) < len(thresholds):
+        raise ConfigurationError(f"{what}: the same threshold stands twice; leave one out")
+    if mode is Mode.STRICT and any(threshold.percent > 100 for threshold in thresholds):
+        raise ConfigurationError(f"{what}: a strict limit is never passed; write thresholds of at most 100 percent")

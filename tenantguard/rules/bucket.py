@@ -15,9 +15,9 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from tenantguard.model.frozen import frozen
 from tenantguard.model.rate import TICKS_PER_NANO
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Draw: TypeAlias = "tuple[K, int, Rate, int]"
 """A bucket, its TAT before (the same in every draw of one bucket), its rate, and the units asked of it, 0 or more."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Overdrawn:
     """Nothing is taken. ``failing`` are the indexes of the draws that do not fit now.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 EVENT_STREAM: Final = "text/event-stream"
 
+_TYPE_CHARS: Final = len(b"content-type")
+_ENCODING_CHARS: Final = len(b"content-encoding")
 _MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", re.ASCII)
 _CHARSET: Final = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii"})
@@ -28,18 +31,43 @@ class Media(NamedTuple):
         return _JSON.fullmatch(self.type) is not None
 
 
+def media_of(head: Iterable[tuple[bytes, bytes]]) -> Media:
+    """What the header lines of one head say of its body."""
+    types: list[str] = []
+    encodings: list[str] = []
+    for name, value in head:
+        length = len(name)
+        if length == _TYPE_CHARS and name.lower() == b"content-type":
+            types.append(value.decode("latin-1"))
+        elif length == _ENCODING_CHARS and name.lower() == b"content-encoding":
+            encodings.append(value.decode("latin-1"))
+    return read_media(types, encodings)
+
+
 def read_media(content_types: Sequence[str], content_encodings: Iterable[str]) -> Media:
     """Read the lines of ``content-type`` and ``content-encoding``; what is open to two readings is a problem."""
-    encodings = [name.strip().lower() for line in content_encodings for name in line.split(",")]
-    if any(name not in {"", "identity"} for name in encodings):
-        return Media("", "is encoded, and cannot be read: send it without a content-encoding")
+    for line in content_encodings:
+        if any(name.strip().lower() not in {"", "identity"} for name in line.split(",")):
+            return _ENCODED
     if not content_types:
-        return Media("", None)
-    given = content_types[0].strip()
+        return _UNNAMED
+    return _read_type(content_types[0]) if len(content_types) == 1 else _UNCLEAR
+
+
+_ENCODED: Final = Media("", "is encoded, and cannot be read: send it without a content-encoding")
+_UNNAMED: Final = Media("", None)
+_UNCLEAR: Final = Media("", "has no clear content-type")
+
+
+@lru_cache(maxsize=64)  # callers choose the key, and a header may be long
+def _read_type(content_type: str) -> Media:
+    given = content_type.strip()
     found = _MEDIA_TYPE.match(given)
-    rest = given[found.end() :].lstrip() if found is not None else ""
-    if len(content_types) > 1 or found is None or (rest and not rest.startswith(";")):
-        return Media("", "has no clear content-type")
+    if found is None:
+        return _UNCLEAR
+    rest = given[found.end() :].lstrip()
+    if rest and not rest.startswith(";"):
+        return _UNCLEAR
     if any(charset.lower() not in _UTF8 for charset in _CHARSET.findall(rest)):
         return Media("", "is in a charset other than UTF-8")
     return Media(found[0].lower(), None)

@@ -8,7 +8,8 @@ retrying what time alone will not mend.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenantguard.model.decision import Reason
 from tenantguard.model.route import Dialect
@@ -39,19 +40,31 @@ _PROBLEM_TYPES: Final[dict[str, str]] = {
 }
 
 
+_END: Final = b'"}'
+"""What follows the request's id, which is the last thing in a body that has it."""
+
+
+class _Form(NamedTuple):
+    """A refusal's body, without the request's id and what follows it where ``has_id``."""
+
+    content_type: bytes
+    body: bytes
+    has_id: bool
+
+
 def render_refusal(denial: Deny, dialect: Dialect, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return status, headers and body of ``denial``. Only ``message`` and the code reach the caller."""
+    """Return status, headers and body of ``denial``. Only ``message``, the code and ``members`` reach the caller."""
     content_type, body = _body(denial, dialect, request_id)
     headers = [
         (b"content-type", content_type),
-        (b"content-length", str(len(body)).encode()),
+        (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
         (b"x-request-id", request_id.encode()),
     ]
     if denial.retry_after_ms is not None:
         wait_ms = max(1, denial.retry_after_ms)
-        headers.append((b"retry-after", str(-(-wait_ms // 1000)).encode()))
-        headers.append((b"retry-after-ms", str(wait_ms).encode()))
+        headers.append((b"retry-after", b"%d" % -(-wait_ms // 1000)))
+        headers.append((b"retry-after-ms", b"%d" % wait_ms))
     else:
         headers.append((b"x-should-retry", b"false"))
     if denial.status == 401:
@@ -69,29 +82,42 @@ def render_error_event(denial: Deny, dialect: Dialect, request_id: str) -> bytes
 
 
 def _body(denial: Deny, dialect: Dialect, request_id: str) -> tuple[bytes, bytes]:
+    form = _form(dialect, denial.status, str(denial.reason), denial.message)
+    if not form.has_id:
+        return form.content_type, form.body
+    end = _END
+    if denial.members and dialect is Dialect.PROBLEM:  # extension members, RFC 9457 3.2
+        end = b'",' + json.dumps(dict(denial.members), separators=(",", ":")).encode()[1:]
+    return form.content_type, form.body + json.dumps(request_id)[1:-1].encode() + end
+
+
+@lru_cache(maxsize=256)
+def _form(dialect: Dialect, status: int, reason: str, message: str) -> _Form:
+    """Everything but the id, written once: refusals come in floods, and are alike."""
     fields: dict[str, Any]
     if dialect is Dialect.OPENAI:
-        error_type = _OPENAI_TYPES.get(denial.status, "server_error")
-        fields = {
-            "error": {"message": denial.message, "type": error_type, "param": None, "code": str(denial.reason)},
-        }
+        error_type = _OPENAI_TYPES.get(status, "server_error")
+        fields = {"error": {"message": message, "type": error_type, "param": None, "code": reason}}
         content_type = b"application/json"
     elif dialect is Dialect.ANTHROPIC:
-        error_type = _ANTHROPIC_TYPES.get(denial.status, "api_error")
+        error_type = _ANTHROPIC_TYPES.get(status, "api_error")
         fields = {
             "type": "error",
-            "error": {"type": error_type, "message": denial.message, "code": str(denial.reason)},
-            "request_id": request_id,
+            "error": {"type": error_type, "message": message, "code": reason},
+            "request_id": "",
         }
         content_type = b"application/json"
     else:
         fields = {
-            "type": _PROBLEM_TYPES.get(denial.reason, "about:blank"),
-            "title": _TITLES.get(denial.status, "Refused"),
-            "status": denial.status,
-            "detail": denial.message,
-            "code": str(denial.reason),
-            "instance": f"urn:uuid:{request_id}",
+            "type": _PROBLEM_TYPES.get(reason, "about:blank"),
+            "title": _TITLES.get(status, "Refused"),
+            "status": status,
+            "detail": message,
+            "code": reason,
+            "instance": "urn:uuid:",
         }
         content_type = b"application/problem+json"
-    return content_type, json.dumps(fields, separators=(",", ":")).encode()
+    body = json.dumps(fields, separators=(",", ":")).encode()
+    if dialect is Dialect.OPENAI:
+        return _Form(content_type, body, has_id=False)
+    return _Form(content_type, body.removesuffix(_END), has_id=True)

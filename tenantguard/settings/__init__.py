@@ -7,6 +7,7 @@ from tenantguard.settings.layers import import_target
 from tenantguard.settings.policies import ResolvedPolicy
 from tenantguard.settings.problems import Problem, SettingsError
 from tenantguard.settings.reading import Settings, parse_settings, read_settings
+from tenantguard.settings.shapes import shown_ledger
 
 __all__ = [
     "Problem",
@@ -19,4 +20,5 @@ __all__ = [
     "loopholes",
     "parse_settings",
     "read_settings",
+    "shown_ledger",
 ]

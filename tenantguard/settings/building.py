@@ -18,10 +18,12 @@ from tenantguard.flow.ports import Ports
 from tenantguard.guard import Guard
 from tenantguard.layers.routes import KnownRoutes
 from tenantguard.model.price import UnknownModel
-from tenantguard.model.sections import RedactSection
+from tenantguard.model.route import Idempotency
+from tenantguard.model.sections import BudgetSection, Mode, QuotaSection, RedactSection
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.reading import Settings, read_settings
+from tenantguard.settings.shapes import POSTGRES, SQLITE, shown_ledger
 
 if TYPE_CHECKING:
     import os
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
 
     from tenantguard.flow.layer import Layer
     from tenantguard.flow.ports import Detector, Ledger, System
-
-_SQLITE: Final = "sqlite:///"
+    from tenantguard.settings.policies import ResolvedPolicy
 
 
 def load(
@@ -83,6 +84,11 @@ def loopholes(settings: Settings) -> list[str]:
         found.append("pricing.unknown_model = 'warn': calls to models without a price go free")
     if settings.proxy.unknown_routes == "forward":
         found.append("proxy.unknown_routes = 'forward': requests that no route names are passed on without a price")
+    found += [
+        f"policies.{name}: {what} is soft: what goes beyond it is recorded, and not refused"
+        for name, resolved in settings.policies.items()
+        for what in _soft(resolved)
+    ]
     found += [f"routes: {route.match!r} is public" for route in settings.routes.routes if route.public]
     found += [
         f"routes: {wider.match!r} is free and covers {route.match!r}: another spelling of that path may go free"
@@ -91,6 +97,18 @@ def loopholes(settings: Settings) -> list[str]:
     if settings.guard.ledger == "memory://":
         found.append("guard.ledger = 'memory://': what was spent is forgotten at exit")
     return found
+
+
+def _soft(resolved: ResolvedPolicy) -> list[str]:
+    """The budgets and quotas that this policy writes itself and that refuse nothing."""
+    budgets, quotas = resolved.policy.section(BudgetSection), resolved.policy.section(QuotaSection)
+    own = {kind for kind, origin in resolved.origins.items() if origin == resolved.policy.name}
+    soft = []
+    if budgets is not None and BudgetSection in own:
+        soft += [f"the budget by {rule.per}" for rule in budgets.rules if rule.mode is Mode.SOFT]
+    if quotas is not None and QuotaSection in own:
+        soft += [f"the quota of {rule.unit!r} by {rule.per}" for rule in quotas.rules if rule.mode is Mode.SOFT]
+    return soft
 
 
 def _behind_proxy(settings: Settings) -> list[LayerChoice]:
@@ -119,13 +137,26 @@ def _warn(settings: Settings) -> None:
 
 
 def _ledger(settings: Settings, system: System) -> Ledger:
-    uri = settings.guard.ledger or "memory://"
-    if uri.startswith(_SQLITE):
+    uri, bounds = settings.guard.ledger or "memory://", settings.ledger
+    if uri.startswith(SQLITE):
         from tenantguard.adapters.ledger.sqlite import SQLiteLedger  # noqa: PLC0415 - only who keeps money in a file
 
-        durable = SQLiteLedger(settings.folder / uri.removeprefix(_SQLITE), system)
+        path = settings.folder / uri.removeprefix(SQLITE)
+        durable = SQLiteLedger(path, system, deadline_s=bounds.deadline_s, queue_max=bounds.queue_max)
         durable.open()
         return durable
+    if uri.startswith(POSTGRES):
+        try:
+            from tenantguard.adapters.ledger.postgres import PostgresLedger  # noqa: PLC0415 - an extra
+
+            shared = PostgresLedger(uri, system, deadline_s=bounds.deadline_s, queue_max=bounds.queue_max)
+            shared.open()
+        except ImportError as missing:
+            raise ConfigurationError(
+                f"{settings.source}: guard.ledger: {shown_ledger(uri)!r} needs a driver: "
+                "pip install 'tenantguard[postgres]'",
+            ) from missing
+        return shared
     from tenantguard.adapters.ledger.memory import MemoryLedger  # noqa: PLC0415
 
     return MemoryLedger(system)
@@ -156,7 +187,12 @@ def _tenant(layer: Any, settings: Settings) -> Layer:
 
 
 def _charge(layer: Any, settings: Settings) -> Layer:
-    made: Layer = layer(PriceTable(settings.prices), body_limit=settings.guard.body_limit)
+    made: Layer = layer(
+        PriceTable(settings.prices),
+        rates=settings.rates,
+        readers=settings.readers,
+        body_limit=settings.guard.body_limit,
+    )
     return made
 
 
@@ -179,9 +215,20 @@ def _redaction(layer: Any, settings: Settings) -> Layer:
     return made
 
 
+def _idempotency(layer: Any, settings: Settings) -> Layer:
+    sealer = None
+    if any(route.idempotency is Idempotency.REPLAY for route in settings.routes.routes):
+        from tenantguard.adapters.sealing import AESGCMSealer  # noqa: PLC0415 - only who keeps responses encrypts
+
+        sealer = AESGCMSealer(settings.idempotency_key or secrets.token_bytes(KEY_BYTES_MIN))
+    made: Layer = layer(sealer, body_limit=settings.guard.body_limit)
+    return made
+
+
 _MAKERS: Final[dict[str, Callable[[Any, Settings], Layer]]] = {
     "audit": lambda layer, _settings: layer(),
     "tenant": _tenant,
+    "idempotency": _idempotency,
     "rate": lambda layer, _settings: layer(),
     "redaction": _redaction,
     "charge": _charge,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.layer import Layer, stack
-from tenantguard.model.sections import BudgetSection, RateSection, RedactSection
+from tenantguard.model.pricing_section import PricingSection
+from tenantguard.model.route import Idempotency
+from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection, RedactSection
 from tenantguard.settings.problems import did_you_mean
 
 if TYPE_CHECKING:
@@ -26,14 +28,27 @@ BUILT_IN: Final = {
     "audit": "tenantguard.layers.audit:Audit",
     "tenant": "tenantguard.layers.tenant:TenantContext",
     "routes": "tenantguard.layers.routes:KnownRoutes",
+    "idempotency": "tenantguard.layers.idempotency:Idempotency",
     "rate": "tenantguard.layers.rate_limit:RateLimit",
     "redaction": "tenantguard.layers.redaction:Redaction",
     "charge": "tenantguard.layers.charge:Charge",
 }
 """The built-in layers by the names that settings give them, in the default order."""
 
-_APPLIED_BY: Final[dict[type, str]] = {RateSection: "rate", RedactSection: "redaction", BudgetSection: "charge"}
-_KEYS: Final[dict[type, str]] = {RateSection: "rate", RedactSection: "redact", BudgetSection: "budget"}
+_APPLIED_BY: Final[dict[type, str]] = {
+    RateSection: "rate",
+    RedactSection: "redaction",
+    BudgetSection: "charge",
+    QuotaSection: "charge",
+    PricingSection: "charge",
+}
+_KEYS: Final[dict[type, str]] = {
+    RateSection: "rate",
+    RedactSection: "redact",
+    BudgetSection: "budget",
+    QuotaSection: "quota",
+    PricingSection: "pricing",
+}
 _TARGET: Final = re.compile(r"\A[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
@@ -53,15 +68,21 @@ def wanted_layers(policies: Mapping[str, ResolvedPolicy], routes: Mapping[int, R
             if resolved.origins.get(section) == name:
                 wanted.setdefault(layer, ("policies", name, _KEYS[section]))
     for index, route in routes.items():
-        if route.usage is not None or route.price is not None or route.unit_price is not None:
+        if route.is_priced:
             wanted.setdefault("charge", ("routes", index))
+        if route.idempotency is Idempotency.REPLAY:
+            wanted.setdefault("idempotency", ("routes", index, "idempotency"))
     return wanted
 
 
 def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path]) -> tuple[LayerChoice, ...]:
-    """The stack that ``guard.layers`` names, or the default one: audit, tenant and what is wanted."""
+    """The stack that ``guard.layers`` names, or the default one: audit, tenant and what is wanted.
+
+    What is charged is safe to be asked for twice by default, so the idempotency layer comes with the charge layer.
+    """
     if guard.layers is None:
-        names = [name for name in BUILT_IN if name in {"audit", "tenant"} or name in wanted]
+        always = {"audit", "tenant", *(["idempotency"] if "charge" in wanted else [])}
+        names = [name for name in BUILT_IN if name in always or name in wanted]
         return tuple(LayerChoice(name, import_target(BUILT_IN[name])) for name in names)
     path = ("guard", "layers")
     choices: list[LayerChoice] = []
@@ -81,10 +102,28 @@ def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path
     for layer, reason in wanted.items():
         if layer not in guard.layers:
             document.problem(reason, f"never applies: guard.layers lacks {layer!r}")
+    _check_idempotency(document, guard.layers)
     # A class tells what it requires and provides as well as its instances do.
     ordered = [cast("Layer", choice.target) for choice in choices if hasattr(choice.target, "handle")]
     document.attempt(partial(stack, ordered), path)
     return tuple(choices)
+
+
+def _check_idempotency(document: Document, names: list[str]) -> None:
+    """A request that is repeated must take nothing, so it is recognised before anything is taken."""
+    if "idempotency" not in names:
+        return
+    place = names.index("idempotency")
+    for taker in ("rate", "redaction", "charge"):
+        if taker in names[:place]:
+            document.problem(
+                ("guard", "layers", place), f"must stand before {taker!r}", "put it right after 'tenant'"
+            )
+            return
+    if "charge" not in names:
+        document.problem(
+            ("guard", "layers", place), "never applies: guard.layers lacks 'charge', which keeps the keys"
+        )
 
 
 def import_target(target: str) -> Any:

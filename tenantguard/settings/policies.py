@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import typing
 from dataclasses import dataclass
@@ -13,12 +14,39 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pydantic import Field, create_model
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.model.ledger import CarryOver, Threshold
+from tenantguard.model.period import Period
 from tenantguard.model.policy import Policy
+from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.rate import Rate
-from tenantguard.model.sections import BudgetRule, BudgetSection, RateRule, RateSection, RedactSection
+from tenantguard.model.sections import (
+    NO_CARRY,
+    BudgetRule,
+    BudgetSection,
+    Carry,
+    QuotaRule,
+    QuotaSection,
+    RateRule,
+    RateSection,
+    RedactSection,
+)
 from tenantguard.model.tenant import TenantId
+from tenantguard.rules.legs import REQUESTS
 from tenantguard.settings.problems import did_you_mean
-from tenantguard.settings.shapes import BudgetShape, PolicyShape, RateShape, RedactShape, Shape, check, kind_of
+from tenantguard.settings.shapes import (
+    AlertShape,
+    BudgetShape,
+    CarryMoneyShape,
+    CarryUnitsShape,
+    MarkupShape,
+    PolicyShape,
+    QuotaShape,
+    RateShape,
+    RedactShape,
+    Shape,
+    check,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +55,8 @@ if TYPE_CHECKING:
     from tenantguard.settings.lines import Path
 
 Sections: TypeAlias = "dict[type, object]"
+
+_Capped: TypeAlias = CarryMoneyShape | CarryUnitsShape
 
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -138,9 +168,108 @@ def _read_rate(document: Document, value: object, path: Path) -> RateSection:
 
 
 def _read_budget(document: Document, value: object, path: Path) -> BudgetSection | None:
-    shapes = [check(document, BudgetShape, element, at) for element, at in _several(document, value, path)]
-    rules = tuple(BudgetRule(shape.limit, shape.per, shape.scope) for shape in shapes if shape is not None)
-    return document.attempt(partial(BudgetSection, rules), path)
+    rules: list[BudgetRule] = []
+    for element, at in _several(document, value, path):
+        shape = check(document, BudgetShape, element, at)
+        carry = _read_carry(document, element, at, CarryMoneyShape)
+        thresholds = _read_alerts(document, element, at)
+        if shape is None or carry is None:
+            continue
+        make = partial(BudgetRule, shape.limit, shape.per, shape.scope, shape.mode, carry, thresholds)
+        rule = document.attempt(make, at)
+        if rule is None:
+            continue
+        if any((other.per, other.scope) == (rule.per, rule.scope) for other in rules):
+            document.problem(
+                at, "counts over the same period and scope as an earlier budget: they share one account", "keep one"
+            )
+        else:
+            rules.append(rule)
+    return document.attempt(partial(BudgetSection, tuple(rules)), path)
+
+
+def _read_quota(document: Document, value: object, path: Path) -> QuotaSection | None:
+    known = _units(document)
+    rules: list[QuotaRule] = []
+    for element, at in _several(document, value, path):
+        shape = check(document, QuotaShape, element, at)
+        carry = _read_carry(document, element, at, CarryUnitsShape)
+        thresholds = _read_alerts(document, element, at)
+        if shape is None or carry is None:
+            continue
+        if shape.unit not in known:
+            remedy = did_you_mean(shape.unit, known) or f"known are {', '.join(sorted(known))}"
+            document.problem(
+                (*at, "unit"), f"no request takes {shape.unit!r}, in 'takes' or 'unit' of a route", remedy
+            )
+        per = shape.per or (Period.LIFETIME if shape.returned else None)
+        if per is None:
+            document.problem((*at, "per"), "is missing")
+            continue
+        counts = (shape.unit, shape.limit, per, shape.scope, shape.mode, carry, thresholds, shape.returned)
+        rule = document.attempt(partial(QuotaRule, *counts), at)
+        if rule is None:
+            continue
+        if any((other.unit, other.per, other.scope) == (rule.unit, rule.per, rule.scope) for other in rules):
+            document.problem(at, f"an earlier quota of {rule.unit!r} has the same period and scope", "keep one")
+        else:
+            rules.append(rule)
+    return document.attempt(partial(QuotaSection, tuple(rules)), path)
+
+
+def _units(document: Document) -> set[str]:
+    """The units that requests can take: whatever any route names, right or wrong in other respects."""
+    units = {REQUESTS}
+    routes = document.data.get("routes")
+    for route in routes if isinstance(routes, list) else ():
+        if isinstance(route, dict):
+            units.update(unit for unit in [route.get("unit")] if isinstance(unit, str))
+            takes = route.get("takes")
+            units.update(takes if isinstance(takes, dict) else ())
+    return units
+
+
+def _read_carry(document: Document, element: object, path: Path, shape: type[_Capped]) -> Carry | None:
+    """``carry`` of a budget or quota; None after what is wrong with it was noted."""
+    value = element.get("carry", "none") if isinstance(element, dict) else "none"
+    at = (*path, "carry")
+    if isinstance(value, dict):
+        capped = check(document, shape, value, at)
+        return None if capped is None else Carry(CarryOver.UNUSED, capped.unused)
+    if value == CarryOver.NONE:
+        return NO_CARRY
+    if value == CarryOver.DEBT:
+        return Carry(CarryOver.DEBT)
+    limit = "50.00 USD" if shape is CarryMoneyShape else 100
+    remedy = f"write for example {{ unused = {json.dumps(limit)} }}: at most so much is carried over"
+    meant = did_you_mean(value, ("none", "debt")) if isinstance(value, str) and value != CarryOver.UNUSED else None
+    document.problem(at, "must be 'none', 'debt' or a table { unused = ... }", meant or remedy)
+    return None
+
+
+def _read_alerts(document: Document, element: object, path: Path) -> tuple[Threshold, ...]:
+    """``alerts`` of a budget or quota, as far as they are right. What is no list is noted with the element."""
+    alerts = element.get("alerts") if isinstance(element, dict) else None
+    thresholds = []
+    for index, alert in enumerate(alerts if isinstance(alerts, list) else ()):
+        at = (*path, "alerts", index)
+        if isinstance(alert, dict):
+            shape = check(document, AlertShape, alert, at)
+            thresholds += [Threshold(shape.percent, shape.of)] if shape is not None else []
+        elif type(alert) is int:
+            threshold = document.attempt(partial(Threshold, alert), at)
+            thresholds += [threshold] if threshold is not None else []
+        else:
+            document.problem(at, f"must be a whole percentage or a table, is {kind_of(alert)}")
+    return tuple(thresholds)
+
+
+def _read_pricing(document: Document, value: object, path: Path) -> PricingSection | None:
+    shape = check(document, MarkupShape, value, path)
+    if shape is None:
+        return None
+    shares = {name: share for name in shape.model_fields_set if (share := getattr(shape, name)) is not None}
+    return document.attempt(partial(PricingSection, **shares), path)
 
 
 def _read_redact(document: Document, value: object, path: Path) -> RedactSection | None:
@@ -179,4 +308,10 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 _Reader: TypeAlias = "Callable[[Document, object, Path], object]"
-_READERS: Final[dict[str, _Reader]] = {"rate": _read_rate, "budget": _read_budget, "redact": _read_redact}
+_READERS: Final[dict[str, _Reader]] = {
+    "rate": _read_rate,
+    "budget": _read_budget,
+    "quota": _read_quota,
+    "pricing": _read_pricing,
+    "redact": _read_redact,
+}

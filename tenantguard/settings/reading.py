@@ -6,31 +6,35 @@ everything; what is left out is still known by its name, so that nothing is repo
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path as FilePath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from tenantguard.errors import ConfigurationError
 from tenantguard.layers.tenant import TenantContext
-from tenantguard.model.price import PriceBook, TokenPrice, UnknownModel
 from tenantguard.model.route import Route, RouteTable
-from tenantguard.model.sections import BudgetSection
 from tenantguard.model.tenant import DEFAULT_TENANT, Identity
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.document import Document
-from tenantguard.settings.layers import read_layers, wanted_layers
+from tenantguard.settings.layers import import_target, read_layers, wanted_layers
 from tenantguard.settings.policies import ResolvedPolicy, read_policies
+from tenantguard.settings.prices import check_money, read_prices, read_rates
 from tenantguard.settings.problems import Problem, SettingsError, did_you_mean
 from tenantguard.settings.shapes import (
+    UNIT_SOURCES,
     GuardShape,
+    IdempotencyShape,
     KeyShape,
-    PriceShape,
+    LedgerShape,
     PricingShape,
     ProxyShape,
     RedactionShape,
     RouteShape,
+    SecretShape,
     Shape,
     TenancyShape,
     check,
@@ -38,32 +42,54 @@ from tenantguard.settings.shapes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from tenantguard.model.policy import Policy
+    from tenantguard.model.price import PriceBook
+    from tenantguard.rules.rates import RateTable
     from tenantguard.settings.layers import LayerChoice
     from tenantguard.settings.lines import Path
 
 S = TypeVar("S", bound=Shape)
 
-TABLES: Final = ("guard", "policies", "prices", "pricing", "proxy", "redaction", "routes", "tenancy")
+TABLES: Final = (
+    "guard",
+    "idempotency",
+    "ledger",
+    "policies",
+    "prices",
+    "pricing",
+    "proxy",
+    "rates",
+    "redaction",
+    "routes",
+    "tenancy",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that a guard is built from, checked. Relative paths count from ``folder``."""
+    """Everything that a guard is built from, checked. Relative paths count from ``folder``.
+
+    ``readers`` are the functions that routes name as ``usage``, by that text.
+    """
 
     source: str
     folder: FilePath
     guard: GuardShape
+    ledger: LedgerShape
     layers: tuple[LayerChoice, ...]
     tenancy: TenancyShape
     proxy: ProxyShape
     keys: Mapping[str, Identity] = field(repr=False)
     routes: RouteTable
+    readers: Mapping[str, Callable[..., Any]]
     prices: PriceBook
+    price_file: str | None
+    rates: RateTable | None
     policies: Mapping[str, ResolvedPolicy]
     redaction_key: bytes | None = field(repr=False)
+    idempotency_key: bytes | None = field(repr=False)
 
     @property
     def fallback(self) -> Policy | None:
@@ -106,13 +132,18 @@ def parse_settings(
         if name not in TABLES:
             document.problem((name,), "unknown key", did_you_mean(name, TABLES) or f"known are {', '.join(TABLES)}")
     guard = _table(document, "guard", GuardShape)
+    ledger = _table(document, "ledger", LedgerShape)
     tenancy = _table(document, "tenancy", TenancyShape)
     proxy = _table(document, "proxy", ProxyShape)
     policies = read_policies(document, sections)
     keys = _read_keys(document, tenancy)
     routes = _read_routes(document)
-    prices = _read_prices(document)
-    redaction_key = _read_redaction_key(document, folder)
+    readers = _read_readers(document, routes)
+    pricing = _table(document, "pricing", PricingShape)
+    prices = read_prices(document, pricing, folder)
+    rates = read_rates(document)
+    redaction_key = _read_secret(document, folder, "redaction", RedactionShape)
+    idempotency_key = _read_secret(document, folder, "idempotency", IdempotencyShape)
     layers = read_layers(document, guard, wanted_layers(policies, routes))
     names = {layer.name for layer in layers}
     if "tenant" in names:
@@ -120,20 +151,25 @@ def parse_settings(
     if "charge" in names and not document.has("guard", "ledger"):
         remedy = "write ledger = 'sqlite:///tenantguard.db', or 'memory://', which forgets everything at exit"
         document.problem(("guard", "ledger"), "is missing, and there is money to keep", remedy)
-    _check_money(document, routes, prices, policies)
+    check_money(document, routes, prices, policies, rates)
     document.raise_problems()
     return Settings(
         source=document.source,
         folder=folder,
         guard=guard,
+        ledger=ledger,
         layers=layers,
         tenancy=tenancy,
         proxy=proxy,
         keys=MappingProxyType(keys),
         routes=RouteTable.of(routes.values()),
+        readers=MappingProxyType(readers),
         prices=prices,
+        price_file=pricing.file,
+        rates=rates,
         policies=MappingProxyType(policies),
         redaction_key=redaction_key,
+        idempotency_key=idempotency_key,
     )
 
 
@@ -178,6 +214,7 @@ def _read_routes(document: Document) -> dict[int, Route]:
         if shape is None:
             continue
         fields = {name: getattr(shape, name) for name in shape.model_fields_set}
+        fields["takes"] = tuple(shape.takes.items())
         route = document.attempt(partial(Route, **fields), path)
         if route is None:
             continue
@@ -188,53 +225,33 @@ def _read_routes(document: Document) -> dict[int, Route]:
     return routes
 
 
-def _read_prices(document: Document) -> PriceBook:
-    models: dict[str, TokenPrice] = {}
-    table = document.data.get("prices", {})
-    if not isinstance(table, dict):
-        document.problem(("prices",), f"must be a table of tables, is {kind_of(table)}", 'write [prices."<model>"]')
-        table = {}
-    for model, value in table.items():
-        price = _read_price(document, value, ("prices", model))
-        if price is not None:
-            models[model] = price
-    pricing = _table(document, "pricing", PricingShape)
-    default: TokenPrice | None = None
-    if pricing.default is not None:
-        default = _read_price(document, pricing.default, ("pricing", "default"))
-        if default is None:
-            return PriceBook(models)
-    if (pricing.unknown_model is UnknownModel.DEFAULT) != (default is not None):
-        document.problem(("pricing",), "unknown_model = 'default' and a table [pricing.default] go together")
-        return PriceBook(models)
-    return PriceBook(models, pricing.unknown_model, default)
+def _read_readers(document: Document, routes: Mapping[int, Route]) -> dict[str, Callable[..., Any]]:
+    """The functions that routes name as ``usage``."""
+    readers: dict[str, Callable[..., Any]] = {}
+    for index, route in routes.items():
+        if route.usage is not None and route.counts_units and not route.usage.startswith(UNIT_SOURCES):
+            reader = document.attempt(partial(_reader, route.usage), ("routes", index, "usage"))
+            if reader is not None:
+                readers[route.usage] = reader
+    return readers
 
 
-def _read_price(document: Document, value: object, path: Path) -> TokenPrice | None:
-    shape = check(document, PriceShape, value, path)
-    if shape is None:
-        return None
-    if len({rate.currency for rate in (shape.input, shape.output, shape.cache_read, shape.cache_write)}) > 1:
-        document.problem(path, "the four rates must be in one currency")
-        return None
-    return TokenPrice(
-        shape.input.nanos,
-        shape.output.nanos,
-        shape.cache_read.nanos,
-        shape.cache_write.nanos,
-        shape.input.currency,
-    )
+def _reader(target: str) -> Callable[..., Any]:
+    reader = import_target(target)
+    if not callable(reader) or inspect.iscoroutinefunction(reader):
+        raise ConfigurationError(f"{target!r} is no function that reads a document: write 'def', not 'async def'")
+    return cast("Callable[..., Any]", reader)
 
 
-def _read_redaction_key(document: Document, folder: FilePath) -> bytes | None:
-    shape = _table(document, "redaction", RedactionShape)
-    if shape.key_file is None:
-        return shape.key.encode() if shape.key is not None else None
-    path = ("redaction", "key_file")
-    if shape.key is not None:
-        document.problem(path, "is given besides redaction.key", "give one of them")
+def _read_secret(document: Document, folder: FilePath, table: str, shape: type[SecretShape]) -> bytes | None:
+    read = _table(document, table, shape)
+    if read.key_file is None:
+        return read.key.encode() if read.key is not None else None
+    path = (table, "key_file")
+    if read.key is not None:
+        document.problem(path, f"is given besides {table}.key", "give one of them")
     try:
-        key = (folder / shape.key_file).read_bytes().strip()
+        key = (folder / read.key_file).read_bytes().strip()
     except OSError as failed:
         document.problem(path, f"cannot be read: {failed.strerror}")
         return None
@@ -287,38 +304,3 @@ def _check_served(
             f"the tenant {tenant!r} has no policy, and there is no tenancy.fallback",
             did_you_mean(tenant, policies) or f"write [policies.{tenant}]",
         )
-
-
-def _check_money(
-    document: Document,
-    routes: Mapping[int, Route],
-    prices: PriceBook,
-    policies: Mapping[str, ResolvedPolicy],
-) -> None:
-    priced: list[tuple[str, Path]] = [(price.currency, ("prices", model)) for model, price in prices.models.items()]
-    if prices.default is not None:
-        priced.append((prices.default.currency, ("pricing", "default")))
-    for index, route in routes.items():
-        for key, amount in (("price", route.price), ("unit_price", route.unit_price)):
-            if amount is not None:
-                priced.append((amount.currency, ("routes", index, key)))
-        if route.usage is not None and not document.has("prices") and prices.unknown is UnknownModel.REFUSE:
-            document.problem(
-                ("routes", index, "usage"),
-                "no model has a price, so every request would be refused",
-                "write [prices.\"<model>\"], or pricing.unknown_model = 'warn', which lets calls go free",
-            )
-    if not priced:
-        return
-    currency = priced[0][0]
-    for other, path in priced:
-        if other != currency:
-            document.problem(path, f"is in {other}, and another price in {currency}: all must be in one currency")
-    for name, resolved in policies.items():
-        section = resolved.policy.section(BudgetSection)
-        if section is None or resolved.origins[BudgetSection] != name:
-            continue
-        for rule in section.rules[:1]:
-            if rule.limit.currency != currency:
-                path = ("policies", name, "budget")
-                document.problem(path, f"is in {rule.limit.currency}, and the prices are in {currency}")

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from tenantguard.adapters.identity.keys import read_hash
 from tenantguard.errors import BadRequestError, ConfigurationError
 from tenantguard.flow.http import BODY_LIMIT_BYTES
-from tenantguard.model.money import Amount
+from tenantguard.model.ledger import UNITS_MAX, Counted, OnOrphan
+from tenantguard.model.money import Amount, known_currency
+from tenantguard.model.period import Period, PeriodError
 from tenantguard.model.price import UnknownModel, parse_rate
+from tenantguard.model.pricing_section import parse_percent
 from tenantguard.model.rate import Rate
-from tenantguard.model.route import Dialect, OnDisconnect, OnMissingUsage, Route, Success
-from tenantguard.model.sections import Period, RedactRequest, RedactResponse, Scope
+from tenantguard.model.route import (
+    DEFAULT_ROUTE,
+    Dialect,
+    Idempotency,
+    OnDisconnect,
+    OnMissingUsage,
+    Route,
+    Success,
+)
+from tenantguard.model.sections import PERCENT_MAX, Mode, RedactRequest, RedactResponse, Scope
 from tenantguard.model.tenant import Role, TenantId
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
-from tenantguard.rules.usage import DECODERS
+from tenantguard.rules.rates import RateTable
+from tenantguard.rules.usage import DECODERS, UnitSource
 from tenantguard.settings.problems import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,13 +41,26 @@ if TYPE_CHECKING:
     from tenantguard.settings.document import Document
     from tenantguard.settings.lines import Path
 
+SQLITE: Final = "sqlite:///"
+POSTGRES: Final = "postgresql://"
+
+UNIT_SOURCES: Final = ("header:", "json:")
+"""How ``usage`` begins where it says where a response has its units, rather than names a function that reads them."""
+
 _QUOTED: Final = re.compile(r"'([^']*)'")
+_HOST: Final = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/?#@,\[\]]*)(?::[0-9]{1,5})?"
+_POSTGRES_URI: Final = re.compile(
+    rf"\A{POSTGRES}(?:(?P<user>[^\s:/?#@]*)(?::[^\s:/?#@]*)?@)?(?P<host>{_HOST}(?:,{_HOST})*)(?P<name>/[^\s/?#@]+)"
+    r"(?:\?[^\s#@]*)?\Z"
+)
+_DECIMAL: Final = re.compile(r"\A[0-9]{1,10}(?:\.[0-9]{1,9})?\Z")
 _TYPES: Final = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list",
+    "dict_type": "a table",
 }
 
 
@@ -61,9 +87,27 @@ def _text(parse: Callable[[str], Any]) -> PlainValidator:
 
 
 def _ledger_uri(text: str) -> str:
-    if text != "memory://" and not (text.startswith("sqlite:///") and text != "sqlite:///"):
-        raise ConfigurationError("must be 'sqlite:///<path>' or 'memory://' (which forgets everything at exit)")
+    if text.startswith(POSTGRES):
+        if not _POSTGRES_URI.match(text):
+            raise ConfigurationError(
+                "must be 'postgresql://<user>:<password>@<host>/<database>'; in a name or password '@' is written "
+                "'%40', and likewise ':' '%3A', '/' '%2F', '?' '%3F', '#' '%23' and '%' '%25'"
+            )
+    elif text != "memory://" and not (text.startswith(SQLITE) and text != SQLITE):
+        raise ConfigurationError(
+            "must be 'sqlite:///<path>', 'postgresql://<user>:<password>@<host>/<database>' or 'memory://' (which "
+            "forgets everything at exit)"
+        )
     return text
+
+
+def shown_ledger(uri: str) -> str:
+    """A ledger's URI as it may be shown and logged: without a password, and without the options that may hold one."""
+    found = _POSTGRES_URI.match(uri)
+    if found is None:
+        return POSTGRES if uri.startswith(POSTGRES) else uri
+    user = f"{found['user']}@" if found["user"] else ""
+    return f"{POSTGRES}{user}{found['host']}{found['name']}"
 
 
 def _limits_uri(text: str) -> str:
@@ -72,11 +116,38 @@ def _limits_uri(text: str) -> str:
     return text
 
 
-def _decoder(text: str) -> str:
-    if text not in DECODERS:
-        known = f"known are {', '.join(sorted(DECODERS))}"
+def _period(value: object) -> Period:
+    if not isinstance(value, (str, dict)):
+        raise ValueError(f"must be text in quotes, is {kind_of(value)}")  # noqa: TRY004 - pydantic's contract
+    try:
+        return Period.parse(value)
+    except PeriodError as wrong:
+        raise _UnknownNameError(wrong.problem, wrong.suggestion) from None
+
+
+def _usage(text: str) -> str:
+    if text.startswith(UNIT_SOURCES):
+        UnitSource.parse(text)
+    elif ":" not in text and text not in DECODERS:
+        known = f"known are {', '.join(sorted(DECODERS))}, 'header:<name>', 'json:<path>' and 'module:attr'"
         raise _UnknownNameError(f"there is no usage decoder {text!r}", did_you_mean(text, DECODERS) or known)
     return text
+
+
+def _takes(units: dict[str, int]) -> dict[str, int]:
+    if "" in units:
+        raise ValueError("a unit has a name")
+    return units
+
+
+def _multiplier(text: str) -> Fraction:
+    if not _DECIMAL.match(text):
+        raise ConfigurationError("must be a decimal with at most nine decimals, like '0.5'")
+    return Fraction(text)
+
+
+def _rates_version(text: str) -> str:
+    return RateTable(text, "XXX", {}).version
 
 
 def _match(text: str) -> str:
@@ -92,7 +163,9 @@ _Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
 _TenantId: TypeAlias = Annotated[TenantId, _text(TenantId)]
 _Rate: TypeAlias = Annotated[Rate, _text(Rate.parse)]
 _Amount: TypeAlias = Annotated[Amount, _text(Amount.parse)]
+_Period: TypeAlias = Annotated[Period, PlainValidator(_period)]
 _TokenRate: TypeAlias = Annotated[Amount, _text(parse_rate)]
+_Percent: TypeAlias = Annotated[Fraction, _text(parse_percent)]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=3600)]
 _Count: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
 
@@ -106,13 +179,20 @@ class Shape(BaseModel):
 class GuardShape(Shape):
     """``[guard]``: stores, the stack, and the guard's own bounds."""
 
-    ledger: Annotated[str, _text(_ledger_uri)] | None = None
+    ledger: Annotated[str, _text(_ledger_uri)] | None = Field(None, repr=False)  # it may hold a password
     limits: Annotated[str, _text(_limits_uri)] = "memory://"
     layers: list[_Name] | None = Field(None, min_length=1)
     body_limit: _Count = BODY_LIMIT_BYTES
     drain_s: _Seconds = 30.0
     drains_max: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     return_wait_s: _Seconds = 10.0
+
+
+class LedgerShape(Shape):
+    """``[ledger]``: the bounds of a ledger in a database."""
+
+    deadline_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    queue_max: _Count = 10_000
 
 
 class TenancyShape(Shape):
@@ -140,8 +220,9 @@ class RouteShape(Shape):
 
     match: Annotated[str, _text(_match)]
     name: _Name | None = None
-    usage: Annotated[str, _text(_decoder)] | None = None
+    usage: Annotated[str, _text(_usage)] | None = None
     max_output: _Count | None = None
+    min_output: _Count = DEFAULT_ROUTE.min_output
     dialect: Annotated[Dialect, Field(strict=False)] | None = None
     success: Annotated[Success, Field(strict=False)] = Success.ENDED
     on_missing_usage: Annotated[OnMissingUsage, Field(strict=False)] | None = None
@@ -150,30 +231,83 @@ class RouteShape(Shape):
     unit: _Name | None = None
     unit_price: _Amount | None = None
     max_units: _Count | None = None
+    takes: Annotated[dict[str, _Count], AfterValidator(_takes)] = {}
+    idempotency: Annotated[Idempotency, Field(strict=False)] = Idempotency.REFUSE
+    charge_once: bool = True
+    charge_reported: bool = False
+    on_orphan: Annotated[OnOrphan, Field(strict=False)] = OnOrphan.VOID
     public: bool = False
 
 
-class PriceShape(Shape):
-    """``[prices."model"]`` and ``[pricing.default]``: four rates, none of them derived from another."""
+class TokenRatesShape(Shape):
+    """The rates of :class:`~tenantguard.model.token_price.Rates`."""
 
     input: _TokenRate
     output: _TokenRate
     cache_read: _TokenRate
     cache_write: _TokenRate
+    cache_write_1h: _TokenRate | None = None
+    audio_input: _TokenRate | None = None
+    image_input: _TokenRate | None = None
+    audio_output: _TokenRate | None = None
+    image_output: _TokenRate | None = None
+    reasoning: _TokenRate | None = None
+    request: _Amount | None = None
+
+
+class TierShape(TokenRatesShape):
+    """One element of ``tiers``: the rates of a long context."""
+
+    above: Annotated[int, Field(ge=0, le=2**53)]
+
+
+class ServiceShape(TokenRatesShape):
+    """One of ``services`` with rates of its own."""
+
+    tiers: list[Any] = []
+
+
+class MultiplierShape(Shape):
+    """One of ``services`` that costs so many times the standard price."""
+
+    multiplier: Annotated[Fraction, _text(_multiplier)]
+
+
+class PriceShape(ServiceShape):
+    """``[prices."model"]`` and ``[pricing.default]``."""
+
+    services: dict[str, Any] = {}
 
 
 class PricingShape(Shape):
-    """``[pricing]``: what becomes of models without a price."""
+    """``[pricing]``: the price file, and what becomes of models without a price."""
 
+    file: _Name | None = None
+    providers: list[_Name] = []
     unknown_model: Annotated[UnknownModel, Field(strict=False)] = UnknownModel.REFUSE
     default: Any = None
 
 
-class RedactionShape(Shape):
-    """``[redaction]``: the secret from which placeholders are derived; the same one for all processes."""
+class ExchangeShape(Shape):
+    """``[rates]``, its currencies aside."""
+
+    version: Annotated[str, _text(_rates_version)]
+    base: Annotated[str, _text(known_currency)]
+
+
+class SecretShape(Shape):
+    """A secret of at least 32 bytes, or the file that it is in; the same one for all processes."""
 
     key: Annotated[str, Field(min_length=KEY_BYTES_MIN)] | None = Field(None, repr=False)
     key_file: _Name | None = None
+
+
+class RedactionShape(SecretShape):
+    """``[redaction]``: the secret from which placeholders are derived."""
+
+
+class IdempotencyShape(SecretShape):
+    """``[idempotency]``: the secret with which kept responses are encrypted."""
 
 
 class ProxyShape(Shape):
@@ -199,8 +333,50 @@ class BudgetShape(Shape):
     """One element of ``budget``."""
 
     limit: _Amount
-    per: Annotated[Period, Field(strict=False)]
+    per: _Period
     scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    mode: Annotated[Mode, Field(strict=False)] = Mode.STRICT
+    carry: Any = "none"
+    alerts: list[Any] = []
+
+
+class QuotaShape(Shape):
+    """One element of ``quota``."""
+
+    unit: _Name
+    limit: Annotated[int, Field(ge=0, le=UNITS_MAX)]
+    per: _Period | None = None
+    scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    mode: Annotated[Mode, Field(strict=False)] = Mode.STRICT
+    carry: Any = "none"
+    alerts: list[Any] = []
+    returned: bool = False
+
+
+class CarryMoneyShape(Shape):
+    """``carry`` of a budget, where it has a cap."""
+
+    unused: _Amount
+
+
+class CarryUnitsShape(Shape):
+    """``carry`` of a quota, where it has a cap."""
+
+    unused: Annotated[int, Field(ge=1, le=UNITS_MAX)]
+
+
+class AlertShape(Shape):
+    """One element of ``alerts``."""
+
+    percent: Annotated[int, Field(ge=1, le=PERCENT_MAX)]
+    of: Annotated[Counted, Field(strict=False)] = Counted.SPENT
+
+
+class MarkupShape(Shape):
+    """``pricing`` of a policy."""
+
+    markup: _Percent | None = None
+    discount: _Percent | None = None
 
 
 class RedactShape(Shape):

@@ -10,7 +10,7 @@ from tenantguard.adapters.ledger.memory import MemoryLedger
 from tenantguard.adapters.system import TimeOrderedIds
 from tenantguard.errors import PortError
 from tenantguard.flow.ports import Held, Leg, PlaceHold, ResolveHold, System
-from tenantguard.model.sections import Period
+from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
 
 ACME = TenantId("acme")

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from tenantguard.adapters.pricing.table import WARNED_MAX, PriceTable
 from tenantguard.model.money import NANOS
-from tenantguard.model.price import PriceBook, TokenPrice, UnknownModel
+from tenantguard.model.price import PriceBook, PriceList, PriceRow, TokenPrice, UnknownModel
 from tenantguard.model.usage import Usage
 
 PRICE = TokenPrice.parse(input="15 USD/1K", output="75 USD/1K", cache_read="1.5 USD/1K", cache_write="18.75 USD/1K")
@@ -163,3 +163,40 @@ def test_concurrent_replacements_never_tear() -> None:
     for thread in adders:
         thread.join()
     assert len(table.snapshot().models) == 302
+
+
+def test_published_prices_are_chosen_by_the_tables_clock() -> None:
+    """The row in force when the hold is placed; a quote that was given stays what it is."""
+    now = [0]
+    listed = PriceList(
+        (PriceRow("m", PRICE, "one"), PriceRow("m", CHEAP, "one", 100), PriceRow("m", PRICE, "two", 200))
+    )
+    table = PriceTable(PriceBook(listed=listed), now_ns=lambda: now[0])
+    held = table.quote("m")
+    assert held is not None
+    assert held.cost_nanos(USAGE) == 90 * NANOS
+    now[0] = 100
+    assert cost(table, "m") == 2000
+    assert held.cost_nanos(USAGE) == 90 * NANOS
+    now[0] = 200
+    assert cost(table, "m") is None, "two sell it for different prices"
+    told = table.quote("m", provider="two")
+    assert told is not None
+    assert (told.provider, told.cost_nanos(USAGE)) == ("two", 90 * NANOS)
+
+
+def test_a_model_that_a_pattern_prices_is_known() -> None:
+    """E-61"""
+    heard: list[str] = []
+    listed = PriceList((PriceRow("m", CHEAP, patterns=("m-*",)),))
+    table = PriceTable(PriceBook(unknown=UnknownModel.WARN, listed=listed), sink=heard.append)
+    with capture_logs() as logs:
+        assert cost(table, "m-2026") == 2000
+    assert (heard, logs) == ([], [])
+
+
+def test_replacing_one_model_keeps_the_published_prices() -> None:
+    table = PriceTable(PriceBook(listed=PriceList((PriceRow("m", CHEAP),)), providers=("one",)))
+    table.replace_model("n", PRICE)
+    assert [cost(table, name) for name in "mn"] == [2000, 90 * NANOS]
+    assert table.snapshot().providers == ("one",)

@@ -16,11 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import tenantguard
+from tenantguard.adapters.ledger import sqlite_backend
+from tenantguard.adapters.ledger.backend import BESIDE_NS
 from tenantguard.adapters.ledger.schema import APPLICATION_ID, SCHEMA_VERSION
-from tenantguard.adapters.ledger.sqlite import SQLiteBackend, SQLiteLedger
+from tenantguard.adapters.ledger.sqlite import SQLiteLedger
+from tenantguard.adapters.ledger.sqlite_backend import SQLiteBackend
 from tenantguard.adapters.system import TimeOrderedIds, real_system
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.flow.ports import (
+    Barred,
+    Claim,
     Exhausted,
     Held,
     HoldState,
@@ -31,8 +36,10 @@ from tenantguard.flow.ports import (
     ResolveHold,
     System,
 )
-from tenantguard.model.sections import Period
+from tenantguard.model.ledger import Counted, Terms, Threshold
+from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
+from tenantguard.rules.ledger import CLAIM_KEPT_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +55,7 @@ import os, sys
 from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.adapters.system import real_system
 from tenantguard.flow.ports import Held, Leg, OnOrphan, PlaceHold, ResolveHold
-from tenantguard.model.sections import Period
+from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
 
 system = real_system()
@@ -197,11 +204,11 @@ while True:
                 kind, hold_id = line.decode().split()
                 (settled if kind == "settled" else held).append(hold_id)
         assert ledger.audit() == []
-    charged = [entry.hold.hex() for entry in ledger.entries(limit=10**6)]
+    charged = [entry.op.hex() for entry in ledger.entries(limit=10**6)]
     assert len(charged) == len(set(charged))
     assert set(settled) <= set(charged)
     with closing(sqlite3.connect(path)) as db:
-        placed = {hold_id.hex() for (hold_id,) in db.execute("SELECT id FROM hold")}
+        placed = {hold_id.hex() for (hold_id,) in db.execute("SELECT id FROM hold UNION SELECT op FROM entry")}
     assert set(held) <= placed
     clock.ahead_ns += 60 * 10**9
     place(ledger, 1, limit=None)
@@ -535,7 +542,7 @@ def test_only_pending_holds_are_kept_in_memory(ledger: SQLiteLedger) -> None:
     ledger.submit(ResolveHold(hold(99), None, "unknown")).wait(60)
     backend = ledger._writer._backend
     assert isinstance(backend, SQLiteBackend)
-    assert set(backend._books.holds) == {hold(number) for number in range(15, 20)}
+    assert set(backend._loaded.books.holds) == {hold(number) for number in range(15, 20)}
 
 
 def test_every_commit_is_flushed_to_the_disk(ledger: SQLiteLedger) -> None:
@@ -565,18 +572,55 @@ def test_entries_can_be_neither_changed_nor_removed(path: Path, ledger: SQLiteLe
     assert len(ledger.entries()) == 1
 
 
+def entry(kind: int, account: int, amount: int, of: str) -> str:
+    return f"""INSERT INTO entry
+        (op, leg, kind, account, tenant, held, amount, absorbed, unit, at_ns, reason, evidence, of)
+        VALUES (x'99', 0, {kind}, {account}, 'acme', 0, {amount}, 0, 'USD', 0, '', '{{}}', {of})"""
+
+
 @pytest.mark.parametrize(
     ("tampering", "finding"),
     [
         ("UPDATE account SET spent = spent + 1", "spent 8, its entries say 7"),
         ("UPDATE account SET held = held - 1", "holds 6, its open legs say 7"),
-        ("UPDATE hold SET state = 'voided' WHERE state = 'settled'", "a hold that is voided"),
-        ("UPDATE leg SET amount = 1 WHERE hold IN (SELECT hold FROM entry)", "does not fit its leg"),
+        ("UPDATE hold SET legs = json_array(json_array(1, 6))", "holds 7, its open legs say 6"),
         (
-            """INSERT INTO entry (hold, leg, account, tenant, amount, absorbed, unit, at_ns, reason, evidence, source,
-            external_id) SELECT id, 4 + row_number() OVER (), account, 'acme', 0, 0, 'USD', 0, '', '{}',
-            'openai', 'r-1' FROM hold JOIN leg ON hold = id ORDER BY id LIMIT 2""",
+            """INSERT INTO hold SELECT op, tenant, 'pending', 'void', x'00', 0, '[]', NULL FROM entry""",
+            "is held and has ended",
+        ),
+        (
+            """INSERT INTO ended SELECT op, tenant, 'voided', json_array(json_array(1, 7, 7)), 0, '' FROM entry""",
+            "a hold that is voided",
+        ),
+        (
+            """INSERT INTO ended SELECT op, tenant, 'settled', json_array(json_array(1, 7, 6)), 0, '' FROM entry""",
+            "does not fit its leg",
+        ),
+        (
+            """INSERT INTO ended VALUES (x'01', 'acme', 'settled', '[[1, 7, 0], [1, 7, 6]]', 0, '')""",
+            "a charge that no entry shows",
+        ),
+        (
+            """INSERT INTO entry (op, leg, kind, account, tenant, held, amount, absorbed, unit, at_ns, reason,
+            evidence, source, external_id)
+            SELECT id, 4 + row_number() OVER (), 0, 1, 'acme', 0, 0, 0, 'USD', 0, '', '{}', 'openai', 'r-1' FROM (SELECT id FROM hold UNION SELECT op FROM entry) LIMIT 2""",
             "charge one external id for two holds",
+        ),
+        (entry(1, 1, -8, "x'00000000000000000000000000000001'"), "was given back 8 of 7"),
+        (entry(1, 1, -1, "x'07'"), "was given back 1 of 0"),
+        (entry(1, 1, -1, "NULL"), "refunds no hold"),
+        (entry(2, 9, 5, "NULL"), "is of no account"),
+        (entry(3, 1, 5, "NULL"), "was granted 0, its entries say 5"),
+        ("UPDATE account SET grants = '[[4, null]]'", "was granted 4, its entries say 0"),
+        ("UPDATE account SET previous = id", "which is no earlier window of it"),
+        ("INSERT INTO claim VALUES ('acme', 'k', x'00', x'07', 0, NULL)", "the claim k of acme is of no hold"),
+        (
+            "INSERT INTO claim SELECT 'globex', 'k', x'00', id, 0, NULL FROM hold",
+            "the claim k of globex is of no hold of that tenant",
+        ),
+        (
+            "INSERT INTO outbox (kind, payload, made_ns, due_ns, delivered_ns) VALUES ('alert', '{}', 0, 0, 1)",
+            "notice 1 was delivered without a try",
         ),
     ],
 )
@@ -593,6 +637,43 @@ def test_audit_finds_what_is_broken(path: Path, tampering: str, finding: str) ->
     assert any(finding in sentence for sentence in ledger.audit())
 
 
+def test_the_database_itself_takes_no_second_charge_and_no_amount_of_the_wrong_sign(
+    path: Path, ledger: SQLiteLedger
+) -> None:
+    place(ledger, 1)
+    settle(ledger, 1)
+    again = """INSERT INTO entry
+        (op, leg, kind, account, tenant, held, amount, absorbed, unit, at_ns, reason, evidence)
+        SELECT op, leg, {}, account, tenant, held, {}, absorbed, unit, at_ns, reason, evidence FROM entry"""
+    with closing(sqlite3.connect(path)) as db:
+        for kind, amount in ((0, 7), (1, 1), (2, 0), (3, -1), (4, 1)):
+            with pytest.raises(sqlite3.IntegrityError):
+                db.execute(again.format(kind, amount))
+
+
+def test_a_hold_leaves_what_is_held_when_it_ends_and_is_known_all_the_same(path: Path, ledger: SQLiteLedger) -> None:
+    """What is held stays a small table; how each hold ended is known for ever, from its entries where it has some."""
+    placed = PlaceHold(hold(2), ACME, (leg(), leg(2, unit="calls")))
+    place(ledger, 1)
+    answer(ledger.submit(placed))
+    answer(ledger.submit(PlaceHold(hold(3), ACME, ())))
+    settle(ledger, 1)
+    answer(ledger.submit(ResolveHold(hold(2), (0, 1), "half")))
+    answer(ledger.submit(ResolveHold(hold(3), (), "free")))
+    answer(ledger.submit(ResolveHold(hold(4), None, "never placed")))
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM hold").fetchall() == [(0,)]
+        assert [row[0][-1] for row in db.execute("SELECT id FROM ended ORDER BY id")] == [2, 3, 4]
+    ledger.close()
+    assert place(ledger, 1) == Held((AMOUNT,))
+    assert answer(ledger.submit(placed)) == Held((AMOUNT, 2))
+    assert isinstance(place(ledger, 4), Barred)
+    for number, amounts in ((1, (AMOUNT,)), (2, (0, 1)), (3, ())):
+        again = ResolveHold(hold(number), (AMOUNT,) * len(amounts), "again")
+        assert answer(ledger.submit(again)) == Resolved(HoldState.SETTLED, amounts)
+    assert len(ledger.entries()) == 2
+
+
 def test_more_orphans_than_one_transaction_takes_are_all_ended(path: Path, clock: Clock) -> None:
     lost = SQLiteLedger(path, System(clock, TimeOrderedIds()))
     promises = [lost.submit(PlaceHold(hold(number), ACME, (leg(limit=None),))) for number in range(1_200)]
@@ -605,3 +686,94 @@ def test_more_orphans_than_one_transaction_takes_are_all_ended(path: Path, clock
     assert balance(ledger) == (0, 0)
     ledger.close()
     assert ledger.audit() == []
+
+
+# what stands beside the books
+
+
+def test_the_denials_of_a_long_time_ago_are_dropped(path: Path, clock: Clock, ledger: SQLiteLedger) -> None:
+    for number in range(1_200):
+        ledger.submit(PlaceHold(hold(number), ACME, (leg(limit=1),)))
+    place(ledger, 2_000)
+    assert len(ledger.denials(limit=10_000)) == 1_200
+    clock.ahead_ns += BESIDE_NS
+    for number in range(2_001, 2_005):
+        place(ledger, number)
+    assert ledger.denials(limit=10_000) == []
+    ledger.submit(PlaceHold(hold(9_999), ACME, (leg(limit=1),))).wait(60)
+    assert [denial.hold for denial in ledger.denials()] == [hold(9_999)]
+
+
+def test_no_more_denials_are_kept_than_there_may_be(
+    ledger: SQLiteLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_backend, "DENIALS_MAX", 5)
+    for number in range(20):
+        answer(ledger.submit(PlaceHold(hold(number), ACME, (leg(limit=1),))))
+    clock.ahead_ns += 10 * 10**9
+    place(ledger, 50)
+    assert [denial.hold for denial in ledger.denials()] == [hold(number) for number in range(19, 14, -1)]
+
+
+def test_claims_are_dropped_when_they_refuse_nothing_any_more(path: Path, clock: Clock, ledger: SQLiteLedger) -> None:
+    for number in range(3):
+        claim = Claim(f"key {number}", b"asked")
+        answer(ledger.submit(PlaceHold(hold(number), ACME, (leg(),), claim=claim)))
+    settle(ledger, 0)
+    answer(ledger.submit(ResolveHold(hold(1), None, "failed")))
+    clock.ahead_ns += CLAIM_KEPT_NS
+    place(ledger, 9)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT key FROM claim").fetchall() == [("key 2",)]
+
+
+def test_notices_that_were_delivered_are_dropped_and_their_numbers_never_used_again(
+    path: Path, clock: Clock, ledger: SQLiteLedger
+) -> None:
+    alerting = Terms(thresholds=(Threshold(1, Counted.COMMITTED),))
+    for number, unit in enumerate(("USD", "EUR")):
+        asked = Leg(("b",), Period.LIFETIME, unit, 100, 7, 7, alerting)
+        answer(ledger.submit(PlaceHold(hold(number), ACME, (asked,))))
+        (notice,) = ledger.outbox()
+        assert notice.seq == number + 1
+        ledger.delivered(notice.seq)
+        clock.ahead_ns += BESIDE_NS + 10 * 10**9
+        place(ledger, 10 + number)
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT count(*) FROM outbox").fetchall() == [(0,)]
+    assert ledger.audit() == []
+
+
+def test_two_processes_that_look_at_once_are_given_different_notices(path: Path, clock: Clock) -> None:
+    ledgers = [SQLiteLedger(path, System(clock, TimeOrderedIds())) for _ in range(4)]
+    alerting = Terms(thresholds=tuple(Threshold(percent, Counted.COMMITTED) for percent in range(1, 41)))
+    answer(ledgers[0].submit(PlaceHold(hold(1), ACME, (Leg(("b",), Period.LIFETIME, "USD", 100, 40, 40, alerting),))))
+    taken: list[int] = []
+
+    def take(ledger: SQLiteLedger) -> None:
+        while notices := ledger.outbox(3):
+            taken.extend(notice.seq for notice in notices)
+
+    threads = [threading.Thread(target=take, args=(ledger,)) for ledger in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for ledger in ledgers:
+        ledger.close()
+    assert sorted(taken) == list(range(1, 41))
+
+
+def test_what_another_process_wrote_counts_in_a_rolling_period(path: Path, clock: Clock) -> None:
+    """A span that was loaded once is loaded again after somebody else wrote."""
+    mine, other = (SQLiteLedger(path, System(clock, TimeOrderedIds())) for _ in range(2))
+    rolling = Leg(("b",), Period.parse("rolling 60 minutes / 4 buckets"), "USD", 100, 30, 30)
+    for number, ledger in enumerate((mine, other, mine)):
+        assert answer(ledger.submit(PlaceHold(hold(number), ACME, (rolling,)))) == Held((30,))
+        answer(ledger.submit(ResolveHold(hold(number), (30,), "completed")))
+        clock.ahead_ns += 15 * 60 * 10**9
+    for ledger in (mine, other):
+        refused = answer(ledger.submit(PlaceHold(hold(9), ACME, (rolling,))))
+        assert (refused.available, refused.spent) == (10, 90)
+        ledger.close()
+    assert mine.audit() == []

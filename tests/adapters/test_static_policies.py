@@ -7,9 +7,10 @@ import pytest
 from tenantguard.adapters.policies.static import StaticPolicies
 from tenantguard.errors import BadRequestError
 from tenantguard.model.money import Amount
+from tenantguard.model.period import Period
 from tenantguard.model.policy import EMPTY_POLICY, Policy
 from tenantguard.model.rate import Rate
-from tenantguard.model.sections import BudgetRule, BudgetSection, Period, RateRule, RateSection
+from tenantguard.model.sections import BudgetRule, BudgetSection, RateRule, RateSection
 from tenantguard.model.tenant import TenantId
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")

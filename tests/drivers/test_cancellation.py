@@ -24,10 +24,11 @@ from tenantguard.layers.rate_limit import RateLimit
 from tenantguard.layers.redaction import Redaction
 from tenantguard.layers.tenant import TenantContext
 from tenantguard.model.money import Amount
+from tenantguard.model.period import Period
 from tenantguard.model.policy import Policy
 from tenantguard.model.rate import Rate
 from tenantguard.model.route import Route, Success
-from tenantguard.model.sections import BudgetRule, BudgetSection, Period, RateRule, RateSection, RedactSection
+from tenantguard.model.sections import BudgetRule, BudgetSection, RateRule, RateSection, RedactSection
 from tenantguard.model.tenant import Identity, TenantId
 from tenantguard.testing import manual_system, memory_ports
 from tests.drivers.asgi_client import body, http_scope, idle, start

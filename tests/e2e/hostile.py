@@ -98,13 +98,18 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab(upstream: str, folder: Path, more: str = "", **options: Any) -> Iterator[Lab]:
-    """Serve the guarded proxy to ``upstream``, with the settings of the end-to-end tests and ``more`` of them."""
+def lab(
+    upstream: str, folder: Path, more: str = "", *, chat: str = "charge_once = false", **options: Any
+) -> Iterator[Lab]:
+    """Serve the guarded proxy to ``upstream``, with the settings of the end-to-end tests and ``more`` of them.
+
+    ``chat`` are further keys of the route to the model: a scripted upstream says the same response id every time.
+    """
     keys = "\n".join(
         f'[[tenancy.keys]]\nid = "{tenant}-dev"\ntenant = "{tenant}"\nhash = "{hash_key(key)}"'
         for tenant, key in KEYS.items()
     )
-    text = SETTINGS.format(keys=keys, guard="", chat="") + more
+    text = SETTINGS.format(keys=keys, guard="", chat=chat) + more
     app = guarded_proxy(parse_settings(text, folder=folder, environ={}), upstream)
     recorder = Recorder()
     app.guard.ports.audits = (recorder,)

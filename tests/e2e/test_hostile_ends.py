@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenantguard.adapters.identity.keys import hash_key
-from tenantguard.adapters.ledger.sqlite import LEASE_S, SQLiteLedger
+from tenantguard.adapters.ledger.postgres import LEASE_S
+from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.adapters.system import TimeOrderedIds, real_system
 from tenantguard.flow.ports import ResolveHold, System
 from tenantguard.testing import ManualClock

@@ -12,6 +12,7 @@ from tests.e2e.hostile import ScriptedUpstream, chat, lab, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.e2e.hostile import Lab
 
@@ -270,6 +271,23 @@ def test_what_broke_off_or_is_no_answer_costs_nothing_and_never_looks_complete(
     assert b"[DONE]" not in told.raw
     whole = told.raw.endswith(b"0\r\n\r\n") or f"content-length: {len(DOCUMENT)}".encode() in told.raw
     assert told.status != 200 or not whole or b"event-stream" in scripted
+
+
+def test_a_response_that_the_provider_gives_twice_is_charged_once(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """A provider's response id is charged once for ever for a tenant, in whatever form it comes back."""
+    stream = answer(event(content="a") + usage_event() + LAST, EVENTS)
+    other = answer(DOCUMENT.replace(b"0123456789abcdef", b"fedcba9876543210"))
+    with lab(upstream.url, tmp_path, chat="") as served:
+        told = [
+            Told(served, upstream, answer(DOCUMENT), "plain"),
+            Told(served, upstream, answer(DOCUMENT), "plain"),
+            Told(served, upstream, stream, "plain", stream=True),
+            Told(served, upstream, other, "plain"),
+            Told(served, upstream, answer(DOCUMENT), "limited"),
+        ]
+        assert [one.cost for one in told] == [COST, 0, 0, COST, COST]
+        assert [one.record.ending for one in told] == ["completed"] * 5
+        assert all(one.status == 200 for one in told)
 
 
 @pytest.mark.parametrize("status", ["999 Odd", "600 Odd"])

@@ -17,10 +17,11 @@ from tenantguard.layers.charge import Charge
 from tenantguard.model.charge import Charged
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.money import Amount
+from tenantguard.model.period import Period
 from tenantguard.model.policy import EMPTY_POLICY, Policy
 from tenantguard.model.price import PriceBook, TokenPrice, UnknownModel
 from tenantguard.model.route import OnDisconnect, OnMissingUsage, Route
-from tenantguard.model.sections import BudgetRule, BudgetSection, Period, Scope
+from tenantguard.model.sections import BudgetRule, BudgetSection, Scope
 from tenantguard.model.tenant import Identity, Tenant, TenantId
 from tenantguard.model.usage import Usage
 from tenantguard.testing import Script, make_exchange
@@ -126,7 +127,7 @@ def test_an_exhausted_budget_is_refused_with_402_and_reports_both_numbers() -> N
     assert script.result.headers.get("x-should-retry") == "false"
     (denial,) = exchange.decisions
     assert denial.reason == Reason.BUDGET_EXHAUSTED
-    assert (denial.details["spent"], denial.details["limit"]) == ("9.90 USD", "10.00 USD")
+    assert (str(denial.details["spent"]), str(denial.details["limit"])) == ("9.90 USD", "10.00 USD")
     ((resolver, _),) = exchange.resolvers
     assert resolver(Outcome(Ending.REFUSED, called=False)) is None, "a refusal leaves no trace in the ledger"
     assert "9.90" not in script.result.body.decode()
@@ -299,7 +300,7 @@ def test_a_stream_cut_before_its_usage_is_charged_what_was_counted() -> None:
     exchange, script = start(CHAT, body=chat_body(stream=True))
     script.answer(Held((10**12,)))
     script.answer(Response(200, Headers([(b"content-type", b"text/event-stream")])))
-    (tap,) = script.result.transforms
+    tap, _ceiling = script.result.transforms
     delta = {"choices": [{"index": 0, "delta": {"content": "x" * 40}}]}
     tap.feed(b"data: " + json.dumps(delta).encode() + b"\n\n")
     command = settle(exchange, Outcome(Ending.CUT, status=200, reason="redaction.failed", sent=10))

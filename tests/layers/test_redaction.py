@@ -422,6 +422,25 @@ def test_a_whole_response_of_a_layer_further_in_is_redacted_and_measured_again()
     assert response.status == 502
 
 
+def test_a_detector_is_asked_for_where_there_is_text_and_the_vault_heard_of_where_something_is_in_it() -> None:
+    asked: list[RedactSection] = []
+
+    def detector_for(section: RedactSection) -> Any:
+        asked.append(section)
+        return Mails()
+
+    guarded = Redaction(detector_for, KEY)
+    exchange = exchange_of(RESTORE, b"")
+    response, _ = walk(guarded, exchange, response_of({"content-type": "image/png"}))
+    assert (asked, exchange.observers, exchange.resolvers, response.transforms) == ([], [], [], [])
+    assert exchange.decisions == [Allow("redaction", "request", {"replaced": {}})]
+    walk(guarded, exchange_of(RESTORE, b'{"a":1}'), response_of(JSON))
+    assert asked == [RESTORE, RESTORE]
+    exchange = exchange_of(RESTORE, f'"{ADDRESS}"'.encode())
+    walk(guarded, exchange)
+    assert len(exchange.observers) == 1
+
+
 def test_refusals_speak_the_dialect_of_the_route() -> None:
     response, _ = walk(layer(), exchange_of(RESTORE, b"{", route=CHAT))
     assert json.loads(response.body or b"")["error"]["code"] == Reason.BODY_MALFORMED

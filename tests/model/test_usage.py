@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from tenantguard.errors import BadRequestError
+from tenantguard.model.money import Amount
 from tenantguard.model.usage import COUNT_MAX, Usage, is_count
 
-COUNTS = ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "requests"]
+COUNTS = [
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "requests",
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_output_tokens",
+    "reasoning_tokens",
+    "image_input_tokens",
+]
 NO_COUNTS = [-1, True, False, 1.0, float("nan"), float("inf"), "1", None, COUNT_MAX + 1]
 
 
@@ -44,3 +59,25 @@ def test_units_are_a_copy_that_nobody_can_change() -> None:
     with pytest.raises(TypeError):
         usage.units["pages"] = 4  # type: ignore[index]
     assert len({usage, Usage(units={"pages": 2})}) == 1
+
+
+def test_every_number_of_a_usage_is_a_count() -> None:
+    numbers = {item.name for item in fields(Usage) if item.type == "int"}
+    assert numbers == set(COUNTS)
+
+
+def test_a_part_is_not_more_than_what_it_is_inside_of() -> None:
+    assert Usage(output_tokens=2, reasoning_tokens=2).reasoning_tokens == 2
+    assert Usage(input_tokens=2, image_input_tokens=2).image_input_tokens == 2
+    with pytest.raises(BadRequestError, match="reasoning_tokens"):
+        Usage(output_tokens=1, reasoning_tokens=2)
+    with pytest.raises(BadRequestError, match="image_input_tokens"):
+        Usage(input_tokens=1, image_input_tokens=2)
+
+
+def test_a_tier_has_a_name_and_a_reported_cost_is_not_negative() -> None:
+    assert Usage(service_tier="flex", reported_cost=Amount(0, "USD")).service_tier == "flex"
+    with pytest.raises(BadRequestError, match="service_tier"):
+        Usage(service_tier="")
+    with pytest.raises(BadRequestError, match="reported_cost"):
+        Usage(reported_cost=Amount(-1, "USD"))

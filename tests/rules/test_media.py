@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantguard.rules.media import EVENT_STREAM, Media, read_media
+from tenantguard.rules.media import EVENT_STREAM, Media, media_of, read_media
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,12 @@ def test_a_type_that_is_open_to_two_readings_is_a_problem(given: list[str]) -> N
 )
 def test_only_a_body_that_is_not_encoded_can_be_read(encodings: list[str], *, plain: bool) -> None:
     assert (read_media(["application/json"], encodings).problem is None) is plain
+
+
+def test_of_a_head_only_the_lines_that_describe_the_body_count() -> None:
+    head = [(b"host", b"a"), (b"Content-Type", b"text/plain"), (b"accept-ranges", b"b"), (b"x-content-t", b"c")]
+    assert media_of(head) == Media("text/plain", None)
+    assert media_of([*head, (b"content-encoding", b"gzip")]).problem is not None
+    assert media_of([*head, (b"content-type", b"text/plain")]).problem is not None
+    assert media_of([]) == Media("", None)
+    assert media_of([(b"content-type", b"caf\xe9/x")]).problem is not None

@@ -65,8 +65,26 @@ def test_a_messages_call_is_read() -> None:
         "m",
         stream=True,
         caps=(("max_tokens", 9),),
+        service_tier="standard",
     )
     assert read_call(MESSAGES, {"model": "m", "max_tokens": 0}).output_cap == 0
+
+
+@pytest.mark.parametrize(
+    ("decoder", "members", "tier"),
+    [
+        (CHAT, {}, None),
+        (CHAT, {"service_tier": "auto"}, None),
+        (CHAT, {"service_tier": "flex"}, "flex"),
+        (MESSAGES, {}, "standard"),
+        (MESSAGES, {"service_tier": "auto"}, "standard"),
+        (MESSAGES, {"speed": "fast"}, "fast"),
+    ],
+)
+def test_the_service_tier_that_a_call_can_be_billed_at_is_read(
+    decoder: str, members: dict[str, Any], tier: str | None
+) -> None:
+    assert read_call(decoder, {"model": "m", **members}).service_tier == tier
 
 
 @pytest.mark.parametrize("decoder", [CHAT, EMBEDDINGS, MESSAGES])

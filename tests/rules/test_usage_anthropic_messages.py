@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ PLAIN = [
     end({"output_tokens": 15}),
     STOP,
 ]
-WHOLE = Usage(25, 15, 0, 3, requests=1)
+WHOLE = Usage(25, 15, 0, 3, requests=1, service_tier="standard")
 PLACES = st.lists(st.integers(min_value=0), max_size=12)
 
 
@@ -111,18 +112,18 @@ def test_the_end_is_known_as_soon_as_its_data_line_is_whole() -> None:
 def test_a_stream_cut_before_its_last_word_has_only_what_was_announced() -> None:
     """The output count of ``message_start`` is no usage: settling by it would make the output free."""
     decoder = stream(PLAIN[:5])
-    assert (decoder.ended, decoder.usage, decoder.usage_so_far) == (False, None, Usage(25, 1, 0, 3, requests=1))
+    assert (decoder.ended, decoder.usage, decoder.usage_so_far) == (False, None, replace(WHOLE, output_tokens=1))
     assert decoder.output_bytes == 5
 
 
 @pytest.mark.parametrize(
     ("last", "usage"),
     [
-        ({"output_tokens": 0}, Usage(25, 0, 0, 3, requests=1)),
+        ({"output_tokens": 0}, replace(WHOLE, output_tokens=0)),
         ({"output_tokens": 15, "input_tokens": None, "cache_read_input_tokens": None}, WHOLE),
         (
             {"output_tokens": 15, "input_tokens": 30, "cache_read_input_tokens": 7, "cache_creation_input_tokens": 0},
-            Usage(30, 15, 7, 0, requests=1),
+            Usage(30, 15, 7, 0, requests=1, service_tier="standard"),
         ),
         ({"output_tokens": -1}, None),
         ({"output_tokens": True}, None),
@@ -230,3 +231,80 @@ def test_an_error_document_is_a_failure() -> None:
 
 def test_a_truncated_document_has_not_ended() -> None:
     assert not document(message()[:-1]).ended
+
+
+@pytest.mark.parametrize(
+    ("counts", "five", "hour"),
+    [
+        ({}, 8, 0),
+        ({"cache_creation": None}, 8, 0),
+        ({"cache_creation": {"ephemeral_5m_input_tokens": 8, "ephemeral_1h_input_tokens": 0}}, 8, 0),
+        ({"cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 5}}, 3, 5),
+        ({"cache_creation": {"ephemeral_1h_input_tokens": 8}}, 0, 8),
+        ({"cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4}}, None, None),
+        ({"cache_creation": {"ephemeral_5m_input_tokens": -1, "ephemeral_1h_input_tokens": 9}}, None, None),
+        ({"cache_creation": 8}, None, None),
+    ],
+)
+def test_what_is_kept_for_an_hour_is_counted_apart(
+    counts: dict[str, Any], five: int | None, hour: int | None
+) -> None:
+    whole = {"input_tokens": 1, "output_tokens": 2, "cache_creation_input_tokens": 8, **counts}
+    usage = document(message(usage=whole)).usage
+    expected = Usage(1, 2, 0, five, requests=1, cache_write_1h_tokens=hour or 0) if five is not None else None
+    assert usage == expected
+
+
+@pytest.mark.parametrize(
+    ("split", "five", "hour"),
+    [((3, 0), 10, 0), ((0, 3), 0, 10), ((0, 0), 10, 0), ((1, 2), None, None)],
+)
+def test_a_total_that_grew_keeps_its_split_if_that_had_one_kind(
+    split: tuple[int, int], five: int | None, hour: int | None
+) -> None:
+    """The running totals of the end say no split."""
+    names = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+    counts = {
+        "input_tokens": 1,
+        "output_tokens": 1,
+        "cache_creation_input_tokens": sum(split),
+        "cache_creation": dict(zip(names, split, strict=True)),
+    }
+    last = end({"output_tokens": 2, "cache_creation_input_tokens": 10})
+    expected = Usage(1, 2, 0, five, requests=1, cache_write_1h_tokens=hour or 0) if five is not None else None
+    assert stream([start(counts), last, STOP]).usage == expected
+
+
+def test_a_faster_mode_is_a_tier_of_its_own() -> None:
+    assert document(message(usage={**START, "output_tokens": 1, "speed": "fast"})).usage == Usage(
+        25, 1, 0, 3, requests=1, service_tier="fast"
+    )
+    assert document(message(usage={**START, "output_tokens": 15, "speed": "standard"})).usage == WHOLE
+
+
+def test_searches_are_units_and_thinking_is_a_part_of_the_output() -> None:
+    counts = {
+        "input_tokens": 1,
+        "output_tokens": 9,
+        "output_tokens_details": {"thinking_tokens": 5},
+        "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 0},
+    }
+    units = {"web_search_requests": 2, "web_fetch_requests": 0}
+    assert document(message(usage=counts)).usage == Usage(1, 9, requests=1, units=units, reasoning_tokens=5)
+    assert document(message(usage={**counts, "output_tokens_details": {"thinking_tokens": 10}})).usage is None
+    assert document(message(usage={**counts, "server_tool_use": {"web_search_requests": -2}})).usage is None
+
+
+def test_a_compaction_comes_on_top_of_the_totals_and_an_advisor_has_no_price_here() -> None:
+    own = {"type": "message", "input_tokens": 1, "output_tokens": 9}
+    beside = {"type": "compaction", "input_tokens": 100, "output_tokens": 20, "cache_read_input_tokens": 4}
+    counts = {"input_tokens": 1, "output_tokens": 9, "iterations": [own, beside]}
+    assert document(message(usage=counts)).usage == Usage(101, 29, 4, requests=1)
+    assert stream([start(counts), end(counts), STOP]).usage == Usage(101, 29, 4, requests=1)
+    for odd in (
+        [{**own, "type": "advisor_message", "model": "claude-y"}],
+        [own, 7],
+        "?",
+        [{**beside, "input_tokens": -1}],
+    ):
+        assert document(message(usage={**counts, "iterations": odd})).usage is None

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantguard.errors import ConfigurationError
+from tenantguard.model.money import Amount
 from tenantguard.model.usage import Usage
-from tenantguard.rules import requests
-from tenantguard.rules.usage import DECODERS, make_decoder
-from tenantguard.rules.usage.decoder import DOCUMENT_BYTES_MAX, EVENT_BYTES_MAX
+from tenantguard.rules.sse import EVENT_BYTES_MAX
+from tenantguard.rules.usage import make_decoder
+from tenantguard.rules.usage.decoder import DOCUMENT_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -408,7 +408,22 @@ def test_usage_of_a_document_above_the_limit_is_missing_but_its_end_is_seen() ->
         ),
         ({**COUNTS, "prompt_tokens_details": None}, Usage(12, 5, requests=1)),
         ({**COUNTS, "prompt_tokens_details": {"cached_tokens": None}}, Usage(12, 5, requests=1)),
-        ({**COUNTS, "completion_tokens_details": {"reasoning_tokens": 4}}, Usage(12, 5, requests=1)),
+        (
+            {**COUNTS, "completion_tokens_details": {"reasoning_tokens": 4}},
+            Usage(12, 5, requests=1, reasoning_tokens=4),
+        ),
+        ({**COUNTS, "completion_tokens_details": {"reasoning_tokens": 6}}, None),
+        ({**COUNTS, "completion_tokens_details": {"reasoning_tokens": -1}}, None),
+        (
+            {**COUNTS, "prompt_tokens_details": {"audio_tokens": 10, "cached_tokens": 1}},
+            Usage(1, 5, 1, requests=1, audio_input_tokens=10),
+        ),
+        (
+            {**COUNTS, "completion_tokens_details": {"audio_tokens": 3, "image_tokens": 1}},
+            Usage(12, 1, requests=1, audio_output_tokens=3, image_output_tokens=1),
+        ),
+        ({**COUNTS, "completion_tokens_details": {"audio_tokens": 6}}, None),
+        ({**COUNTS, "prompt_tokens_details": {"audio_tokens": 13}}, None),
         ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 13}}, None),
         ({**COUNTS, "prompt_tokens_details": {"cached_tokens": 10, "cache_write_tokens": 3}}, None),
         ({**COUNTS, "prompt_tokens_details": {"cached_tokens": -1}}, None),
@@ -420,7 +435,9 @@ def test_usage_of_a_document_above_the_limit_is_missing_but_its_end_is_seen() ->
         ({**COUNTS, "prompt_tokens": -1}, None),
         ({**COUNTS, "completion_tokens": -1}, None),
         ({**COUNTS, "completion_tokens": True}, None),
-        ({**COUNTS, "completion_tokens": 5.0}, None),
+        ({**COUNTS, "prompt_tokens": 12.0, "completion_tokens": 5.0}, Usage(12, 5, requests=1)),
+        ({**COUNTS, "completion_tokens": 5.5}, None),
+        ({**COUNTS, "completion_tokens": -5.0}, None),
         ({**COUNTS, "completion_tokens": float("nan")}, None),
         ({**COUNTS, "completion_tokens": "5"}, None),
         ({**COUNTS, "completion_tokens": 2**53 + 1}, None),
@@ -448,16 +465,115 @@ def test_the_model_is_named_by_the_first_event_that_names_one() -> None:
     assert (decoder.model, decoder.response_id) == ("gpt-5-mini", ID)
 
 
-# the registry
+# servers that differ
 
 
-def test_there_is_a_decoder_for_every_request_that_can_be_read() -> None:
-    assert set(DECODERS) == set(requests._SHAPES)
+def test_counts_in_groqs_own_member_are_read() -> None:
+    last = event(
+        choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], x_groq={"id": "req_1", "usage": COUNTS}
+    )
+    assert stream([PLAIN[1], last, DONE])[1].usage == Usage(12, 5, requests=1)
+    assert stream([PLAIN[1], last])[1].usage is None
+    _, decoder = stream([PLAIN[1], event(choices=[], x_groq={"error": "over_capacity"}), DONE])
+    assert decoder.failed
 
 
-def test_an_unknown_decoder_is_the_operators_fault() -> None:
-    with pytest.raises(ConfigurationError, match="openai-chat"):
-        make_decoder("gemini", content_type=None)
+@pytest.mark.parametrize(
+    ("counts", "usage"),
+    [
+        ({"prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 4}, Usage(4, 5, 8, requests=1)),
+        ({"prompt_cache_hit_tokens": 0, "prompt_cache_miss_tokens": 12}, Usage(12, 5, requests=1)),
+        ({"prompt_cache_hit_tokens": 8}, Usage(4, 5, 8, requests=1)),
+        (
+            {
+                "prompt_cache_hit_tokens": 8,
+                "prompt_cache_miss_tokens": 4,
+                "prompt_tokens_details": {"cached_tokens": 8},
+            },
+            Usage(4, 5, 8, requests=1),
+        ),
+        ({"prompt_cache_hit_tokens": 8, "prompt_tokens_details": {"cached_tokens": 7}}, None),
+        ({"prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 5}, None),
+        ({"prompt_cache_hit_tokens": 13, "prompt_cache_miss_tokens": 0}, None),
+        ({"prompt_cache_hit_tokens": -1, "prompt_cache_miss_tokens": 13}, None),
+    ],
+)
+def test_deepseeks_hits_and_misses_are_the_prompt(counts: dict[str, Any], usage: Usage | None) -> None:
+    assert document(completion(usage={**COUNTS, **counts})).usage == usage
+
+
+def test_reasoning_that_the_total_counts_besides_the_completion_is_output() -> None:
+    """xAI: 32 + 9 + 94 = 135. OpenAI: 32 + 103 = 135, of which 94 are reasoning."""
+    details = {"completion_tokens_details": {"reasoning_tokens": 94}}
+    beside = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135, **details}
+    inside = {"prompt_tokens": 32, "completion_tokens": 103, "total_tokens": 135, **details}
+    for counts in (beside, inside):
+        assert document(completion(usage=counts)).usage == Usage(32, 103, requests=1, reasoning_tokens=94)
+    assert document(completion(usage={**beside, "total_tokens": 41})).usage is None
+
+
+@pytest.mark.parametrize(
+    ("said", "nanos"),
+    [
+        ({"cost": 0.95}, 950_000_000),
+        ({"cost": 0}, 0),
+        ({"cost": 1.5e-7}, 150),
+        ({"cost": 0.0000000005}, 0),
+        ({"cost": 0.0000000015}, 2),
+        ({"cost": 0.1, "cost_details": {"upstream_inference_cost": 0.2}}, 100_000_000),
+        ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.2}}, 300_000_000),
+        ({"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.0360795}}, 36_079_500),
+        ({"cost": 0, "is_byok": True}, None),
+        ({"cost": 0, "is_byok": True, "cost_details": 7}, None),
+        ({"cost": -0.1}, None),
+        ({"cost": float("nan")}, None),
+        ({"cost": float("inf")}, None),
+        ({"cost": 1e300}, None),
+        ({"cost": 9_223_372_036.5, "is_byok": True, "cost_details": {"upstream_inference_cost": 1}}, None),
+        ({"cost": "0.1"}, None),
+        ({"cost": True}, None),
+        ({"cost": {"total_cost": 0.1}}, None),
+        ({}, None),
+    ],
+)
+def test_a_cost_that_the_provider_reports_is_kept_to_the_billionth(said: dict[str, Any], nanos: int | None) -> None:
+    """A cost that is none leaves the counts as they are."""
+    cost = None if nanos is None else Amount(nanos, "USD")
+    usage = Usage(12, 5, requests=1, reported_cost=cost)
+    assert document(completion(usage={**COUNTS, **said})).usage == usage
+    assert stream([event(choices=[], usage={**COUNTS, **said}), DONE])[1].usage == usage
+
+
+@pytest.mark.parametrize(
+    ("tier", "kept"),
+    [("flex", "flex"), ("default", "default"), (None, None), (7, None), ("", None), ("a b", None), ("x" * 33, None)],
+)
+def test_the_service_tier_is_the_responses_own(tier: object, kept: str | None) -> None:
+    assert document(completion(service_tier=tier)).usage == Usage(12, 5, requests=1, service_tier=kept)
+
+
+def test_running_totals_are_the_usage_so_far_until_the_end_is_seen() -> None:
+    parts = [delta(usage={**COUNTS, "completion_tokens": count}, content="x") for count in (1, 2, 3)]
+    _, cut_off = stream(parts)
+    assert (cut_off.usage, cut_off.usage_so_far) == (None, Usage(12, 3, requests=1))
+    _, whole = stream([*parts, DONE])
+    assert (whole.usage, whole.usage_so_far) == (Usage(12, 3, requests=1), None)
+    _, spoiled = stream([*parts, delta(usage={"prompt_tokens": -1}), DONE])
+    assert spoiled.usage is None
+    _, later = stream([USAGE_EVENT, parts[0], DONE])
+    assert later.usage == Usage(12, 1, requests=1)
+
+
+def test_running_totals_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+
+    def loads(data: bytes) -> Any:
+        parsed.append(data)
+        return json.JSONDecoder().decode(data.decode())
+
+    monkeypatch.setattr("tenantguard.rules.usage.decoder.json.loads", loads)
+    stream([delta(usage=COUNTS, content="x")] * 1000 + [DONE])
+    assert len(parsed) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Processes share a ledger file, crash at any moment, are silent for a while and come back; money is conserved.
 
 Two processes apply batches to one SQLite file. A crash is a connection that fails at COMMIT, before or after the
-commit happened; a lost process comes back as a new one. After every step the file must be clean and say what an
-independent model says, which keeps a list of holds and adds up sums where the ledger keeps running ones.
+commit happened; a lost process comes back as a new one. After every step the file must be clean and say what the pure
+rule says that was given the same commands, and whose processes have the same leases.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,38 +19,34 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tenantguard.adapters.ledger.backend import LEASE_S, decide
+from tenantguard.adapters.ledger.encoding import alert_of
 from tenantguard.adapters.ledger.schema import LedgerFile
-from tenantguard.adapters.ledger.sqlite import LEASE_S, SQLiteBackend, SQLiteLedger
+from tenantguard.adapters.ledger.sqlite import SQLiteLedger
+from tenantguard.adapters.ledger.sqlite_backend import SQLiteBackend
 from tenantguard.adapters.ledger.writer import BEAT_S
 from tenantguard.adapters.system import TimeOrderedIds
 from tenantguard.errors import LayerError, PortError
-from tenantguard.flow.ports import (
-    Barred,
-    Exhausted,
-    Held,
-    HoldState,
-    Leg,
-    OnOrphan,
-    PlaceHold,
-    Resolved,
-    ResolveHold,
-    System,
-)
-from tenantguard.model.sections import Period
+from tenantguard.flow.ports import Correct, Grant, PlaceHold, Refund, ResolveHold, System
+from tenantguard.model.ledger import PLAIN, CarryOver, Claim, Counted, HoldState, Leg, OnOrphan, Terms, Threshold
+from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
-from tenantguard.rules.windows import window
+from tenantguard.rules.ledger import Books
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tenantguard.flow.ports import LedgerCommand
+
 LIMIT = 100
 ACME = TenantId("acme")
 SECOND = 10**9
+START = 1_750_000_000 * SECOND
 
 
 class Clock:
     def __init__(self) -> None:
-        self.now_ns = 1_750_000_000 * SECOND
+        self.now_ns = START
 
     def monotonic_ns(self) -> int:
         return self.now_ns
@@ -87,105 +83,68 @@ class ShakyFile(LedgerFile):
 
 
 @dataclass
-class Kept:
-    """A hold as the model knows it."""
-
-    legs: list[tuple[Any, int]]
-    on_orphan: OnOrphan
-    owner: int
-    state: HoldState = HoldState.PENDING
-    charged: tuple[int, ...] = ()
-
-
-@dataclass
 class Model:
-    """What must be true, computed the slow and obvious way."""
+    """The pure rule in memory, with the leases of processes. ``test_books_machine.py`` is about the rule itself."""
 
-    holds: dict[bytes, Kept] = field(default_factory=dict)
-    limits: dict[Any, int] = field(default_factory=dict)
-    outside: set[str] = field(default_factory=set)
+    books: Books = field(default_factory=Books)
+    owners: dict[bytes, int] = field(default_factory=dict)
     leases: dict[int, int] = field(default_factory=dict)
     due: dict[int, int] = field(default_factory=dict)
 
-    def spent(self, account: Any) -> int:
-        return sum(
-            amount
-            for kept in self.holds.values()
-            for (other, _), amount in zip(kept.legs, kept.charged or (0,) * len(kept.legs), strict=True)
-            if other == account
-        )
-
-    def held(self, account: Any) -> int:
-        return sum(
-            amount
-            for kept in self.holds.values()
-            if kept.state in {HoldState.PENDING, HoldState.REVIEW}
-            for other, amount in kept.legs
-            if other == account
-        )
-
-    def left(self, account: Any, limit: int) -> int:
-        return max(limit - self.spent(account) - self.held(account), 0)
+    def pending(self, owner: int | None = None) -> list[bytes]:
+        return [
+            hold.id
+            for hold in self.books.holds.values()
+            if hold.state is HoldState.PENDING and owner in {None, self.owners[hold.id]}
+        ]
 
     def beat(self, owner: int, now: int) -> None:
         if now < self.due.get(owner, 0):
             return
         self.leases[owner] = now + int(LEASE_S * SECOND)
         self.due[owner] = now + int(BEAT_S * SECOND)
-        for kept in self.holds.values():
-            if kept.state is HoldState.PENDING and self.leases.get(kept.owner, -1) < now:
-                if kept.on_orphan is OnOrphan.VOID:
-                    kept.state = HoldState.EXPIRED
-                elif kept.on_orphan is OnOrphan.REVIEW:
-                    kept.state = HoldState.REVIEW
-                else:
-                    kept.state, kept.charged = HoldState.SETTLED, tuple(amount for _, amount in kept.legs)
+        for hold in self.pending():
+            if self.leases.get(self.owners[hold], -1) < now:
+                self.books.lose(hold, now)
         self.leases = {owner: until for owner, until in self.leases.items() if until >= now}
 
-    def decide(self, command: PlaceHold | ResolveHold, owner: int, now: int) -> Any:
-        kept = self.holds.get(command.id)
-        if isinstance(command, ResolveHold):
-            if kept is None:
-                self.holds[command.id] = Kept([], OnOrphan.VOID, -1, HoldState.VOIDED)
-                return Resolved(HoldState.VOIDED, ())
-            if not self.resolve(kept, command):
-                return LayerError
-            return Resolved(kept.state, kept.charged or (0,) * len(kept.legs))
-        if kept is not None:
-            return Barred() if kept.owner == -1 else Held(tuple(amount for _, amount in kept.legs))
-        legs: list[tuple[Any, int]] = []
-        for index, leg in enumerate(command.legs):
-            assert leg.limit is not None
-            start, end = window(leg.period, now)
-            account = (leg.budget, start)
-            left = max(self.left(account, leg.limit) - sum(amount for other, amount in legs if other == account), 0)
-            if left < leg.least:
-                return Exhausted(index, leg.least, left, self.spent(account), self.held(account), end)
-            legs.append((account, min(leg.most, left)))
-        for (account, _), leg in zip(legs, command.legs, strict=True):
-            assert leg.limit is not None
-            self.limits[account] = leg.limit
-        self.holds[command.id] = Kept(legs, command.on_orphan, owner)
-        return Held(tuple(amount for _, amount in legs))
+    def decide(self, command: LedgerCommand, owner: int, now: int) -> Any:
+        if isinstance(command, PlaceHold):
+            self.owners.setdefault(command.id, owner)
+        return decide(self.books, command, now)
 
-    def resolve(self, kept: Kept, command: ResolveHold) -> bool:
-        """False where the amounts are not for the legs of this hold."""
-        if kept.state in {HoldState.SETTLED, HoldState.VOIDED}:
-            return True
-        if command.amounts is not None and len(command.amounts) != len(kept.legs):
-            return False
-        if command.amounts is None or command.external_id in self.outside:
-            kept.state = HoldState.VOIDED
-            return True
-        late, kept.state = kept.state is HoldState.EXPIRED, HoldState.SETTLED
-        for (account, held), asked in zip(kept.legs, command.amounts, strict=True):
-            fits = min(asked, held)
-            if late:
-                fits = min(fits, self.left(account, self.limits[account]))
-            kept.charged += (fits,)
-        if any(command.amounts) and command.external_id is not None:
-            self.outside.add(command.external_id)
-        return True
+
+LINES = (
+    (("a",), Period.LIFETIME, PLAIN),
+    (("b",), Period.MINUTE, PLAIN),
+    (("c",), Period.MINUTE, Terms(carry=CarryOver.UNUSED, cap=150, thresholds=(Threshold(50),))),
+    (("d",), Period.MINUTE, Terms(strict=False, carry=CarryOver.DEBT, thresholds=(Threshold(100),))),
+    (("e",), Period.parse("rolling 2 minutes / 4 buckets"), Terms(thresholds=(Threshold(80, Counted.COMMITTED),))),
+)
+some = st.integers(0, 60)
+holds = st.integers(0, 9).map(lambda number: bytes([number]) * 16)
+ops = st.integers(100, 110).map(lambda number: bytes([number]) * 16)
+legs = st.builds(
+    lambda line, limit, least, more: Leg(line[0], line[1], "USD", limit, least + more, least, line[2]),
+    st.sampled_from(LINES), st.sampled_from([LIMIT, LIMIT, 60]), st.sampled_from([0, 0, 30, 60]), some,
+)  # fmt: skip
+places = st.builds(
+    PlaceHold, holds, st.just(ACME), st.lists(legs, min_size=1, max_size=3).map(tuple), st.sampled_from(OnOrphan),
+    st.one_of(st.none(), st.builds(Claim, st.just("key"), st.sampled_from([b"one", b"other"]))),
+)  # fmt: skip
+resolves = st.builds(
+    ResolveHold, holds, st.one_of(st.none(), st.tuples(*[st.integers(0, 70)] * 3)), st.just("why"), st.just({}),
+    st.just("provider"), st.one_of(st.none(), st.none(), st.sampled_from(["resp-1", "resp-2"])),
+    st.sampled_from([False, False, False, True]), st.one_of(st.none(), st.just(("key", b"sealed"))),
+)  # fmt: skip
+bookings = st.one_of(
+    st.builds(Refund, ops, holds, st.one_of(st.none(), st.tuples(*[st.integers(0, 30)] * 3)), st.just("why")),
+    st.builds(
+        lambda op, leg, expires: Grant(op, ACME, leg, expires, "why"),
+        ops, legs, st.sampled_from([None, None, START + 30 * SECOND, START + 300 * SECOND]),
+    ),
+    st.builds(lambda op, leg, amount: Correct(op, ACME, leg, amount, "why"), ops, legs, st.integers(-60, 60)),
+)  # fmt: skip
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -210,85 +169,50 @@ class LedgerMachine(RuleBasedStateMachine):
                 backend.close()
             shutil.rmtree(self.folder)
 
-    def expect(self, process: int, commands: Sequence[PlaceHold | ResolveHold]) -> list[Any]:
+    def expect(self, process: int, commands: Sequence[LedgerCommand]) -> list[Any]:
         owner = self.processes[process][2]
         self.model.beat(owner, self.clock.now_ns)
         return [self.model.decide(command, owner, self.clock.now_ns) for command in commands]
 
-    commands = st.lists(
-        st.one_of(
-            st.builds(
-                lambda number, least, more, budgets, limit, on_orphan: PlaceHold(
-                    bytes([number]) * 16,
-                    ACME,
-                    tuple(Leg((budget,), period, "USD", limit, least + more, least) for budget, period in budgets),
-                    on_orphan,
-                ),
-                st.integers(0, 9),
-                st.integers(0, 60),
-                st.integers(0, 60),
-                st.lists(
-                    st.sampled_from([("a", Period.LIFETIME), ("b", Period.LIFETIME), ("b", Period.MINUTE)]),
-                    min_size=1,
-                    max_size=3,
-                ),
-                st.sampled_from([LIMIT, LIMIT, 60]),
-                st.sampled_from(OnOrphan),
-            ),
-            st.builds(
-                lambda number, amounts, external_id: ResolveHold(
-                    bytes([number]) * 16, amounts, "why", {}, "provider", external_id
-                ),
-                st.integers(0, 9),
-                st.one_of(st.none(), st.tuples(*[st.integers(0, 70)] * 3)),
-                st.one_of(st.none(), st.sampled_from(["resp-1", "resp-2"])),
-            ),
-        ),
-        max_size=6,
-    )
+    commands = st.lists(st.one_of(places, places, resolves, resolves, bookings), max_size=6)
 
-    def fitted(self, commands: Sequence[PlaceHold | ResolveHold]) -> list[PlaceHold | ResolveHold]:
-        """``commands`` with as many amounts as the hold has legs, mostly: callers know."""
-        sizes = {hold_id: len(kept.legs) for hold_id, kept in self.model.holds.items()}
-        fitted: list[PlaceHold | ResolveHold] = []
+    def fitted(self, commands: Sequence[LedgerCommand]) -> list[LedgerCommand]:
+        """``commands`` with as many amounts as the hold has legs: callers know."""
+        sizes = {hold.id: len(hold.legs) for hold in self.model.books.holds.values()}
+        fitted: list[LedgerCommand] = []
         for command in commands:
             if isinstance(command, PlaceHold):
                 sizes.setdefault(command.id, len(command.legs))
-                fitted.append(command)
-            elif command.amounts is None:
-                fitted.append(command)
-            else:
-                amounts = command.amounts[: sizes.get(command.id, 1)]
-                fitted.append(
-                    ResolveHold(command.id, amounts, command.reason, {}, command.source, command.external_id)
-                )
+            elif isinstance(command, ResolveHold) and command.amounts is not None:
+                command = replace(command, amounts=command.amounts[: sizes.get(command.id, 1)])  # noqa: PLW2901
+            elif isinstance(command, Refund) and command.amounts is not None:
+                command = replace(command, amounts=command.amounts[: sizes.get(command.hold, 1)])  # noqa: PLW2901
+            fitted.append(command)
         return fitted
 
     @rule(process=st.integers(0, 1), commands=commands)
-    def apply(self, process: int, commands: Sequence[PlaceHold | ResolveHold]) -> None:
+    def apply(self, process: int, commands: Sequence[LedgerCommand]) -> None:
         commands = self.fitted(commands)
         self.compare(process, commands)
 
-    def compare(self, process: int, commands: Sequence[PlaceHold | ResolveHold]) -> None:
+    def compare(self, process: int, commands: Sequence[LedgerCommand]) -> None:
         answers = self.processes[process][0].apply(commands)
         for command, answer, expected in zip(commands, answers, self.expect(process, commands), strict=True):
-            assert answer == expected or (isinstance(answer, LayerError) and expected is LayerError), command
+            assert answer == expected or (isinstance(answer, LayerError) and isinstance(expected, LayerError)), (
+                command
+            )
 
     @rule(process=st.integers(0, 1), commands=commands, lost=st.booleans())
-    def crash_before_the_commit(
-        self, process: int, commands: Sequence[PlaceHold | ResolveHold], *, lost: bool
-    ) -> None:
+    def crash_before_the_commit(self, process: int, commands: Sequence[LedgerCommand], *, lost: bool) -> None:
         """Nothing happened; the caller asks again, perhaps in a new process."""
         self.crash(process, "before", self.fitted(commands), lost=lost)
 
     @rule(process=st.integers(0, 1), commands=commands, lost=st.booleans())
-    def crash_after_the_commit(
-        self, process: int, commands: Sequence[PlaceHold | ResolveHold], *, lost: bool
-    ) -> None:
+    def crash_after_the_commit(self, process: int, commands: Sequence[LedgerCommand], *, lost: bool) -> None:
         """All of it happened, and nobody heard; asking again must answer the same."""
         self.crash(process, "after", self.fitted(commands), lost=lost)
 
-    def crash(self, process: int, when: str, commands: Sequence[PlaceHold | ResolveHold], *, lost: bool) -> None:
+    def crash(self, process: int, when: str, commands: Sequence[LedgerCommand], *, lost: bool) -> None:
         backend, file, owner = self.processes[process]
         file.fails = when
         if not commands and self.clock.now_ns < self.model.due.get(owner, 0):
@@ -317,7 +241,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def close(self, process: int) -> None:
         """A process ends in order; its pending holds stay its own until the lease lapses."""
         backend, _, owner = self.processes[process]
-        pending = any(kept.owner == owner and kept.state is HoldState.PENDING for kept in self.model.holds.values())
+        pending = self.model.pending(owner)
         backend.close()
         self.model.due[owner] = 0
         if not pending:
@@ -335,16 +259,20 @@ class LedgerMachine(RuleBasedStateMachine):
     def money_is_conserved(self) -> None:
         if not hasattr(self, "path") or not self.path.exists():
             return
-        ledger = SQLiteLedger(self.path, self.system)
+        ledger, books = SQLiteLedger(self.path, self.system), self.model.books
         assert ledger.audit() == []
-        seen = set()
-        for balance in ledger.balances():
-            account = (balance.budget, balance.window_starts_ns)
-            seen.add(account)
-            assert (balance.spent, balance.held) == (self.model.spent(account), self.model.held(account))
-            assert balance.limit == self.model.limits[account]
-            assert balance.spent + balance.held <= LIMIT
-        assert seen == set(self.model.limits)
+        balances = {(each.budget, each.period, each.window_starts_ns): each for each in ledger.balances()}
+        assert set(balances) == {(budget, str(period), starts) for budget, period, _, starts in books.accounts}
+        for (budget, period, _, starts), account in books.accounts.items():
+            balance = balances[budget, str(period), starts]
+            assert (balance.spent, balance.held) == (account.spent, account.held)
+            assert (balance.limit, balance.carried) == (account.limit, account.carried)
+            assert balance.granted == account.granted(self.clock.now_ns)
+        entries = [(each.op, each.leg, each.kind, each.amount, each.absorbed) for each in ledger.entries(limit=1000)]
+        lines = [(line.op, line.leg, line.kind, line.amount, line.absorbed) for line in books.lines]
+        assert sorted(entries) == sorted(lines)
+        told = [alert_of(notice.payload) for notice in ledger.notices()]
+        assert sorted(told, key=repr) == sorted(books.alerts, key=repr)
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -8,7 +8,7 @@ Rules of this file
    and closed at exit.
 2. An operation that was queued stays queued until it is committed, whether anybody still waits or not. Where the
    database fails, who waits hears :class:`PortError` at once, and the operation is tried again.
-3. Takings are refused at ``queue_max``, endings only at twice that: what was taken must be able to end.
+3. All is refused at ``queue_max`` but endings, only at twice that: what was taken must be able to end.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantguard.adapters.ledger.promise import LedgerPromise, safely
 from tenantguard.adapters.processes import GATE, watch
 from tenantguard.errors import PortError
-from tenantguard.flow.ports import PlaceHold
+from tenantguard.flow.ports import ResolveHold
 
 if TYPE_CHECKING:
-    from tenantguard.adapters.ledger.backend import Backend, Command
+    from tenantguard.adapters.ledger.backend import Backend
     from tenantguard.adapters.ledger.promise import Bell
+    from tenantguard.flow.ports import LedgerCommand
 
 BATCH_MAX: Final = 512
 BEAT_S: Final = 5.0
@@ -49,18 +50,18 @@ class Writer:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._inbox: queue.SimpleQueue[tuple[Command, LedgerPromise] | None] = queue.SimpleQueue()
-        self._backlog: deque[tuple[Command, LedgerPromise]] = deque()
+        self._inbox: queue.SimpleQueue[tuple[LedgerCommand, LedgerPromise] | None] = queue.SimpleQueue()
+        self._backlog: deque[tuple[LedgerCommand, LedgerPromise]] = deque()
         self._thread: threading.Thread | None = None
         self._leaving = threading.Event()
         self._last_seen = False
         self._suspects = 0
         self._pause_s = _PAUSE_FIRST_S
 
-    def submit(self, command: Command) -> LedgerPromise:
+    def submit(self, command: LedgerCommand) -> LedgerPromise:
         """Queue ``command``; a full queue breaks the promise at once. Never blocks."""
         promise = LedgerPromise(self._deadline_s)
-        room = self._queue_max if isinstance(command, PlaceHold) else 2 * self._queue_max
+        room = 2 * self._queue_max if isinstance(command, ResolveHold) else self._queue_max
         with self._lock:
             if self._inbox.qsize() + len(self._backlog) < room:
                 self._inbox.put((command, promise))

@@ -22,8 +22,6 @@ import time
 import warnings
 from bisect import bisect_right, insort
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerResult
 
     from tenantguard.flow.ports import Detector
+
+    _Detect = Callable[[str, AbstractContextManager[None]], list[Match]]
 
 WINDOW_CHARS: Final = 20_000
 OVERLAP_CHARS: Final = 512
@@ -97,8 +97,7 @@ class PresidioDetector:
 
         ``processor_ns`` tells what the running thread has used of the processor.
         """
-        meter = _Meter(int(processor_s * 1e9), processor_ns)
-        return _Bounded(partial(self._detect, meter=meter))
+        return _Bounded(self._detect, int(processor_s * 1e9), processor_ns)
 
     def _detect(self, text: str, meter: AbstractContextManager[None]) -> list[Match]:
         failure = ""
@@ -129,18 +128,19 @@ class PresidioDetector:
         return f"PresidioDetector({len(self.entities)} entities, {self._language})"
 
 
-@dataclass(frozen=True, slots=True)
 class _Bounded:
-    detect: Callable[[str], list[Match]]
-
-
-class _Meter:
     """Adds up what the processor spends within it; entering it again once too much was spent is an error."""
 
-    def __init__(self, most_ns: int, processor_ns: Callable[[], int]) -> None:
+    __slots__ = ("_begun_ns", "_detect", "_left_ns", "_processor_ns")
+
+    def __init__(self, detect: _Detect, most_ns: int, processor_ns: Callable[[], int]) -> None:
+        self._detect = detect
         self._left_ns = most_ns
         self._processor_ns = processor_ns
         self._begun_ns = 0
+
+    def detect(self, text: str) -> list[Match]:
+        return self._detect(text, self)
 
     def __enter__(self) -> None:
         if self._left_ns <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
+from tenantguard.adapters.system import SystemClock
 from tenantguard.model.price import PriceBook, UnknownModel
 from tenantguard.rules.pricing import quote, shown_model
 
@@ -23,12 +24,20 @@ class PriceTable:
 
     ``sink`` hears every attempt to call a model without a price, under every policy and before the decision, which
     is then taken by the book that was in force before: a sink that installs the missing price helps the next call.
-    It is called without a lock held, and what it raises is logged and goes no further.
+    It is called without a lock held, and what it raises is logged and goes no further. ``now_ns`` tells the time by
+    which published prices are chosen, in nanoseconds since 1970.
     """
 
-    def __init__(self, book: PriceBook | None = None, *, sink: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        book: PriceBook | None = None,
+        *,
+        sink: Callable[[str], None] | None = None,
+        now_ns: Callable[[], int] = SystemClock.wall_ns,
+    ) -> None:
         self._book = book if book is not None else PriceBook()
         self._sink = sink
+        self._now_ns = now_ns
         self._lock = threading.Lock()
         self._warned: set[str] = set()
 
@@ -46,11 +55,14 @@ class PriceTable:
         with self._lock:
             self._book = self._book.with_model(model, price)
 
-    def quote(self, model: str) -> Quote | None:
-        """The price of a call to ``model``, or None where it is unknown and must be refused."""
+    def quote(self, model: str, *, provider: str | None = None) -> Quote | None:
+        """The price of a call to ``model`` now, or None where it is unknown and must be refused.
+
+        ``provider`` is whose published price counts, where the call is known to go there.
+        """
         book = self._book
-        answer = quote(book, model)
-        if answer is None or answer.matched_by != "model":
+        answer = quote(book, model, provider=provider, now_ns=self._now_ns())
+        if answer is None or answer.matched_by in {"default", "unpriced"}:
             self._tell(model)
             if book.unknown is UnknownModel.WARN:
                 self._warn(shown_model(model))

@@ -19,23 +19,30 @@ JSON_BYTES_MAX: Final = 16 * 1024 * 1024
 class JsonBody:
     """A JSON body of at most ``limit`` bytes, held back until it has ended; an empty one stays empty."""
 
+    __slots__ = ("_data", "_limit", "_rule", "_shape")
+
     def __init__(self, rule: TextRule, shape: Shape, limit: int = JSON_BYTES_MAX) -> None:
         self._rule = rule
         self._shape = shape
         self._limit = limit
-        self._data = bytearray()
+        self._data: bytes | bytearray = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Keep the next bytes."""
-        if len(self._data) + len(chunk) > self._limit:
+        data = self._data
+        if len(data) + len(chunk) > self._limit:
             raise MalformedTextError(f"the JSON body has more than {self._limit} bytes")
-        self._data += chunk
+        if not data:
+            self._data = chunk  # most bodies come in one piece
+        elif isinstance(data, bytearray):
+            data += chunk
+        else:
+            self._data = bytearray(data) + chunk
         return b""
 
     def finish(self) -> bytes:
         """The body has ended; return it redacted."""
-        data = bytes(self._data)
-        self._data.clear()
+        data, self._data = bytes(self._data), b""
         return rewrite_json(data, self._rule, self._shape) if data else data
 
 

@@ -15,19 +15,22 @@ is split over two events is not found.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from tenantguard.rules.redaction.hold import TextStream, join
 from tenantguard.rules.redaction.json_stream import JsonTextStream
 from tenantguard.rules.redaction.json_text import (
     ANY_JSON,
+    LITERAL,
     LLM_JSON,
     Kind,
     decode,
     decode_utf8,
     edit_literal,
+    edited_literal,
     escape,
     json_edits,
     places,
@@ -66,6 +69,9 @@ _ANTHROPIC_FIRST_TEXTS: Final[dict[Path, tuple[str, str]]] = {
     ("content_block", "text"): ("text_delta", "text"),
     ("content_block", "thinking"): ("thinking_delta", "thinking"),
 }
+_READ_FIELDS: Final = frozenset({"type", "index"})
+_FORMS_MAX: Final = 16
+_FORM_CHARS_MAX: Final = 2048  # finding literals in what is no JSON may cost the square of this
 _OPENAI_HEAD: Final = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
 
@@ -81,6 +87,7 @@ class EventStream:
         self._protocol = protocol
         self._framer = SSEFramer()
         self._channels: dict[Key, _Channel] = {}
+        self._forms: dict[tuple[str, ...], _Form] = {}
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return what may leave."""
@@ -107,6 +114,11 @@ class EventStream:
         if event.data.strip() == _DONE:
             return self._close(self._channels) + event.raw
         text = decode_utf8(event.data)
+        if self._forms and len(text) <= _FORM_CHARS_MAX:
+            parts = LITERAL.split(text)
+            form = self._forms.get(tuple(parts[::2]))
+            if form is not None and form.fixed(parts) == form.values:
+                return self._formed(form, parts, event)
         before = b""
         try:
             found = list(places(text))
@@ -117,12 +129,35 @@ class EventStream:
         else:
             view = _view(found, text)
             if view is not None:
+                parts = LITERAL.split(text)
+                form = _form(view, found, parts)
+                if form is not None:
+                    if len(text) <= _FORM_CHARS_MAX and len(self._forms) < _FORMS_MAX:
+                        self._forms[tuple(parts[::2])] = form
+                    return self._formed(form, parts, event)
                 before, edits = self._deltas(view, found, text)
             else:
                 edits = json_edits(found, text, self._rule, LLM_JSON if self._protocol else ANY_JSON)
                 if any(place.path == ("error",) for place in found):
                     before = self._close(self._channels)
         return before + (event.with_data(apply(text, edits).encode()) if edits else event.raw)
+
+    def _formed(self, form: _Form, parts: list[str], event: SSEEvent) -> bytes:
+        """What leaves for an event of this form."""
+        changed = False
+        for at, path, key in form.texts:
+            literal = parts[at]
+            value = decode(literal)
+            if key is not None:
+                new = self._say(form.view, key, value)
+                if new != value:
+                    parts[at] = f'"{escape(new)}"'
+                    changed = True
+            elif edits := string_edits(value, path, self._rule, LLM_JSON):
+                parts[at] = edited_literal(literal, edits)
+                changed = True
+        before = self._close([key for key in self._channels if form.view.ends(key)])
+        return before + (event.with_data("".join(parts).encode()) if changed else event.raw)
 
     def _lines(self, raw: bytes) -> bytes:
         """``raw`` with what is no data in it redacted, line by line."""
@@ -136,7 +171,7 @@ class EventStream:
         return b"".join(lines)
 
     def _deltas(self, view: _View, found: Iterable[Place], text: str) -> tuple[bytes, list[Edit]]:
-        """What leaves before an event of known shape, and the changes in it."""
+        """What leaves before an event of known shape in which something is said twice, and the changes in it."""
         edits: list[Edit] = []
         copies: list[Place] = []
         changed: set[Path] = set()
@@ -191,6 +226,41 @@ class _Channel:
 
     def finish(self) -> str:
         return self._json.finish() if self._json is not None else join(self._text.finish())
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How all events are read that differ only in some of their strings: most of a stream's, in a fifth of the time.
+
+    They have the same marks, numbers and literals between their strings, and the same ``values`` of those that
+    ``fixed`` picks: keys, and what a view reads. So they are JSON too, with the same paths. ``texts`` are the strings
+    to be redacted: which part, its path, its channel.
+    """
+
+    view: _View
+    fixed: Callable[[list[str]], object]
+    values: object
+    texts: list[tuple[int, Path, Key | None]]
+
+
+def _form(view: _View, found: Iterable[Place], parts: list[str]) -> _Form | None:
+    """The form of an event; None where something is said twice in it, or an index is no plain value."""
+    fixed: list[int] = []
+    texts: list[tuple[int, Path, Key | None]] = []
+    at = -1
+    for place in found:
+        kind, _, _, path = place
+        if kind is Kind.CONTAINER and path and (path[-1] == "index" or path[-1] in LLM_JSON.copy_keys):
+            return None
+        if kind is Kind.KEY or kind is Kind.STRING:
+            at += 2
+            stays = kind is Kind.KEY or path[-1] in _READ_FIELDS or (len(path) == 1 and path[0] in _OPENAI_HEAD)
+            if stays:
+                fixed.append(at)
+            if kind is Kind.STRING and not (stays and LLM_JSON.leaves(path, decode(parts[at]))):
+                texts.append((at, path, view.channel(path)))
+    pick = itemgetter(*fixed)
+    return _Form(view, pick, pick(parts), texts)
 
 
 class _View(Protocol):

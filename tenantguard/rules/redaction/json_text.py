@@ -27,7 +27,8 @@ DEPTH_MAX: Final = 1000
 """Containers in one another. Python's own reader gives up about there."""
 
 _PATH_STEPS: Final = 8
-_SPACE: Final = r"[ \t\n\r]*"
+_SPACES: Final = " \t\n\r"
+_SPACE: Final = rf"[{_SPACES}]*"
 _ESCAPE: Final = r"\\(?:[\"\\/bfnrt]|u[0-9a-fA-F]{4})"
 _STRING: Final = rf'"[^"\\\x00-\x1f]*+(?:{_ESCAPE}[^"\\\x00-\x1f]*+)*+"'
 _SCALAR: Final = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null|NaN|-?Infinity"
@@ -39,8 +40,13 @@ _END: Final = re.compile(rf"{_SPACE}\Z")
 _RAW: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.",
 )
+_SMALL_CHARS: Final = 65_536
+_READER: Final = json.JSONDecoder()
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/+=-]*")
+LITERAL: Final = re.compile(f"({_STRING})")
+"""A string literal: what it splits a JSON text into is, in turn, what is no string and what is one."""
+
 SCALAR: Final = re.compile(_SCALAR)
 """A whole JSON number or literal."""
 
@@ -158,8 +164,45 @@ def rewrite_json(data: bytes, rule: TextRule, shape: Shape = ANY_JSON) -> bytes:
     Raises :class:`MalformedTextError` if it is no JSON in UTF-8.
     """
     text = decode_utf8(data)
-    edits = json_edits(places(text), text, rule, shape)
-    return apply(text, edits).encode() if edits else data
+    rewritten = _rewrite_small(text, rule, shape)
+    if rewritten is None:
+        rewritten = apply(text, json_edits(places(text), text, rule, shape))
+    return data if rewritten == text else rewritten.encode()
+
+
+def _rewrite_small(text: str, rule: TextRule, shape: Shape) -> str | None:
+    """What :func:`rewrite_json` makes of a small text, in a third of the time.
+
+    None, with nothing asked of ``rule`` yet, where only :func:`places` can tell: the text is large, nests deeply, is
+    no JSON, or holds a copy. Python's reader, in C, takes what :func:`places` takes, but builds the values, 30 times
+    as large as a small text can be. In what it took, no quote stands outside of a literal.
+    """
+    if len(text) > _SMALL_CHARS or text.count("[") + text.count("{") > DEPTH_MAX:
+        return None
+    try:
+        end = _READER.raw_decode(text)[1]
+    except (ValueError, RecursionError):
+        return None
+    if end < len(text) and _END.match(text, end) is None:
+        return None
+    parts = LITERAL.split(text)
+    texts: list[tuple[int, Path]] = []
+    path: Path = ()
+    for at in range(1, len(parts), 2):
+        after = parts[at + 1].lstrip(_SPACES)
+        if after[:1] != ":":
+            texts.append((at, path))
+            path = ()
+            continue
+        key = decode(parts[at])
+        value = after[1:].lstrip(_SPACES)
+        if value[:1] in {"{", "["} and key in shape.copy_keys:
+            return None
+        path = () if value else (key,)
+    for at, path in texts:
+        if edits := string_edits(decode(parts[at]), path, rule, shape):
+            parts[at] = edited_literal(parts[at], edits)
+    return "".join(parts)
 
 
 def json_edits(
@@ -204,16 +247,20 @@ def string_edits(value: str, path: Path, rule: TextRule, shape: Shape) -> list[E
 
 
 def edit_literal(text: str, place: Place, edits: Sequence[Edit]) -> Edit | None:
-    """The change of a literal that changes its decoded value by ``edits``; what they leave stays as written."""
+    """The change of a literal that changes its decoded value by ``edits``; None if there are none."""
     if not edits:
         return None
-    literal = text[place.start : place.end]
+    return Edit(place.start, place.end, edited_literal(text[place.start : place.end], edits))
+
+
+def edited_literal(literal: str, edits: Sequence[Edit]) -> str:
+    """``literal`` with its decoded value changed by ``edits``; what they leave stays as written."""
     offsets = [offset for edit in edits for offset in (edit.start, edit.end)]
     offsets = raw_offsets(literal[1:-1], offsets) if "\\" in literal else offsets
     raw = [
         Edit(offsets[2 * index] + 1, offsets[2 * index + 1] + 1, escape(edit.new)) for index, edit in enumerate(edits)
     ]
-    return Edit(place.start, place.end, apply(literal, raw))
+    return apply(literal, raw)
 
 
 def raw_offsets(raw: str, offsets: Sequence[int]) -> list[int]:

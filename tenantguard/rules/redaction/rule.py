@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
@@ -25,7 +24,7 @@ _DATA_URL: Final = re.compile(
     r"data:(?:(?:image|audio|video|font)/[\w.+-]+|application/(?:pdf|octet-stream))(?:;[\w.=+-]+)*;base64," + _BASE64,
     re.ASCII | re.IGNORECASE,
 )
-_BLOB: Final = re.compile(r"(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])" + _BASE64)
+_BLOB: Final = re.compile(r"(?=[^a-z ]*+[a-z])(?=[^A-Z ]*+[A-Z])(?=[^0-9 ]*+[0-9])" + _BASE64)
 
 
 class MalformedTextError(BadRequestError):
@@ -43,7 +42,7 @@ class Edit(NamedTuple):
 class TextRule(Protocol):
     """Finds what to replace in a text, and says by what. ``replaced`` counts by entity, never values."""
 
-    replaced: Counter[str]
+    replaced: dict[str, int]
 
     def find(self, text: str) -> list[Match]:
         """What to replace, by start, not overlapping."""
@@ -61,8 +60,10 @@ class RequestMask:
     own text again and nobody can ask for a value by writing its placeholder.
     """
 
+    __slots__ = ("_detect", "_escape", "_vault", "replaced")
+
     def __init__(self, detect: Detect, vault: Vault, *, escape: bool) -> None:
-        self.replaced: Counter[str] = Counter()
+        self.replaced: dict[str, int] = {}
         self._detect = detect
         self._vault = vault
         self._escape = escape
@@ -77,7 +78,7 @@ class RequestMask:
 
     def replace(self, entity: str, value: str) -> str:
         """The value's placeholder, which can be restored."""
-        self.replaced[entity] += 1
+        self.replaced[entity] = self.replaced.get(entity, 0) + 1
         return self._vault.mint(entity, value)
 
 
@@ -88,8 +89,10 @@ class ResponseScrub:
     looked at again. Any other placeholder is text like any other.
     """
 
+    __slots__ = ("_detect", "_restore", "_vault", "replaced")
+
     def __init__(self, detect: Detect, vault: Vault, *, restore: bool) -> None:
-        self.replaced: Counter[str] = Counter()
+        self.replaced: dict[str, int] = {}
         self._detect = detect
         self._vault = vault
         self._restore = restore
@@ -113,7 +116,7 @@ class ResponseScrub:
         if minted is not None:
             return minted
         if entity != _MINTED:
-            self.replaced[entity] += 1
+            self.replaced[entity] = self.replaced.get(entity, 0) + 1
         return token
 
 
@@ -123,9 +126,9 @@ def text_edits(rule: TextRule, text: str) -> list[Edit]:
     Base64 that is a picture, a sound or another blob (a ``data:`` URL of such a type, or at least 256 characters of
     nothing else) is left alone, as a binary body is: what patterns find in it is noise, and replacing destroys it.
     """
-    if is_opaque(text):
+    if not text or is_opaque(text):
         return []
-    edits = []
+    edits: list[Edit] = []
     for match in rule.find(text):
         value = text[match.start : match.end]
         new = rule.replace(match.entity, value)

@@ -6,33 +6,73 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.errors import ConfigurationError
-from tenantguard.rules.usage import anthropic_messages, openai_chat, openai_embeddings
+from tenantguard.rules.usage import (
+    anthropic_messages,
+    bedrock_converse,
+    gemini_generate,
+    ollama,
+    openai_audio,
+    openai_chat,
+    openai_embeddings,
+    openai_images,
+    openai_responses,
+)
 from tenantguard.rules.usage.decoder import UsageDecoder
+from tenantguard.rules.usage.generic import CallableDecoder, UnitSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["DECODERS", "UsageDecoder", "make_decoder"]
+    from tenantguard.rules.usage.decoder import Decoding
 
-DECODERS: Final[Mapping[str, Callable[[bool, bool], UsageDecoder]]] = MappingProxyType(
+__all__ = ["DECODERS", "CallableDecoder", "UnitSource", "UsageDecoder", "make_decoder", "stream_types"]
+
+DECODERS: Final[Mapping[str, Decoding]] = MappingProxyType(
     {
-        "openai-chat": openai_chat.make,
-        "openai-embeddings": openai_embeddings.make,
-        "anthropic-messages": anthropic_messages.make,
+        "openai-chat": openai_chat.DECODING,
+        "openai-responses": openai_responses.DECODING,
+        "openai-embeddings": openai_embeddings.DECODING,
+        "openai-images": openai_images.DECODING,
+        "openai-audio": openai_audio.DECODING,
+        "anthropic-messages": anthropic_messages.DECODING,
+        "gemini-generate": gemini_generate.DECODING,
+        "bedrock-converse": bedrock_converse.DECODING,
+        "ollama": ollama.DECODING,
+        "ollama-embed": ollama.EMBED_DECODING,
+        "mistral-chat": openai_chat.DECODING,
     },
 )
-"""Decoders by the name that a route gives as ``usage``. Each is built by ``(stream, strip_usage)``."""
+"""How responses are decoded, by the name that a route gives as ``usage``."""
 
 
-def make_decoder(name: str, *, content_type: str | None, strip_usage: bool = False) -> UsageDecoder:
-    """A fresh decoder for one response: a stream if ``content_type`` is ``text/event-stream``, else one document.
+def make_decoder(
+    name: str,
+    *,
+    content_type: str | None,
+    strip_usage: bool = False,
+    streamed: bool = False,
+) -> UsageDecoder:
+    """A fresh decoder for one response: a stream if ``content_type`` is one of the protocol's, else one document.
 
-    ``strip_usage`` takes the usage event out of an OpenAI stream whose caller did not ask for it. An unknown name
-    raises :class:`ConfigurationError`.
+    ``streamed``: the request asked for a stream, which decides where the response names no type. ``strip_usage``
+    takes the usage event out of an OpenAI stream whose caller did not ask for it. An unknown name raises
+    :class:`ConfigurationError`.
     """
+    decoding = _decoding(name)
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    if not media_type and streamed:
+        media_type = next(iter(decoding.streams), "")
+    build = decoding.streams.get(media_type)
+    return build(strip_usage) if build is not None else decoding.document()
+
+
+def stream_types(name: str) -> frozenset[str]:
+    """The media types, in small letters, of the streams that the decoder of this name reads beside JSON documents."""
+    return frozenset(_decoding(name).streams)
+
+
+def _decoding(name: str) -> Decoding:
     try:
-        build = DECODERS[name]
+        return DECODERS[name]
     except KeyError:
         raise ConfigurationError(f"no usage decoder is called {name!r}: there are {', '.join(DECODERS)}") from None
-    media_type = (content_type or "").partition(";")[0].strip().lower()
-    return build(media_type == "text/event-stream", strip_usage)

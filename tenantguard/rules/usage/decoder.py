@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.rules.sse import BLANK_LINES, BYTE_ORDER_MARK, EVENT_BYTES_MAX, SSELines, read_field
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from tenantguard.model.usage import Usage
 
+JSON_LINES: Final = "application/x-ndjson"
 DOCUMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest document that is copied to be decoded; the usage of a longer one is missing."""
 _ONE_EVENT: Final = re.compile(rb"(?:event: (.*+)\n)?data: (.*+)\n\n")
@@ -26,8 +30,8 @@ class UsageDecoder:
     ``ended``: the protocol's own end was seen. ``broken``: the body ended without it. ``failed``: it reported an
     error; then the response is no success even if it ended. ``usage``: the counts of the whole response, None while
     and where they are missing or impossible. ``usage_so_far``: what a protocol announces before its last word
-    (Anthropic: the input, with an output count that is too low), None elsewhere. ``model`` and ``response_id`` are
-    the provider's.
+    (Anthropic: the input, with an output count that is too low; Gemini and vLLM: running totals), None elsewhere.
+    ``model`` and ``response_id`` are the provider's.
 
     ``output_bytes`` counts the UTF-8 bytes of generated text, reasoning and tool arguments in the stream events that
     went by; 0 for a document. A token is about four such bytes of English and never less than one (byte-level
@@ -36,15 +40,14 @@ class UsageDecoder:
     """
 
     __slots__ = (
+        "_text_bytes",
         "broken",
         "ended",
         "failed",
         "model",
-        "output_bytes",
         "response_id",
         "rewrites",
         "usage",
-        "usage_so_far",
     )
 
     def __init__(self, *, rewrites: bool = False) -> None:
@@ -53,10 +56,19 @@ class UsageDecoder:
         self.ended = False
         self.failed = False
         self.usage: Usage | None = None
-        self.usage_so_far: Usage | None = None
         self.model: str | None = None
         self.response_id: str | None = None
-        self.output_bytes = 0
+        self._text_bytes = 0
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What was announced before the protocol's last word; worked out when it is asked for."""
+        return None
+
+    @property
+    def output_bytes(self) -> int:
+        """The UTF-8 bytes of what was generated, in the events that went by."""
+        return self._text_bytes
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the next bytes and return what may leave."""
@@ -66,18 +78,30 @@ class UsageDecoder:
         """The body has ended: read and return what was held back."""
         raise NotImplementedError
 
-    def read_names(self, document: dict[str, Any]) -> None:
+    def read_names(self, document: Mapping[str, Any], *, model: str = "model", response_id: str = "id") -> None:
         """Take the model and the response's id from a part of the response, the first that says them.
 
         An id of less than 16 characters is none: Ollama's are three random digits, and an id that comes back names
         another response (github.com/ollama/ollama, pull request 15089).
         """
-        model = document.get("model")
-        if self.model is None and isinstance(model, str) and model:
-            self.model = model
-        response_id = document.get("id")
-        if self.response_id is None and isinstance(response_id, str):
-            self.response_id = response_id if _ID_CHARS_MIN <= len(response_id) <= _ID_CHARS_MAX else None
+        name = document.get(model)
+        if self.model is None and isinstance(name, str) and name:
+            self.model = name
+        given = document.get(response_id)
+        if self.response_id is None and isinstance(given, str):
+            self.response_id = given if _ID_CHARS_MIN <= len(given) <= _ID_CHARS_MAX else None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the responses of one protocol are decoded: its documents, and its streams by media type.
+
+    ``document`` builds a decoder of one JSON document; ``streams`` one of a stream, given whether the usage event is
+    to be taken out. The first of ``streams`` is the one that a protocol has where a response names no type.
+    """
+
+    document: Callable[[], UsageDecoder]
+    streams: Mapping[str, Callable[[bool], UsageDecoder]] = field(default_factory=dict)
 
 
 class DocumentDecoder(UsageDecoder):
@@ -96,6 +120,11 @@ class DocumentDecoder(UsageDecoder):
 
     def feed(self, chunk: bytes) -> bytes:
         """Copy the next bytes; they leave as they are."""
+        self.copy(chunk)
+        return chunk
+
+    def copy(self, chunk: bytes) -> None:
+        """Keep the next bytes; a protocol may leave out what it does not need."""
         copy = self._copy
         if copy is None:
             self._last = chunk.rstrip(_JSON_SPACE)[-1:] or self._last
@@ -104,19 +133,24 @@ class DocumentDecoder(UsageDecoder):
         else:
             self._last = chunk.rstrip(_JSON_SPACE)[-1:] or bytes(copy.rstrip(_JSON_SPACE)[-1:])
             self._copy = None
-        return chunk
 
     def finish(self) -> bytes:
         """Decode the copy."""
-        copy, self._copy = self._copy, None
-        if copy is None:
+        if self._copy is None:
             self.ended = self._last == b"}"
         else:
-            self._parse(bytes(copy))
+            self.parse(self.copied())
+            if self.ended:
+                self._copy = None
         self.broken = not self.ended
         return b""
 
-    def _parse(self, data: bytes) -> None:
+    def copied(self) -> bytes:
+        """What was copied of a document that has not ended."""
+        return bytes(self._copy or b"")
+
+    def parse(self, data: bytes) -> None:
+        """Parse the whole document and take it."""
         try:
             document = json.loads(data)
         except RecursionError:
@@ -124,9 +158,13 @@ class DocumentDecoder(UsageDecoder):
         except ValueError:
             return
         else:
-            if isinstance(document, dict):
-                self.ended = True
-                self.read(document)
+            self.take(document)
+
+    def take(self, document: Any) -> None:
+        """Take the whole document: an object, and nothing else is one."""
+        if isinstance(document, dict):
+            self.ended = True
+            self.read(document)
 
     def read(self, document: dict[str, Any]) -> None:
         """Take what the protocol's document says."""
@@ -160,18 +198,26 @@ class StreamDecoder(UsageDecoder):
         """Read the lines that the next bytes complete."""
         if self._passing:
             return chunk
-        one = _ONE_EVENT.fullmatch(chunk) if self._between else None
-        if one is not None and b"\r" not in chunk and len(chunk) <= EVENT_BYTES_MAX:
-            self._begun = True
-            name, data = one.groups()
-            if name == b"error":
-                self.failed = True
-            self.read_data(data)
-            self._passing = self.ended
-            return b"".join(self._release()) if self._extra else chunk
+        if self._between and len(chunk) <= EVENT_BYTES_MAX:
+            if b"\r" not in chunk:
+                one = _ONE_EVENT.fullmatch(chunk)
+                if one is not None:
+                    return self._take_event(chunk, *one.groups())
+            elif chunk.startswith(b"data: ") and chunk.endswith(b"\r\n\r\n"):
+                data = chunk[6:-4]
+                if b"\n" not in data and b"\r" not in data:
+                    return self._take_event(chunk, None, data)
         leaving = self._feed_lines(chunk)
         self._between = not self._size and not self._lines.waiting
         return leaving
+
+    def _take_event(self, chunk: bytes, name: bytes | None, data: bytes) -> bytes:
+        self._begun = True
+        if name == b"error":
+            self.failed = True
+        self.read_data(data)
+        self._passing = self.ended
+        return b"".join(self._release()) if self._extra else chunk
 
     def _feed_lines(self, chunk: bytes) -> bytes:
         lines = self._lines.feed(chunk)
@@ -197,8 +243,13 @@ class StreamDecoder(UsageDecoder):
             self._held.append(rest)
             self._take(rest)
         self._end_event()
+        if not self._passing:
+            self.conclude()
         self.broken = not self.ended
         return b"".join(self._release()) if self.rewrites else b""
+
+    def conclude(self) -> None:
+        """The body has ended and was read to its end: where a protocol has no last word, that may be its end too."""
 
     def read_data(self, data: bytes) -> None:
         """Take what the data of one event says."""
@@ -217,7 +268,7 @@ class StreamDecoder(UsageDecoder):
             data = (line[6:] if line.startswith(b" ", 5) else line[5:]).rstrip(b"\r\n")
             self._data.append(data)
             if len(self._data) == 1:
-                self._before = self.output_bytes
+                self._before = self._text_bytes
                 self.read_data(data)
         elif read_field(line, b"event") == b"error":
             self.failed = True
@@ -225,7 +276,7 @@ class StreamDecoder(UsageDecoder):
 
     def _end_event(self) -> None:
         if len(self._data) > 1:
-            self.output_bytes = self._before  # the first line is in the whole, once
+            self._text_bytes = self._before  # the first line is in the whole, once
             self.read_data(b"\n".join(self._data))
         self._data.clear()
         self._size = 0
@@ -241,6 +292,48 @@ class StreamDecoder(UsageDecoder):
         self._held = []
         self._data.clear()
         return [self._lines.finish()]
+
+
+class LineDecoder(UsageDecoder):
+    """One JSON object a line. Only the unfinished line is kept, up to ``EVENT_BYTES_MAX``: beyond it nothing is read.
+
+    Whatever follows the protocol's end passes unread.
+    """
+
+    __slots__ = ("_lines", "_passing")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = SSELines()
+        self._passing = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read the lines that the next bytes complete; they leave as they are."""
+        if not self._passing:
+            for line in self._lines.feed(chunk):
+                self.read_line(line)
+                if self.ended:
+                    break
+            self._passing = self.ended or self._lines.overflowed
+        return chunk
+
+    def finish(self) -> bytes:
+        """Read what is left as the last line."""
+        if not self._passing:
+            rest = self._lines.finish()
+            if rest:
+                self.read_line(rest)
+            if not self.ended:
+                self.conclude()
+        self.broken = not self.ended
+        return b""
+
+    def read_line(self, line: bytes) -> None:
+        """Take what one line says; it may be blank."""
+        raise NotImplementedError
+
+    def conclude(self) -> None:
+        """The body has ended and was read to its end: where a protocol has no last word, that may be its end too."""
 
 
 def parse_object(data: bytes) -> dict[str, Any] | None:

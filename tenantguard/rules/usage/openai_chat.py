@@ -1,63 +1,120 @@
 """OpenAI chat completions, and the many servers that speak them.
 
-Wire facts from OpenAI's API reference ("Chat completions", "stream_options"). The counts of one stream are never
-added up: vLLM's ``continuous_usage_stats`` are running totals, so that the last word is the whole. Model text cannot
-pass for a member: inside a JSON string every quote is escaped.
+Wire facts from OpenAI's API reference ("Chat completions", "stream_options"), and of those that differ:
+
+* running totals on every chunk: vLLM's ``continuous_usage_stats``. Counts of one stream are never added up, the last
+  word is the whole. Usage beside choices (Mistral and Groq write it so) is the last word only once the end is seen.
+* Groq: the counts of a stream may stand in ``x_groq``, and so may the error that ended it.
+* DeepSeek: ``prompt_cache_hit_tokens`` and ``prompt_cache_miss_tokens``, which together are the prompt.
+* xAI: ``reasoning_tokens`` on top of ``completion_tokens`` (docs.x.ai, "Consumption and rate limits"); the total,
+  which counts them, tells it from OpenAI's way.
+* OpenRouter: ``cost`` in US dollars, to which the upstream's own cost comes where the caller's own key was used
+  (openrouter.ai/docs, "Usage accounting").
+* Cohere and its likes write whole counts with a point.
+
+Model text cannot pass for a member: inside a JSON string every quote is escaped.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import BadRequestError
-from tenantguard.model.usage import Usage, is_count
-from tenantguard.rules.usage.decoder import DocumentDecoder, StreamDecoder, UsageDecoder, parse_object, text_bytes
+from tenantguard.model.usage import Usage
+from tenantguard.rules.media import EVENT_STREAM
+from tenantguard.rules.usage.counts import read_cost, read_count, read_part, read_tier, usage_or_none
+from tenantguard.rules.usage.decoder import (
+    Decoding,
+    DocumentDecoder,
+    StreamDecoder,
+    UsageDecoder,
+    parse_object,
+    text_bytes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR: Final = re.compile(rb'"error"\s*:\s*+(?!null)')
+_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _TEXT: Final = re.compile(
     rb'"(content|refusal|reasoning|reasoning_content|arguments)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"',
 )
+_ONLY_TEXT: Final = re.compile(rb'"delta":\{"content":"([^"\\]*+)"\}')
+"""What nearly every event has, and nothing else that was generated: it is read in half the time."""
 _NAMING_EVENTS: Final = 4
 """How many events are parsed for the model and the id: Azure's first one names neither."""
-
-
-def make(stream: bool, strip_usage: bool) -> UsageDecoder:  # noqa: FBT001 - the registry's signature
-    """A decoder for one response."""
-    return _Stream(rewrites=strip_usage) if stream else _Document()
-
-
-def read_usage(counts: Any, *, writes: bool = True) -> Usage | None:
-    """The usage in OpenAI's words; None unless every count is there and possible.
-
-    ``prompt_tokens`` include those read from and written to the cache; ``completion_tokens`` include reasoning.
-    """
-    if not isinstance(counts, dict):
-        return None
-    details = counts.get("prompt_tokens_details")
-    if details is None:
-        details = {}
-    if not isinstance(details, dict):
-        return None
-    prompt = counts.get("prompt_tokens")
-    output: Any = counts.get("completion_tokens") if writes else 0
-    cached, written = (_or_zero(details.get(name)) for name in ("cached_tokens", "cache_write_tokens"))
-    if not (is_count(prompt) and is_count(cached) and is_count(written)):
-        return None
-    try:
-        return Usage(prompt - cached - written, output, cached, written, requests=1)
-    except BadRequestError:
-        return None
 
 
 def read_document(decoder: UsageDecoder, document: dict[str, Any], *, writes: bool = True) -> None:
     """Take what a whole document, or one event of a stream, says."""
     decoder.read_names(document)
-    if document.get("error"):
+    extra = _groq(document)
+    if document.get("error") or extra.get("error"):
         decoder.failed = True
-    if document.get("usage") is not None:
-        decoder.usage = read_usage(document["usage"], writes=writes)
+    if _states_usage(document):
+        decoder.usage = read_usage(document, writes=writes)
+
+
+def read_usage(document: Mapping[str, Any], *, writes: bool = True) -> Usage | None:
+    """The usage in OpenAI's words; None unless every count is there and possible."""
+    return usage_or_none(_usage_of, document, writes=writes)
+
+
+def _usage_of(document: Mapping[str, Any], *, writes: bool) -> Usage:
+    counts = read_part(document, "usage") or read_part(_groq(document), "usage")
+    prompt = read_count(counts, "prompt_tokens", floats=True)
+    inside = read_part(counts, "prompt_tokens_details")
+    written = read_count(inside, "cache_write_tokens", 0, floats=True)
+    audio = read_count(inside, "audio_tokens", 0, floats=True)
+    cached = _read_cached(counts, inside, prompt)
+    completion = read_count(counts, "completion_tokens", floats=True) if writes else 0
+    outside = read_part(counts, "completion_tokens_details")
+    reasoning = read_count(outside, "reasoning_tokens", 0, floats=True)
+    spoken = read_count(outside, "audio_tokens", 0, floats=True)
+    drawn = read_count(outside, "image_tokens", 0, floats=True)
+    on_top = counts.get("total_tokens") == prompt + completion + reasoning
+    return Usage(
+        prompt - cached - written - audio,
+        completion - spoken - drawn + (reasoning if on_top else 0),
+        cached,
+        written,
+        requests=1,
+        audio_input_tokens=audio,
+        audio_output_tokens=spoken,
+        image_output_tokens=drawn,
+        reasoning_tokens=reasoning,
+        service_tier=read_tier(document.get("service_tier")),
+        reported_cost=_read_reported(counts),
+    )
+
+
+def _read_cached(counts: Mapping[str, Any], inside: Mapping[str, Any], prompt: int) -> int:
+    hit = read_count(counts, "prompt_cache_hit_tokens", read_count(inside, "cached_tokens", 0, floats=True))
+    if hit != read_count(inside, "cached_tokens", hit, floats=True):
+        raise BadRequestError("usage: two counts of what was read from the cache")
+    if hit + read_count(counts, "prompt_cache_miss_tokens", prompt - hit if hit <= prompt else 0) != prompt:
+        raise BadRequestError("usage: the cache's hits and misses are not the prompt")
+    return hit
+
+
+def _read_reported(counts: Mapping[str, Any]) -> Any:
+    cost = counts.get("cost")
+    if counts.get("is_byok") is not True:
+        return read_cost([cost])
+    details = counts.get("cost_details")
+    return read_cost([cost, details.get("upstream_inference_cost") if isinstance(details, dict) else None])
+
+
+def _states_usage(document: Mapping[str, Any]) -> bool:
+    return document.get("usage") is not None or _groq(document).get("usage") is not None
+
+
+def _groq(document: Mapping[str, Any]) -> dict[str, Any]:
+    extra = document.get("x_groq")
+    return extra if isinstance(extra, dict) else {}
 
 
 class _Document(DocumentDecoder):
@@ -68,38 +125,62 @@ class _Document(DocumentDecoder):
 
 
 class _Stream(StreamDecoder):
-    __slots__ = ("_naming",)
+    __slots__ = ("_latest", "_naming")
 
-    def __init__(self, *, rewrites: bool) -> None:
+    def __init__(self, rewrites: bool) -> None:  # noqa: FBT001 - as the registry builds it
         super().__init__(rewrites=rewrites)
         self._naming = _NAMING_EVENTS
+        self._latest: bytes | None = None
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        document = parse_object(self._latest) if self._latest is not None else None
+        return read_usage(document) if document is not None and _states_usage(document) else None
 
     def read_data(self, data: bytes) -> None:
         if data.startswith(b"[DONE]"):
             self.ended = True
+            if self._latest is not None:
+                self.usage = self.usage_so_far
+                self._latest = None
             return
         if (start := data.find(b'"delta"')) >= 0:
-            self._count(_TEXT.findall(data, start))
-        if self._naming or _USAGE.search(data) or _ERROR.search(data):
+            only = _ONLY_TEXT.match(data, start)
+            if only is not None and data.find(b'"delta"', only.end()) < 0:
+                self._text_bytes += len(only[1])
+            else:
+                self._count(_TEXT.findall(data, start))
+        usage = _USAGE.search(data) is not None
+        if self._naming or (usage and _NO_CHOICES.search(data)) or _ERROR.search(data):
             self._parse(data)
+        elif usage:
+            self._latest = data
+            self.usage = None
 
     def _count(self, texts: list[tuple[bytes, bytes]]) -> None:
         twice = len(texts) > 1 and any(name == b"reasoning_content" for name, _ in texts)
         for name, text in texts:
             if not (twice and name == b"reasoning"):  # some servers say the same under both names
-                self.output_bytes += text_bytes(text)
+                self._text_bytes += text_bytes(text)
 
     def _parse(self, data: bytes) -> None:
         self._naming = max(0, self._naming - 1)
         document = parse_object(data)
         if document is None:
             return
+        # an empty list alone is no usage event: Azure's first event has one
+        alone = document.get("choices") == []
+        before = self.usage
         read_document(self, document)
+        if _states_usage(document):
+            self._latest = None if alone else data
+            if not alone:
+                self.usage = None
+        else:
+            self.usage = before
         if self.model and self.response_id:
             self._naming = 0
-        # an empty list alone is no usage event: Azure's first event has one
-        self._extra = self.rewrites and document.get("choices") == [] and isinstance(document.get("usage"), dict)
+        self._extra = self.rewrites and alone and isinstance(document.get("usage"), dict)
 
 
-def _or_zero(value: Any) -> Any:
-    return 0 if value is None else value
+DECODING: Final = Decoding(_Document, {EVENT_STREAM: _Stream})

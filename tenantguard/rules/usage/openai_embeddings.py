@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from tenantguard.rules.usage.decoder import DocumentDecoder, UsageDecoder
+from tenantguard.rules.usage.decoder import Decoding, DocumentDecoder
 from tenantguard.rules.usage.openai_chat import read_document
-
-
-def make(stream: bool, strip_usage: bool) -> UsageDecoder:  # noqa: ARG001, FBT001 - the registry's signature
-    """A decoder for one response; embeddings are not streamed."""
-    return _Document()
 
 
 class _Document(DocumentDecoder):
@@ -18,3 +13,6 @@ class _Document(DocumentDecoder):
 
     def read(self, document: dict[str, Any]) -> None:
         read_document(self, document, writes=False)
+
+
+DECODING: Final = Decoding(_Document)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -16,12 +15,14 @@ from tenantguard.rules.redaction.json_text import (
     DEPTH_MAX,
     LLM_JSON,
     Kind,
+    Shape,
     decode,
     escape,
+    json_edits,
     places,
     rewrite_json,
 )
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
@@ -33,7 +34,7 @@ class Replacing:
     """Replaces one word, literally."""
 
     def __init__(self, word: str, new: str) -> None:
-        self.replaced: Counter[str] = Counter()
+        self.replaced: dict[str, int] = {}
         self._word = word
         self._new = new
 
@@ -98,6 +99,81 @@ def test_what_python_refuses_is_refused_too(text: str, letter: str, at: int) -> 
 def test_text_that_is_no_json_is_an_error_that_repeats_none_of_it(text: str) -> None:
     with pytest.raises(MalformedTextError, match=r"no JSON at character \d+$"):
         list(places(text))
+
+
+KEYS = st.sampled_from(["a", "id", "type", "arguments", "logprobs", "content", "@", "k:", '"'])
+WORDS = st.sampled_from([
+    "", "john@smith.com", "call_1", "a@b", '{"mail":"john@smith.com"}', '{"john@smith.com":[1,"a@b"]}', "[", ':"@",',
+    "\\", "\n@", "é@", "<EMAIL_ADDRESS_k7f3q2abcd>",
+])  # fmt: skip
+BODIES = st.recursive(
+    st.none() | st.integers() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(KEYS, inner), max_size=4).map(tuple),
+    max_leaves=12,
+)
+
+
+def written(value: Any, space: str, *, ascii_only: bool) -> str:
+    """JSON text; an object is a tuple of pairs, so that keys can occur twice."""
+    if isinstance(value, tuple):
+        pairs = [
+            f"{json.dumps(key)}{space}:{space}{written(item, space, ascii_only=ascii_only)}" for key, item in value
+        ]
+        return f"{{{space}{f'{space},{space}'.join(pairs)}{space}}}"
+    if isinstance(value, list):
+        items = [written(item, space, ascii_only=ascii_only) for item in value]
+        return f"[{space}{f'{space},{space}'.join(items)}]"
+    return json.dumps(value, ensure_ascii=ascii_only).replace("@", "\\u0040" if ascii_only else "@")
+
+
+def in_place(text: str, rule: TextRule, shape: Shape) -> bytes:
+    return apply(text, json_edits(places(text), text, rule, shape)).encode()
+
+
+@given(value=BODIES, space=st.sampled_from(["", " ", "\r\n\t"]), ascii_only=st.booleans())
+def test_a_small_text_becomes_what_a_large_one_becomes(
+    tools: Any, value: Any, space: str, *, ascii_only: bool
+) -> None:
+    text = space + written(value, space, ascii_only=ascii_only) + space
+    for shape in (ANY_JSON, LLM_JSON):
+        small, large = tools.mask(), tools.mask()
+        assert rewrite_json(text.encode(), small, shape) == in_place(text, large, shape)
+        assert small.replaced == large.replaced
+
+
+@given(text=st.text(), letter=st.sampled_from('{}[],:"\\ \n01e.-tfn'), at=st.integers(min_value=0))
+def test_a_small_text_that_is_no_json_is_refused_as_a_large_one_is(
+    tools: Any, text: str, letter: str, at: int
+) -> None:
+    whole = json.dumps({"a": [1, "john@smith.com", text]})
+    broken = whole[: at % len(whole)] + letter + whole[at % len(whole) + 1 :]
+    rule = tools.mask()
+    try:
+        expected = in_place(broken, tools.mask(), ANY_JSON)
+    except MalformedTextError:
+        with pytest.raises(MalformedTextError):
+            rewrite_json(broken.encode(), rule)
+    else:
+        assert rewrite_json(broken.encode(), rule) == expected
+
+
+def test_a_text_is_one_text_whatever_its_size(tools: Any) -> None:
+    small = b'{"a":"john@smith.com","n":[1,2]}'
+    large = small[:-2] + b",3" * 40_000 + small[-2:]
+    assert rewrite_json(large, tools.mask())[:40] == rewrite_json(small, tools.mask())[:40]
+
+
+def test_in_an_empty_string_nothing_is_looked_for() -> None:
+    asked: list[str] = []
+
+    class Asked(Replacing):
+        def find(self, text: str) -> list[Match]:
+            asked.append(text)
+            return super().find(text)
+
+    data = b'{"":"","a":["",1,null,"b"]}'
+    assert rewrite_json(data, Asked("x", "y")) == data
+    assert asked == ["b"]
 
 
 def test_bytes_that_are_not_utf8_are_an_error(tools: Any) -> None:

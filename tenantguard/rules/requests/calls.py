@@ -1,0 +1,151 @@
+"""What must be known of a call to a model before it is made, and how its body is bounded before it is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+from tenantguard.errors import BadRequestError
+from tenantguard.model.usage import is_count
+from tenantguard.rules.jsonedit import set_member
+from tenantguard.rules.requests.shapes import plain, shape_of
+
+if TYPE_CHECKING:
+    from tenantguard.rules.requests.shapes import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a model as its request says it.
+
+    ``caps`` are the explicit caps of the output, in tokens a choice, by the member that sets them (dotted where it
+    stands in an object inside the body); ``choices`` is how many answers are wanted. ``include_usage``: the caller
+    asked a stream to report its usage. ``service_tier`` is the one that the call can be billed at beside the standard
+    one, None where that is not known.
+    """
+
+    model: str
+    stream: bool = False
+    caps: tuple[tuple[str, int], ...] = ()
+    choices: int = 1
+    include_usage: bool = False
+    service_tier: str | None = None
+
+    @property
+    def output_cap(self) -> int | None:
+        """The largest explicit cap (providers differ in which of several they obey), None where there is none."""
+        return max((cap for _, cap in self.caps), default=None)
+
+
+class Prepared(NamedTuple):
+    """A body ready to be sent: the most tokens that all its choices together can put out, None for no bound.
+
+    ``strip_usage``: the stream will report usage that the caller did not ask for.
+    """
+
+    body: bytes
+    output_tokens: int | None
+    strip_usage: bool
+
+
+def read_call(decoder: str, body: Any, path: str = "") -> Call:
+    """Read what the protocol of ``decoder`` says in a parsed body, and in the ``path`` of the URL.
+
+    :class:`BadRequestError` names the member whose type or value is impossible, or what is spelled unlike a member
+    that counts. :class:`ConfigurationError` for an unknown decoder.
+    """
+    shape = shape_of(decoder)
+    if not isinstance(body, dict):
+        raise BadRequestError("the body must be an object")
+    _refuse_spellings(body, shape)
+    for place in (*shape.caps, shape.several or ()):
+        if len(place) > 1:
+            _refuse_spellings(_object(body, place[0]), shape)
+    way = None
+    model = body.get("model")
+    if shape.path is not None:
+        found = shape.path.search(path)
+        if found is None:
+            raise BadRequestError("the URL is none of those that this route can price")
+        way = found["call"]
+        model = unquote(found["model"]) if shape.model_in_path else model
+    if not isinstance(model, str) or not model:
+        raise BadRequestError("model must be a non-empty string")
+    if not shape.bounds_output:
+        return Call(model)
+    caps = tuple(
+        [
+            (".".join(place), cap)
+            for place in shape.caps
+            if (cap := _read_cap(body, place, shape.cap_least)) is not None
+        ]
+    )
+    choices = _read_cap(body, shape.several, 1) if shape.several is not None else None
+    stream = way in shape.streams if shape.streams else _read_flag(body, "stream", default=shape.stream_default)
+    asks = False
+    if shape.reports_usage_on_demand and body.get("stream_options") is not None:
+        asks = _read_flag(_object(body, "stream_options"), "include_usage", default=False)
+    return Call(model, stream, caps, choices or 1, asks, shape.tier(body))
+
+
+def prepare(decoder: str, body: bytes, call: Call, max_output: int | None) -> Prepared:
+    """Bound the output of ``call`` and make its stream report usage, in place.
+
+    ``max_output`` is the route's cap in tokens a choice: written where the request has none, and in place of every
+    explicit cap above it. Without either the body has no bound, and the caller of this function refuses it. Where
+    the protocol has no cap, nothing is written, and ``max_output`` is only what is believed.
+    """
+    shape = shape_of(decoder)
+    if not shape.bounds_output:
+        return Prepared(body, 0, strip_usage=False)
+    cap = call.output_cap
+    if max_output is not None:
+        if cap is None and not shape.uncapped:
+            body = set_member(body, shape.caps[0], max_output)
+        for name, explicit in call.caps:
+            if explicit > max_output:
+                body = set_member(body, tuple(name.split(".")), max_output)
+        cap = max_output if cap is None else min(cap, max_output)
+    strip_usage = shape.reports_usage_on_demand and call.stream and not call.include_usage
+    if strip_usage:
+        body = set_member(body, ("stream_options", "include_usage"), value=True)
+    return Prepared(body, None if cap is None else cap * call.choices, strip_usage)
+
+
+def _refuse_spellings(parent: dict[str, Any], shape: Shape) -> None:
+    for name in parent:
+        if name not in shape.sensitive:
+            meant = shape.spellings.get(plain(name))
+            if meant is not None:
+                raise BadRequestError(f"a member of the body must be written {meant!r}")
+
+
+def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequestError(f"{name} must be an object")
+    return value
+
+
+def _read_cap(body: dict[str, Any], place: tuple[str, ...], least: int) -> int | None:
+    for name in place[:-1]:
+        body = _object(body, name)
+    name = place[-1]
+    value = body.get(name)
+    if value is None or (least == 0 and type(value) is int and value < 0):  # Ollama's -1 and -2: without end
+        return None
+    if not is_count(value) or value < least:
+        raise BadRequestError(f"{name} must be a whole number of at least {least}")
+    return int(value)
+
+
+def _read_flag(body: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise BadRequestError(f"{name} must be true or false")
+    return value

@@ -1,0 +1,65 @@
+"""Where the idempotency layer stands, and what becomes of its secret."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tenantguard.settings import SettingsError, build, parse_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = """
+[guard]
+ledger = "memory://"
+%s
+[[tenancy.keys]]
+id = "a"
+tenant = "acme"
+hash = "sha256:bfc2119d93df4a17efc9b3ea4504f7b15263d63a9d969934376f23039b18fca4"
+[policies.acme]
+rate = "10/second"
+"""
+PRICED = '[[routes]]\nmatch = "/jobs"\nprice = "0.01 USD"\n'
+REPLAYED = PRICED + 'idempotency = "replay"\n'
+
+
+def names(text: str) -> list[str]:
+    return [layer.name for layer in parse_settings(text, environ={}).layers]
+
+
+def test_what_is_charged_recognises_repetitions_before_anything_is_taken() -> None:
+    assert names(HEAD % "" + PRICED) == ["audit", "tenant", "idempotency", "rate", "charge"]
+
+
+def test_what_is_not_charged_has_no_keys_to_keep() -> None:
+    assert names(HEAD % "") == ["audit", "tenant", "rate"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "problem"),
+    [
+        ('["tenant", "rate", "idempotency", "charge"]', "guard.layers[2]: must stand before 'rate'"),
+        ('["tenant", "charge", "idempotency"]', "guard.layers[2]: must stand before 'charge'"),
+        ('["tenant", "rate", "charge"]', "routes[0].idempotency: never applies: guard.layers lacks 'idempotency'"),
+    ],
+)
+def test_an_order_that_cannot_work_is_told_with_its_place(layers: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as told:
+        parse_settings(HEAD % f"layers = {layers}" + REPLAYED, environ={})
+    assert problem in str(told.value)
+
+
+def test_a_list_of_layers_without_it_is_right_where_no_route_asks_for_replay() -> None:
+    assert names(HEAD % 'layers = ["tenant", "rate", "charge"]' + PRICED) == ["tenant", "rate", "charge"]
+
+
+def test_the_secret_of_kept_responses_comes_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"s" * 32 + b"\n")
+    text = HEAD % "" + REPLAYED + '[idempotency]\nkey_file = "secret"\n'
+    settings = parse_settings(text, folder=tmp_path, environ={})
+    assert settings.idempotency_key == b"s" * 32
+    assert "ssss" not in repr(settings)
+    build(settings).close()
