@@ -16,7 +16,7 @@ BENCHMARKS: Final = {
     "ledger": "the group-commit ledger against a commit for each operation: to_thread, aiosqlite, SQLAlchemy (45 s)",
     "postgres": "the same on PostgreSQL against a transaction and a function call for each operation (60 s)",
     "overshoot": "budgets that 1, 2 and 4 processes share, on SQLite and PostgreSQL (135 s)",
-    "money": "holds and charges under uvicorn: what a request costs, and waits (90 s)",
+    "money": "holds and charges under uvicorn: what a request costs, and waits (110 s)",
     "litellm": "a durable hold and charge against LiteLLM's in memory; LITELLM_PYTHON names its interpreter (25 s)",
     "limits": "token buckets against the `limits` package and a bare dict (15 s)",
     "usage_tap": "reading usage from a stream against parsing every event (5 s)",

@@ -1,8 +1,8 @@
 """The load: a process of its own with many connections, each in a closed loop.
 
-    python -m benchmarks.load PORT SECONDS STATUS MARK CONNECTIONS < REQUEST
+    python -m benchmarks.load PORT SECONDS STATUS MARK CONNECTIONS SPREAD < REQUEST
 
-Every answer must have the status, and the mark somewhere in it.
+The connections begin within SPREAD seconds, evenly. Every answer must have the status, and the mark somewhere in it.
 """
 
 from __future__ import annotations
@@ -54,16 +54,23 @@ class _Caller(_Messages):
         self._tally["lost"] += 1
 
 
-def _serve(port: int, seconds: float, status: bytes, mark: bytes, connections: int, request: bytes) -> None:
+def _serve(
+    port: int, seconds: float, status: bytes, mark: bytes, connections: int, spread_s: float, request: bytes
+) -> None:
     tally = {"right": 0, "wrong": 0, "lost": 0}
     took_ns: list[int] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        made = [
-            await loop.create_connection(lambda: _Caller(request, status, mark, tally, took_ns), "127.0.0.1", port)
-            for _ in range(connections)
-        ]
+        made = []
+        for _ in range(connections):
+            made.append(
+                await loop.create_connection(
+                    lambda: _Caller(request, status, mark, tally, took_ns), "127.0.0.1", port
+                )
+            )
+            if spread_s:
+                await asyncio.sleep(spread_s / connections)
         await asyncio.sleep(seconds)
         took_ns.sort()
         percentiles = {f"p{part}_ns": took_ns[len(took_ns) * part // 100] if took_ns else 0 for part in (50, 99)}
@@ -83,8 +90,10 @@ class Answered:
     p99_ms: float
 
 
-def _drive(port: int, seconds: float, request: bytes, status: int, mark: bytes, connections: int) -> dict[str, int]:
-    arguments = (str(port), str(seconds), str(status), mark.decode(), str(connections))
+def _drive(
+    port: int, seconds: float, request: bytes, status: int, mark: bytes, connections: int, spread_s: float = 0.0
+) -> dict[str, int]:
+    arguments = (str(port), str(seconds), str(status), mark.decode(), str(connections), str(spread_s))
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.load", *arguments],
         check=True,
@@ -109,9 +118,10 @@ def drive(
     status: int = 200,
     mark: bytes = b"",
     connections: int = CONNECTIONS,
+    spread_s: float = 0.0,
 ) -> Answered:
     """Load a server. An answer that is not as it should be ends the benchmark."""
-    tally = _drive(server.port, seconds, request, status, mark, connections)
+    tally = _drive(server.port, seconds, request, status, mark, connections, spread_s)
     if tally["wrong"] or tally["lost"] or not tally["right"]:
         raise SystemExit(f"the server did not answer as it should: {tally}")
     return Answered(tally["right"], tally["p50_ns"] / 1e6, tally["p99_ns"] / 1e6)
@@ -131,5 +141,6 @@ if __name__ == "__main__":
         sys.argv[3].encode(),
         sys.argv[4].encode(),
         int(sys.argv[5]),
+        float(sys.argv[6]),
         sys.stdin.buffer.read(),
     )

@@ -4,7 +4,8 @@
 
 Each application runs in a uvicorn process of its own, the load in one more: 64 connections, each in a closed loop.
 One leg, one tenant, a SQLite file with ``synchronous=FULL``. First the server's processor time (``/proc``, Linux) for
-a request; then, with an application that takes 200 ms, what the client waits. Afterwards the ledger must pass its
+a request; then, with an application that takes 200 ms, what the client waits: where all connections go in step, so
+that 64 requests come at once (the aim is for these), and where they are spread. Afterwards the ledger must pass its
 audit, hold nothing, and have charged every request that was answered.
 """
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 5
 SECONDS: Final = 1.0
-SLOW_SECONDS: Final = 3.0
+SLOW_SECONDS: Final = 2.0
 CONNECTIONS: Final = 64
 TAKES_S: Final = 0.2
 PRICE: Final = 10_000_000
@@ -46,6 +47,7 @@ UNPRICED: Final = "  with the charge layer, no price"
 MEMORY: Final = "  held and charged in memory"
 DURABLE: Final = "  held and charged, durable"
 SLOW: Final = "200 ms: "
+SPREAD: Final = ", spread"
 
 
 def request(path: str) -> bytes:
@@ -113,11 +115,12 @@ def waits(servers: Mapping[str, Server], rounds: int) -> tuple[Samples, Samples,
     p50, p99, answered = Samples(), Samples(), 0
     for number in range(rounds):
         progress(f"an application of 200 ms, round {number + 1} of {rounds}")
-        for name, server in servers.items():
-            seen = drive(server, SLOW_SECONDS, PRICED, mark=FIGURES, connections=CONNECTIONS)
-            p50.add(name, seen.p50_ms)
-            p99.add(name, seen.p99_ms)
-            answered += seen.right if name == SLOW + DURABLE else 0
+        for spread_s, how in ((0.0, ""), (TAKES_S, SPREAD)):
+            for name, server in servers.items():
+                seen = drive(server, SLOW_SECONDS, PRICED, mark=FIGURES, connections=CONNECTIONS, spread_s=spread_s)
+                p50.add(name + how, seen.p50_ms)
+                p99.add(name + how, seen.p99_ms)
+                answered += seen.right if name == SLOW + DURABLE else 0
     return p50, p99, answered
 
 
@@ -161,7 +164,7 @@ def main() -> None:
                 name.removeprefix(SLOW),
                 f"{p50.median(name):.1f}",
                 f"{p99.median(name):.1f}",
-                f"{p99.added(name, bare):.1f}",
+                f"{p99.added(name, bare + SPREAD if name.endswith(SPREAD) else bare):+.1f}",
             ]
             for name in p99.rounds
         ],
@@ -170,7 +173,7 @@ def main() -> None:
     print_targets(
         [
             Target("hold and charge, durable: CPU added a request", "<= 100 us", f"{added:.0f} us", added <= 100),
-            Target("200 ms: p99 to the bare server", "<= +15 ms", f"{later:+.1f} ms", later <= 15),
+            Target("200 ms, 64 in step: p99 to the bare server", "<= +15 ms", f"{later:+.1f} ms", later <= 15),
         ]
     )
 

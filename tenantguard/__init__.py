@@ -89,6 +89,7 @@ _HOMES = {
     "current": "flow.exchange",
     "load": "settings",
     "observe": "flow.layer",
+    "verify_signature": "adapters.alerts.signature",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604 - names, as __all__ wants them

@@ -44,6 +44,7 @@ from tenantguard.settings.layers import BUILT_IN
 from tenantguard.settings.policies import _READERS
 from tenantguard.settings.reading import TABLES
 from tenantguard.settings.shapes import (
+    AlertsShape,
     BudgetShape,
     ExchangeShape,
     GuardShape,
@@ -274,6 +275,7 @@ SHAPES: dict[str, type[Shape]] = {
     "### `[rates]`": ExchangeShape,
     "### `[redaction]`": RedactionShape,
     "### `[idempotency]`": IdempotencyShape,
+    "### `[alerts]`": AlertsShape,
     "### `[proxy]`": ProxyShape,
     "### `[policies.<tenant>]`": PolicyShape,
     "### An element of `rate`": RateShape,

@@ -211,7 +211,7 @@ def test_prices_for_all_other_models_are_an_explicit_choice() -> None:
 
 BAD: list[tuple[str, str, str | None]] = [
     ("\ngaurd = 1 # <-", "gaurd", "did you mean 'guard'?"),
-    ("[xyz] # <-", "xyz", "known are guard, idempotency, ledger, policies"),
+    ("[xyz] # <-", "xyz", "known are alerts, guard, idempotency, ledger, policies"),
     ('[guard]\n\nledgr = "memory://" # <-', "guard.ledgr", "did you mean 'ledger'?"),
     ("guard = 3 # <-", "guard", None),
     ('[guard]\nledger = "redis://localhost" # <-', "guard.ledger", None),

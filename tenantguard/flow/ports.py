@@ -341,6 +341,18 @@ class Outbox(Protocol):
         ...
 
 
+class Delivery(Protocol):
+    """Tells outside what is in an outbox, by a thread of its own."""
+
+    def start(self) -> None:
+        """Begin, where that has not happened in this process; cheap."""
+        ...
+
+    def close(self) -> None:
+        """End; what was not told stays in the outbox."""
+        ...
+
+
 class Ledger(LedgerBooks, Outbox, Protocol):
     """Holds and charges money and units. ``submit`` never blocks; the promise is kept once the change is durable.
 
@@ -463,9 +475,12 @@ class Ports:
     policies: PolicySource
     identities: IdentitySource
     audits: Iterable[AuditSink] = ()
+    alerts: Delivery | None = None
 
     def close(self) -> None:
         """Close every port; each opens again with its next use."""
+        if self.alerts is not None:  # it asks the ledger
+            self.alerts.close()
         self.limits.close()
         self.ledger.close()
         for sink in self.audits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tenantguard.settings.building import build, load, loopholes
 from tenantguard.settings.layers import import_target
+from tenantguard.settings.ledgers import open_ledger
 from tenantguard.settings.policies import ResolvedPolicy
 from tenantguard.settings.problems import Problem, SettingsError
 from tenantguard.settings.reading import Settings, parse_settings, read_settings
@@ -18,6 +19,7 @@ __all__ = [
     "import_target",
     "load",
     "loopholes",
+    "open_ledger",
     "parse_settings",
     "read_settings",
     "shown_ledger",

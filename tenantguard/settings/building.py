@@ -7,6 +7,9 @@ import secrets
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from tenantguard.adapters.alerts.delivery import Alerts
+from tenantguard.adapters.alerts.log import LogSender
+from tenantguard.adapters.alerts.webhook import WebhookSender
 from tenantguard.adapters.audits.structlog import StructlogSink
 from tenantguard.adapters.identity.keys import ApiKeys
 from tenantguard.adapters.limits.memory import MemoryLimits
@@ -22,13 +25,14 @@ from tenantguard.model.route import Idempotency
 from tenantguard.model.sections import BudgetSection, Mode, QuotaSection, RedactSection
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
+from tenantguard.settings.ledgers import open_ledger
 from tenantguard.settings.reading import Settings, read_settings
-from tenantguard.settings.shapes import POSTGRES, SQLITE, shown_ledger
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
+    from tenantguard.adapters.alerts.delivery import Sender
     from tenantguard.flow.layer import Layer
     from tenantguard.flow.ports import Detector, Ledger, System
     from tenantguard.settings.policies import ResolvedPolicy
@@ -53,13 +57,16 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     system = real_system()
     layers = [_layer(choice, settings) for choice in (_behind_proxy(settings) if proxy else settings.layers)]
     policies = {name: resolved.policy for name, resolved in settings.policies.items()}
+    uri, place = settings.guard.ledger or "memory://", f"{settings.source}: guard.ledger"
+    ledger = open_ledger(uri, settings.folder, system, settings.ledger, place)
     ports = Ports(
         system=system,
         limits=MemoryLimits(system.clock),
-        ledger=_ledger(settings, system),
+        ledger=ledger,
         policies=StaticPolicies(policies, fallback=settings.fallback),
         identities=ApiKeys(settings.keys),
         audits=(StructlogSink(),),
+        alerts=_alerts(settings, ledger, system),
     )
     guard = Guard(
         layers,
@@ -94,6 +101,8 @@ def loopholes(settings: Settings) -> list[str]:
         f"routes: {wider.match!r} is free and covers {route.match!r}: another spelling of that path may go free"
         for route, wider in settings.routes.ways_around()
     ]
+    if settings.alerts.allow_http:
+        found.append("alerts.allow_http: whoever is on the way can read the alerts")
     if settings.guard.ledger == "memory://":
         found.append("guard.ledger = 'memory://': what was spent is forgotten at exit")
     return found
@@ -136,30 +145,20 @@ def _warn(settings: Settings) -> None:
         structlog.get_logger("tenantguard").warning("settings.loopholes", source=settings.source, loopholes=found)
 
 
-def _ledger(settings: Settings, system: System) -> Ledger:
-    uri, bounds = settings.guard.ledger or "memory://", settings.ledger
-    if uri.startswith(SQLITE):
-        from tenantguard.adapters.ledger.sqlite import SQLiteLedger  # noqa: PLC0415 - only who keeps money in a file
-
-        path = settings.folder / uri.removeprefix(SQLITE)
-        durable = SQLiteLedger(path, system, deadline_s=bounds.deadline_s, queue_max=bounds.queue_max)
-        durable.open()
-        return durable
-    if uri.startswith(POSTGRES):
-        try:
-            from tenantguard.adapters.ledger.postgres import PostgresLedger  # noqa: PLC0415 - an extra
-
-            shared = PostgresLedger(uri, system, deadline_s=bounds.deadline_s, queue_max=bounds.queue_max)
-            shared.open()
-        except ImportError as missing:
-            raise ConfigurationError(
-                f"{settings.source}: guard.ledger: {shown_ledger(uri)!r} needs a driver: "
-                "pip install 'tenantguard[postgres]'",
-            ) from missing
-        return shared
-    from tenantguard.adapters.ledger.memory import MemoryLedger  # noqa: PLC0415
-
-    return MemoryLedger(system)
+def _alerts(settings: Settings, ledger: Ledger, system: System) -> Alerts:
+    shape = settings.alerts
+    senders: list[Sender] = [LogSender()]
+    if shape.webhook is not None and settings.alerts_secret is not None:
+        senders.append(
+            WebhookSender(
+                shape.webhook,
+                settings.alerts_secret,
+                system.clock,
+                timeout_s=shape.timeout_s,
+                allow_http=shape.allow_http,
+            )
+        )
+    return Alerts(ledger, senders, system)
 
 
 def _layer(choice: LayerChoice, settings: Settings) -> Layer:

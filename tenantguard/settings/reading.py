@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path as FilePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.layers.tenant import TenantContext
@@ -26,6 +27,7 @@ from tenantguard.settings.prices import check_money, read_prices, read_rates
 from tenantguard.settings.problems import Problem, SettingsError, did_you_mean
 from tenantguard.settings.shapes import (
     UNIT_SOURCES,
+    AlertsShape,
     GuardShape,
     IdempotencyShape,
     KeyShape,
@@ -34,7 +36,6 @@ from tenantguard.settings.shapes import (
     ProxyShape,
     RedactionShape,
     RouteShape,
-    SecretShape,
     Shape,
     TenancyShape,
     check,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Shape)
 
 TABLES: Final = (
+    "alerts",
     "guard",
     "idempotency",
     "ledger",
@@ -90,6 +92,8 @@ class Settings:
     policies: Mapping[str, ResolvedPolicy]
     redaction_key: bytes | None = field(repr=False)
     idempotency_key: bytes | None = field(repr=False)
+    alerts: AlertsShape
+    alerts_secret: bytes | None = field(repr=False)
 
     @property
     def fallback(self) -> Policy | None:
@@ -142,8 +146,13 @@ def parse_settings(
     pricing = _table(document, "pricing", PricingShape)
     prices = read_prices(document, pricing, folder)
     rates = read_rates(document)
-    redaction_key = _read_secret(document, folder, "redaction", RedactionShape)
-    idempotency_key = _read_secret(document, folder, "idempotency", IdempotencyShape)
+    redaction = _table(document, "redaction", RedactionShape)
+    redaction_key = _read_secret(document, folder, "redaction", "key", redaction.key, redaction.key_file)
+    idempotency = _table(document, "idempotency", IdempotencyShape)
+    idempotency_key = _read_secret(document, folder, "idempotency", "key", idempotency.key, idempotency.key_file)
+    alerts = _table(document, "alerts", AlertsShape)
+    alerts_secret = _read_secret(document, folder, "alerts", "secret", alerts.secret, alerts.secret_file)
+    _check_alerts(document, alerts, alerts_secret)
     layers = read_layers(document, guard, wanted_layers(policies, routes))
     names = {layer.name for layer in layers}
     if "tenant" in names:
@@ -170,6 +179,8 @@ def parse_settings(
         policies=MappingProxyType(policies),
         redaction_key=redaction_key,
         idempotency_key=idempotency_key,
+        alerts=alerts,
+        alerts_secret=alerts_secret,
     )
 
 
@@ -243,21 +254,38 @@ def _reader(target: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", reader)
 
 
-def _read_secret(document: Document, folder: FilePath, table: str, shape: type[SecretShape]) -> bytes | None:
-    read = _table(document, table, shape)
-    if read.key_file is None:
-        return read.key.encode() if read.key is not None else None
-    path = (table, "key_file")
-    if read.key is not None:
-        document.problem(path, f"is given besides {table}.key", "give one of them")
+def _read_secret(
+    document: Document, folder: FilePath, table: str, key: str, given: str | None, file: str | None
+) -> bytes | None:
+    """The secret that a table has at ``key``, or in the file that it names at ``<key>_file``."""
+    if file is None:
+        return given.encode() if given is not None else None
+    path = (table, f"{key}_file")
+    if given is not None:
+        document.problem(path, f"is given besides {table}.{key}", "give one of them")
     try:
-        key = (folder / read.key_file).read_bytes().strip()
+        secret = (folder / file).read_bytes().strip()
     except OSError as failed:
         document.problem(path, f"cannot be read: {failed.strerror}")
         return None
-    if len(key) < KEY_BYTES_MIN:
+    if len(secret) < KEY_BYTES_MIN:
         document.problem(path, f"holds fewer than {KEY_BYTES_MIN} bytes")
-    return key
+    return secret
+
+
+def _check_alerts(document: Document, alerts: AlertsShape, secret: bytes | None) -> None:
+    if alerts.webhook is None:
+        for key in ("secret", "secret_file", "timeout_s", "allow_http"):
+            if document.has("alerts", key):
+                document.problem(("alerts", key), "is never looked at: there is no webhook")
+                return
+        return
+    if secret is None and not (document.has("alerts", "secret") or document.has("alerts", "secret_file")):
+        remedy = "write alerts.secret or alerts.secret_file; receivers check the signature with it"
+        document.problem(("alerts", "webhook"), "needs a secret to sign with", remedy)
+    host = urlsplit(alerts.webhook).hostname or ""
+    if alerts.webhook.startswith("http:") and not alerts.allow_http and host not in {"localhost", "127.0.0.1", "::1"}:
+        document.problem(("alerts", "webhook"), "is not encrypted", "write https, or allow_http = true")
 
 
 # what one table says of another

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
@@ -148,6 +149,13 @@ def _multiplier(text: str) -> Fraction:
 
 def _rates_version(text: str) -> str:
     return RateTable(text, "XXX", {}).version
+
+
+def _webhook(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise ConfigurationError("must be 'https://<host>/<path>'")
+    return text
 
 
 def _match(text: str) -> str:
@@ -308,6 +316,16 @@ class RedactionShape(SecretShape):
 
 class IdempotencyShape(SecretShape):
     """``[idempotency]``: the secret with which kept responses are encrypted."""
+
+
+class AlertsShape(Shape):
+    """``[alerts]``: whom the alerts of budgets and quotas are told, beside the log."""
+
+    webhook: Annotated[str, _text(_webhook)] | None = Field(None, repr=False)
+    secret: Annotated[str, Field(min_length=KEY_BYTES_MIN)] | None = Field(None, repr=False)
+    secret_file: _Name | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    allow_http: bool = False
 
 
 class ProxyShape(Shape):

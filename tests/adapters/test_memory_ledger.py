@@ -9,7 +9,8 @@ import pytest
 from tenantguard.adapters.ledger.memory import MemoryLedger
 from tenantguard.adapters.system import TimeOrderedIds
 from tenantguard.errors import PortError
-from tenantguard.flow.ports import Held, Leg, PlaceHold, ResolveHold, System
+from tenantguard.flow.ports import Booked, Claim, Correct, Grant, Held, Leg, PlaceHold, Refund, ResolveHold, System
+from tenantguard.model.ledger import PLAIN, CarryOver, Counted, Terms, Threshold, Unbookable
 from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
 
@@ -27,8 +28,8 @@ class Clock:
         return self.now_ns
 
 
-def leg(budget: str, period: Period = Period.MINUTE, limit: int = 10**6) -> Leg:
-    return Leg((budget,), period, "USD", limit, 10, 10)
+def leg(budget: str, period: Period = Period.MINUTE, limit: int = 10**6, terms: Terms = PLAIN) -> Leg:
+    return Leg((budget,), period, "USD", limit, 10, 10, terms)
 
 
 def hold(number: int) -> bytes:
@@ -101,3 +102,52 @@ def test_a_broken_balance_is_found() -> None:
     account.held -= 1
     ledger._books.lines.append(ledger._books.lines[0])
     assert len(ledger.audit()) == 3
+
+
+def test_what_operators_booked_is_forgotten_with_its_entries_and_balances_stay_exact() -> None:
+    ledger = MemoryLedger(System(Clock(), TimeOrderedIds()), history_max=10)
+    run(ledger, 0, leg("b", Period.LIFETIME))
+    assert ledger.submit(Refund(hold(900), hold(0), (3,), "outage")).result() == Booked((3,))
+    assert ledger.submit(Grant(hold(901), ACME, leg("b", Period.LIFETIME), None, "paid")).result() == Booked((10,))
+    for number in range(1, 100):
+        run(ledger, number, leg("b", Period.LIFETIME))
+        ledger.submit(Correct(hold(1000 + number), ACME, leg("b", Period.LIFETIME), 1, "invoice")).result()
+        assert ledger.audit() == []
+    (balance,) = ledger.balances()
+    assert (balance.spent, balance.granted) == (100 * 7 - 3 + 99, 10)
+    assert len(ledger._books.booked) <= 30
+    assert isinstance(ledger.submit(Refund(hold(902), hold(0), None, "too late")).result(), Unbookable)
+    oldest = ledger.entries(after_seq=0)[0]
+    newest = ledger.entries(limit=1)[0]
+    assert (oldest.seq > 100, newest.seq) == (True, 201)
+    assert ledger.entries(limit=1000, after_seq=newest.seq - 1) == [newest]
+
+
+def test_a_window_that_leaves_something_to_the_next_is_not_forgotten() -> None:
+    """However many windows of other budgets come and go meanwhile."""
+    clock = Clock()
+    ledger = MemoryLedger(System(clock, TimeOrderedIds()), history_max=3)
+    terms = Terms(carry=CarryOver.UNUSED, cap=500)
+    run(ledger, 0, leg("saver", limit=100, terms=terms))
+    for number in range(1, 20):
+        clock.now_ns += MINUTE_NS
+        run(ledger, number, leg("other"))
+    run(ledger, 50, leg("saver", limit=100, terms=terms))
+    assert [balance.carried for balance in ledger.balances() if balance.budget == ("saver",)][-1] == 500
+    assert ledger.audit() == []
+
+
+def test_claims_are_forgotten_with_the_holds_that_have_them() -> None:
+    ledger = MemoryLedger(System(Clock(), TimeOrderedIds()), history_max=5)
+    for number in range(100):
+        claim = Claim(f"key {number}", b"asked")
+        ledger.submit(PlaceHold(hold(number), ACME, (leg("b", Period.LIFETIME),), claim=claim)).result()
+        ledger.submit(ResolveHold(hold(number), (1,), "completed")).result()
+    assert len(ledger._books.claims) <= 11
+
+
+def test_notices_that_nobody_takes_are_bounded() -> None:
+    ledger = MemoryLedger(System(Clock(), TimeOrderedIds()), history_max=5)
+    terms = Terms(thresholds=tuple(Threshold(percent, Counted.COMMITTED) for percent in range(1, 11)))
+    run(ledger, 1, leg("b", Period.LIFETIME, 10, terms))
+    assert [notice.seq for notice in ledger.notices()] == [10, 9, 8, 7, 6]

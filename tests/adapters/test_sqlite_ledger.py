@@ -603,7 +603,8 @@ def entry(kind: int, account: int, amount: int, of: str) -> str:
         (
             """INSERT INTO entry (op, leg, kind, account, tenant, held, amount, absorbed, unit, at_ns, reason,
             evidence, source, external_id)
-            SELECT id, 4 + row_number() OVER (), 0, 1, 'acme', 0, 0, 0, 'USD', 0, '', '{}', 'openai', 'r-1' FROM (SELECT id FROM hold UNION SELECT op FROM entry) LIMIT 2""",
+            SELECT id, 4 + row_number() OVER (), 0, 1, 'acme', 0, 0, 0, 'USD', 0, '', '{}', 'openai', 'r-1'
+            FROM (SELECT id FROM hold UNION SELECT op FROM entry) LIMIT 2""",
             "charge one external id for two holds",
         ),
         (entry(1, 1, -8, "x'00000000000000000000000000000001'"), "was given back 8 of 7"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import structlog
 import uvicorn
 
 from tenantguard import current
@@ -75,6 +76,7 @@ def serve(folder: Path, where: str) -> None:
 
 def main(folder: Path, where: str) -> None:
     (folder / "guard.toml").write_text(SETTINGS)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     living: set[int] = set()
     for line in sys.stdin:
         what, *number = line.split()

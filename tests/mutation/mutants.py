@@ -71,8 +71,8 @@ MUTANTS = (
     Mutant(
         "a soft limit refuses",
         "ledger/accounts.py",
-        "ceiling(limit, inherited, accounts, now_ns) if terms.strict else UNITS_MAX",
-        "ceiling(limit, inherited, accounts, now_ns)",
+        "if limit is None or not terms.strict else",
+        "if limit is None else",
     ),
     Mutant("what is left can be negative", "ledger/accounts.py", "return max(left, 0)\n", "return left\n"),
     Mutant(
@@ -143,8 +143,14 @@ MUTANTS = (
     Mutant(
         "only the first leg is held",
         "ledger/books.py",
-        "            account.held += granted\n            account.carried = inherited",
-        "            account.held += granted if account is placed[0][0] else 0\n            account.carried = inherited",
+        "            account.held += granted\n            account.limit",
+        "            account.held += granted if account is placed[0][0] else 0\n            account.limit",
+    ),
+    Mutant(
+        "what was inherited is not written down",
+        "ledger/books.py",
+        "            account.carried = inherited\n",
+        "            pass\n",
     ),
     Mutant(
         "a shared account stays the first tenant's", "ledger/books.py", "if account.tenant != tenant:", "if False:"

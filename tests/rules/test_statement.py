@@ -13,7 +13,7 @@ from tenantguard.errors import ConfigurationError
 from tenantguard.model.ledger import Balance, Entry, EntryKind
 from tenantguard.model.period import Period
 from tenantguard.rules import statement as module
-from tenantguard.rules.statement import BY, Statement, model_of, tokens
+from tenantguard.rules.statement import BY, Part, Statement, model_of, tokens
 from tenantguard.rules.windows import window
 
 DAY_NS = 86_400 * 10**9
@@ -163,3 +163,30 @@ def test_the_model_that_served_goes_before_the_one_that_was_asked_for() -> None:
     assert model_of({"served_model": "a", "model": "b"}) == "a"
     assert model_of({"served_model": "(withheld)", "model": "b"}) == "b"
     assert model_of({"served_model": None, "model": ""}) is None
+
+
+def test_an_entry_before_its_window_counts_in_its_first_moment() -> None:
+    """A clock that was set back between a hold and its charge."""
+    start, end = MONTH
+    assert start is not None
+    assert end is not None
+    statement = Statement(start, end)
+    statement.add(entry(5, start - 1, window_of_ns=start))
+    (section,) = statement.sections.values()
+    assert section.booked.spent == 5
+
+
+def test_a_window_that_ends_where_the_stretch_begins_has_no_part_in_it() -> None:
+    start, end = MONTH
+    assert start is not None
+    assert end is not None
+    for stretch in ((end, end + 1), (start - 1, start)):
+        statement = Statement(*stretch)
+        statement.look(balances_of([entry(5, NOW)]))
+        assert statement.sections == {}
+
+
+def test_what_is_left_counts_grants_and_what_was_carried_over() -> None:
+    balance = Balance(("b",), "month", "USD", "acme", 100, 30, 7, 20, -4, 0, 1)
+    assert Part(0, 1, balance).left == 100 + 20 - 4 - 30 - 7
+    assert Part(0, 1).left is None

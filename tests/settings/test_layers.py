@@ -63,3 +63,29 @@ def test_the_secret_of_kept_responses_comes_from_a_file_too(tmp_path: Path) -> N
     assert settings.idempotency_key == b"s" * 32
     assert "ssss" not in repr(settings)
     build(settings).close()
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ('webhook = "https://example.com/x"', "alerts.webhook: needs a secret to sign with"),
+        ('webhook = "ftp://example.com/x"', "alerts.webhook: must be 'https://<host>/<path>'"),
+        (f'webhook = "http://example.com/x"\nsecret = "{"s" * 32}"', "alerts.webhook: is not encrypted"),
+        (f'secret = "{"s" * 32}"', "alerts.secret: is never looked at: there is no webhook"),
+        ('webhook = "https://example.com/x"\nsecret = "short"', "alerts.secret: "),
+    ],
+)
+def test_a_webhook_that_nobody_could_trust_is_told(table: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as told:
+        parse_settings(HEAD % "" + f"[alerts]\n{table}\n", environ={})
+    assert problem in str(told.value)
+    assert "ssss" not in str(told.value)
+
+
+def test_alerts_go_to_the_log_and_to_the_webhook_that_is_named() -> None:
+    text = HEAD % "" + f'[alerts]\nwebhook = "http://127.0.0.1:9/x"\nsecret = "{"s" * 32}"\n'
+    settings = parse_settings(text, environ={})
+    assert "ssss" not in repr(settings)
+    guard = build(settings)
+    assert guard.ports.alerts is not None
+    guard.close()

@@ -89,6 +89,9 @@ unknown_model = "default"
 version = "1"
 base = "USD"
 EUR = "1.1 USD"
+[alerts]
+webhook = "https://example.com/alerts"
+secret = "a secret that alerts are signed with, of 32 bytes"
 [idempotency]
 key = "a key that encrypts kept responses, of 32 bytes"
 

@@ -322,7 +322,7 @@ def entry_row(line: Line, books: Books) -> tuple[Any, ...]:
     return (
         line.op,
         line.leg,
-        KIND_NUMBERS[line.kind],
+        0 if charges else KIND_NUMBERS[line.kind],
         line.account.number,
         str(line.tenant),
         books.holds[line.op].legs[line.leg][1] if charges else 0,
@@ -414,16 +414,28 @@ class Wanted:
     needed, where they are there; ``rolling``: lines with the first start of a window that counts, all accounts from
     there on.
 
-    Of holds that were loaded, :func:`wanted_beside` and :func:`wanted_answers` want more.
+    Of holds that were loaded, :func:`wanted_beside` wants more, and ``answers`` the claims of their tenants: by hold,
+    the key under which a settling keeps the response.
     """
 
-    __slots__ = ("accounts", "booked", "claims", "external_ids", "holds", "inheriting", "refunded", "rolling")
+    __slots__ = (
+        "accounts",
+        "answers",
+        "booked",
+        "claims",
+        "external_ids",
+        "holds",
+        "inheriting",
+        "refunded",
+        "rolling",
+    )
 
     def __init__(self) -> None:
         self.holds: list[bytes] = []
         self.refunded: list[bytes] = []
         self.booked: list[bytes] = []
         self.claims: list[tuple[str, str]] = []
+        self.answers: list[tuple[bytes, str]] = []
         self.external_ids: list[str] = []
         self.accounts: list[AccountKey] = []
         self.inheriting: list[AccountKey] = []
@@ -452,6 +464,8 @@ def wanted(books: Books, commands: Iterable[LedgerCommand], now_ns: int) -> Want
                 found.holds.append(command.id)
             else:
                 _want_beside(found.rolling, hold, now_ns)
+            if command.answer is not None:
+                found.answers.append((command.id, storable(command.answer[0])))
             if command.external_id is not None and command.source is not None:
                 found.external_ids.append(storable(command.external_id))
         elif isinstance(command, FindClaim):
@@ -475,21 +489,6 @@ def wanted_beside(holds: Iterable[Hold], now_ns: int) -> dict[LineKey, int]:
     found: dict[LineKey, int] = {}
     for hold in holds:
         _want_beside(found, hold, now_ns)
-    return found
-
-
-def wanted_answers(books: Books, commands: Sequence[LedgerCommand]) -> list[tuple[str, str]]:
-    """Once the holds are there: the claims to whose answers settlings add."""
-    answering = [command for command in commands if isinstance(command, ResolveHold) and command.answer is not None]
-    if not answering:
-        return []
-    tenants = {command.id: str(command.tenant) for command in commands if isinstance(command, PlaceHold)}
-    found = []
-    for command in answering:
-        hold = books.holds.get(command.id)
-        tenant = tenants.get(command.id) if hold is None else hold.tenant
-        if tenant is not None and command.answer is not None:
-            found.append((str(tenant), storable(command.answer[0])))
     return found
 
 

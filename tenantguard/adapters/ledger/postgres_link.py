@@ -40,6 +40,7 @@ _OLDEST: Final = 13
 """The oldest PostgreSQL that the statements are written for."""
 
 _HOUR_S: Final = 3600.0
+_TIMEOUTS: Final = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 _ANSWER_SHARE: Final = 0.8
 _SERVER_SHARE: Final = 0.75
 _LOCK_SHARE: Final = 0.6
@@ -66,8 +67,8 @@ class Link:
     a batch has eight.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], patience_s: float) -> None:
-        self.patience_s = patience_s
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.patience_s = _HOUR_S
         self._connection = connection
         self._pgconn = connection.pgconn
         self._prepared: dict[str, bytes] = {}
@@ -89,6 +90,11 @@ class Link:
         """In a forked child: close the copy of the socket, so that the server sees when the parent goes."""
         self._selector.close()
         os.close(self._pgconn.socket)
+
+    def take_time(self) -> None:
+        """Let what follows take as long as it takes: a migration, an operator's question."""
+        self.patience_s = _HOUR_S
+        self.rows("SELECT set_config(name, '0', false) FROM unnest($1::text[]) AS name", texts(_TIMEOUTS))
 
     def rows(self, text: str, *values: str) -> list[tuple[Any, ...]]:
         """The rows of one statement."""
@@ -199,18 +205,17 @@ class Database:
             connection = psycopg.connect(**self._with_defaults(), autocommit=True)
         except psycopg.Error as error:
             raise self.explain(error) from None
-        db = Link(connection, self._deadline_s * _ANSWER_SHARE)
+        db = Link(connection)
         try:
             self._set_up(db)
             if not self._prepared:
                 self._check(connection)
                 prepare(db, self._schema)
+                self._set_up(db)
                 self._prepared = True
             if not hurried:
-                db.patience_s = _HOUR_S
-                db.rows(
-                    "SELECT set_config('statement_timeout', '0', false), set_config('enable_seqscan', 'on', false)"
-                )
+                db.take_time()
+                db.rows("SELECT set_config('enable_seqscan', 'on', false)")
         except psycopg.Error as error:
             db.close()
             raise self.explain(error) from None
@@ -248,6 +253,7 @@ class Database:
 
     def _set_up(self, db: Link) -> None:
         """Statements are key lookups with plans that last; what nobody waits for any more ends on the server too."""
+        db.patience_s = self._deadline_s * _ANSWER_SHARE
         settings = {
             "search_path": f"{self._schema}, pg_temp",
             "default_transaction_isolation": "read committed",

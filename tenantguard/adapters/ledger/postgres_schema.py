@@ -7,12 +7,9 @@ as it is. Migrations only ever move forward, each in the transaction that record
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
 from tenantguard.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from tenantguard.adapters.ledger.postgres_link import Link
 
 LOCK_CLASS: Final = int.from_bytes(b"TGld", "big")
 """The first half of every advisory lock of ours, so that another program's are not in our way."""
@@ -225,12 +222,25 @@ AUDIT: Final = (
 """Each row that one of these gives is a broken invariant, as a sentence."""
 
 
-def prepare(db: Link, schema: str) -> None:
+class Session(Protocol):
+    """A connection to the database, at whose schema its statements aim."""
+
+    def rows(self, text: str, *values: str) -> list[tuple[Any, ...]]:
+        """The rows of one statement."""
+        ...
+
+    def take_time(self) -> None:
+        """Let what follows take as long as it takes."""
+        ...
+
+
+def prepare(db: Session, schema: str) -> None:
     """Make the schema in this database or move it on, where that is needed, and check that it can be used.
 
     Several processes may do so at once. Raises :class:`ConfigurationError` where it cannot work.
     """
     if _version(db, schema) < len(MIGRATIONS):
+        db.take_time()
         db.rows("BEGIN")
         db.rows("SELECT pg_advisory_xact_lock($1, $2)", str(LOCK_CLASS), _LOCK_OF_MIGRATIONS)
         _migrate(db, schema, _version(db, schema))
@@ -238,7 +248,7 @@ def prepare(db: Link, schema: str) -> None:
     _check_privileges(db, schema)
 
 
-def _version(db: Link, schema: str) -> int:
+def _version(db: Session, schema: str) -> int:
     """The version of the schema that is there, 0 for none."""
     rows = db.rows(
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1", schema
@@ -259,7 +269,7 @@ def _version(db: Link, schema: str) -> int:
     return int(version)
 
 
-def _migrate(db: Link, schema: str, found: int) -> None:
+def _migrate(db: Session, schema: str, found: int) -> None:
     if found == len(MIGRATIONS):
         return
     if found == 0:
@@ -272,7 +282,7 @@ def _migrate(db: Link, schema: str, found: int) -> None:
     db.rows("UPDATE version SET number = $1", str(len(MIGRATIONS)))
 
 
-def _check_privileges(db: Link, schema: str) -> None:
+def _check_privileges(db: Session, schema: str) -> None:
     """Find beforehand what would fail with the first command."""
     ((missing,),) = db.rows(
         "SELECT string_agg(privilege || ' on ' || name, ', ') FROM json_each_text($1::json) AS w (name, privileges),"

@@ -13,7 +13,6 @@ from tenantguard.adapters.ledger.encoding import (
     stored_start,
     terms_row,
     wanted,
-    wanted_answers,
     wanted_beside,
 )
 from tenantguard.adapters.ledger.rows import select
@@ -73,9 +72,10 @@ class Loaded:
             there = [books.holds[hold_id] for hold_id in asked if hold_id in books.holds]
             for line, first_ns in wanted_beside(there, now_ns).items():
                 self._load_rolling(db, line, first_ns)
-        claims = want.claims + wanted_answers(books, commands)
-        if claims:
-            asked = asked + self._load_claims(db, claims)
+        if want.claims or want.answers:
+            answered = [(books.holds[hold_id].tenant, key) for hold_id, key in want.answers if hold_id in books.holds]
+            claims = [(str(tenant), key) for tenant, key in answered if tenant is not None]
+            asked = asked + self._load_claims(db, want.claims + claims)
         if want.external_ids:
             query = "SELECT source, external_id FROM entry WHERE external_id IN ({})"
             books.charged.update(select(db, query, want.external_ids))

@@ -27,9 +27,6 @@ SETTINGS_FILE: Final = "tenantguard.toml"
 PAGE: Final = 1000
 """Entries that are read at once."""
 
-_SQLITE: Final = "sqlite:///"
-_POSTGRES: Final = "postgresql://"
-
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -139,37 +136,27 @@ def _settings(args: argparse.Namespace) -> Settings | None:
 
 
 def _ledger(args: argparse.Namespace, settings: Settings | None, system: System, *, may_make: bool) -> Ledger:
+    from tenantguard.settings import open_ledger  # noqa: PLC0415 - reading settings takes a while
+    from tenantguard.settings.shapes import POSTGRES, SQLITE, LedgerShape  # noqa: PLC0415
+
     uri, folder, place = args.ledger, Path(), "--ledger"
+    bounds = settings.ledger if settings is not None else LedgerShape()
     if uri is None and settings is not None:
         uri, folder, place = settings.guard.ledger, settings.folder, f"{settings.source}: guard.ledger"
     if uri is None:
         raise ConfigurationError(f"{place} is missing: these settings keep no money")
-    if uri.startswith(_SQLITE):
-        from tenantguard.adapters.ledger.sqlite import SQLiteLedger  # noqa: PLC0415
-
-        path = folder / uri.removeprefix(_SQLITE)
-        if not may_make and not path.exists():
+    if uri.startswith(SQLITE) and not may_make:
+        path = folder / uri.removeprefix(SQLITE)
+        if not path.exists():
             raise ConfigurationError(
                 f"{place}: there is no ledger at {str(path)!r} yet: it is made with the first use of the guard"
             )
-        durable = SQLiteLedger(path, system)
-        durable.open()
-        return durable
-    if uri.startswith(_POSTGRES):
-        try:
-            from tenantguard.adapters.ledger.postgres import PostgresLedger  # noqa: PLC0415 - an extra
-
-            shared = PostgresLedger(uri, system)
-            shared.open()
-        except ImportError:
-            raise ConfigurationError(
-                f"{place}: PostgreSQL needs a driver: pip install 'tenantguard[postgres]'"
-            ) from None
-        return shared
     if uri == "memory://":
         raise ConfigurationError(
             f"{place} is 'memory://': it lives in the guard's process, and nobody else can read it"
         )
-    raise ConfigurationError(
-        f"{place} must be 'sqlite:///<path>' or 'postgresql://<user>:<password>@<host>/<database>'"
-    )
+    if not uri.startswith((SQLITE, POSTGRES)):
+        raise ConfigurationError(
+            f"{place} must be 'sqlite:///<path>' or 'postgresql://<user>:<password>@<host>/<database>'"
+        )
+    return open_ledger(uri, folder, system, bounds, place)

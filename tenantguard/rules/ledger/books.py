@@ -191,10 +191,14 @@ class Books:
             if taken is not None:
                 return taken
         placed: list[tuple[Account, int]] = []
+        new: list[Account] = []
         inheriting: list[tuple[Account, int]] = []
         for index, leg in enumerate(legs):
             _check_leg(leg)
-            account = self._account(leg, tenant, placed, now_ns)
+            account = self.accounts.get(account_key(leg, now_ns))
+            if account is None:
+                account = self._new_account(leg, tenant, placed, now_ns)
+                new.append(account)
             counting = (account, *self._beside(account, now_ns)) if leg.period.buckets else (account,)
             inherited = 0 if leg.terms.carry is CarryOver.NONE else carried(leg.terms, leg.limit, account)
             available = room(counting, leg.limit, leg.terms, inherited, now_ns)
@@ -209,6 +213,8 @@ class Books:
             placed.append((account, granted))
             if inherited != account.carried:
                 inheriting.append((account, inherited))
+        for account in new:
+            self._keep(account)
         for account, inherited in inheriting:
             account.carried = inherited
         for leg, (account, granted) in zip(legs, placed, strict=True):
@@ -217,7 +223,7 @@ class Books:
             account.terms = leg.terms
             if account.tenant != tenant:
                 account.tenant = None
-            self._keep(account)
+            self.touched[id(account)] = account
             if leg.terms.thresholds:
                 self._alert(account, now_ns)
         self.holds[hold_id] = Hold(hold_id, tenant, tuple(placed), on_orphan, now_ns)
@@ -340,7 +346,7 @@ class Books:
             raise LayerError("a grant expires at a time in whole nanoseconds, or never")
         if expires_ns is not None and expires_ns <= now_ns:
             return Unbookable("the grant would have expired already")
-        account = self._account(leg, tenant, [], now_ns)
+        account = self._account(leg, tenant, now_ns)
         if sum([grant.amount for grant in account.grants]) + leg.most > UNITS_MAX:
             return Unbookable("grants of one window fit in 64 bits")
         account.grants = (*account.grants, Grant(leg.most, expires_ns))
@@ -362,7 +368,7 @@ class Books:
             raise LayerError("a correction is a whole number of units")
         if amount == 0:
             return Unbookable("a correction of nothing")
-        account = self._account(leg, tenant, [], now_ns)
+        account = self._account(leg, tenant, now_ns)
         if not 0 <= account.spent + amount <= UNITS_MAX - account.held:
             return Unbookable("an account cannot have spent less than nothing, or more than 64 bits hold")
         account.spent += amount
@@ -422,7 +428,6 @@ class Books:
         source, external_id = outside or (None, None)
         charged = []
         for index, ((account, held), asked) in enumerate(zip(hold.legs, amounts, strict=True)):
-            fits = asked
             if account.terms.strict:
                 fits = min(asked, held)
                 if late:
@@ -432,7 +437,7 @@ class Books:
             account.spent += fits
             charged.append(fits)
             if asked:
-                absorbed = min(asked - fits, UNITS_MAX)
+                absorbed = min(asked - fits, UNITS_MAX) if asked > fits else 0
                 self.lines.append(
                     Line(
                         hold.id, index, EntryKind.CHARGE, account, hold.tenant or "", fits, absorbed, now_ns, reason,
@@ -464,17 +469,20 @@ class Books:
         if leg.terms.carry is not CarryOver.NONE:
             account.carried = carried(leg.terms, leg.limit, account)
 
-    def _account(self, leg: Leg, tenant: str, placed: list[tuple[Account, int]], now_ns: int) -> Account:
+    def _account(self, leg: Leg, tenant: str, now_ns: int) -> Account:
         """The leg's account, or a new one that is not in the books before the command succeeds."""
+        return self.accounts.get(account_key(leg, now_ns)) or self._new_account(leg, tenant, [], now_ns)
+
+    def _new_account(self, leg: Leg, tenant: str, placed: list[tuple[Account, int]], now_ns: int) -> Account:
+        """A new account, or the one that another leg of this placing made."""
         key = account_key(leg, now_ns)
-        account = self.accounts.get(key)
-        if account is None and placed:
-            account = next((other for other, _ in placed if other.key == key), None)
-        if account is None:
-            account = Account(key, tenant, _recorded(leg.limit), window(leg.period, now_ns)[1], terms=leg.terms)
-            latest = self.latest.get(account.line)
-            if latest is not None and (latest.key[3] or 0) < (key[3] or 0):
-                account.previous = latest
+        for other, _ in placed:
+            if other.key == key:
+                return other
+        account = Account(key, tenant, _recorded(leg.limit), window(leg.period, now_ns)[1], terms=leg.terms)
+        latest = self.latest.get(account.line)
+        if latest is not None and (latest.key[3] or 0) < (key[3] or 0):
+            account.previous = latest
         return account
 
     def _beside(self, account: Account, now_ns: int) -> list[Account]:
@@ -486,8 +494,10 @@ class Books:
         return [other for other in found if other is not None]
 
     def _keep(self, account: Account) -> None:
-        self.accounts[account.key] = account
         self.touched[id(account)] = account
+        if account.key in self.accounts:
+            return
+        self.accounts[account.key] = account
         latest = self.latest.get(account.line)
         if latest is None or (latest.key[3] or 0) < (account.key[3] or 0):
             self.latest[account.line] = account

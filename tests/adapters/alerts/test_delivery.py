@@ -19,6 +19,7 @@ from tenantguard.adapters.alerts.log import LogSender
 from tenantguard.adapters.alerts.payload import alert_id
 from tenantguard.adapters.alerts.webhook import WebhookSender
 from tenantguard.adapters.ledger.encoding import alert_json
+from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import PortError
 from tenantguard.model.ledger import NEVER_NS, Notice
 from tenantguard.testing import manual_system
@@ -220,7 +221,9 @@ def test_closing_does_not_wait_for_a_receiver_that_hangs_and_the_alert_stays(
     alerts = Alerts(box, [WebhookSender(receiver.url(), SECRET, system.clock, timeout_s=60)], system)
     alerts.start()
     receiver.heard.acquire()
+    before_ns = SystemClock.monotonic_ns()
     alerts.close()
+    assert SystemClock.monotonic_ns() - before_ns < 20 * 10**9
     assert 1 in box.payloads
     assert box.due[1] == system.clock.wall_ns() + LEASE_NS
 

@@ -54,6 +54,13 @@ def test_a_part_is_given_back_on_every_budget_and_only_once_under_an_id(shop: Sh
     assert spent(line)[0] == "2.50"
 
 
+def test_no_budget_is_given_back_more_than_it_was_charged(shop: Shop, line: Line) -> None:
+    hold = shop.hold(3 * 10**9)
+    shop.ask(ResolveHold(hold, (3 * 10**9, 10**9), "completed"))
+    assert line("refund", hold.hex(), "--amount", "2 USD", *WHY).code == 0
+    assert spent(line) == ["1.00", "0.00"]
+
+
 @pytest.mark.parametrize(
     ("amount", "remedy"),
     [

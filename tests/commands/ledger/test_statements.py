@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.flow.ports import Correct, Grant, Refund, ResolveHold
 from tenantguard.model.ledger import Leg
 from tenantguard.model.period import Period
@@ -149,22 +150,27 @@ def test_a_statement_of_a_ledger_that_does_not_agree_says_so(shop: Shop, line: L
 def test_what_is_booked_while_the_statement_is_read_is_in_it(
     shop: Shop, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tenantguard.adapters.ledger.sqlite import SQLiteLedger
-
     shop.charge(10**9)
-    reads = SQLiteLedger.balances
-    left = [3]
+    left = {"balances": 3, "entries": 3}
 
-    def balances(self: SQLiteLedger, *args: Any, **kwargs: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
-            shop.charge(10**9)
-        return reads(self, *args, **kwargs)
+    def busy(name: str) -> None:
+        reads = getattr(SQLiteLedger, name)
 
-    monkeypatch.setattr(SQLiteLedger, "balances", balances)
+        def read(self: SQLiteLedger, *args: Any, **kwargs: Any) -> Any:
+            found = reads(self, *args, **kwargs)
+            if left[name]:
+                left[name] -= 1
+                shop.charge(10**9)
+            return found
+
+        monkeypatch.setattr(SQLiteLedger, name, read)
+
+    busy("balances")
+    busy("entries")
     told = line("statement", "--tenant", "acme", "--period", "2026-11")
     assert told.code == 0
-    assert "$4.00" in told.out
+    assert left == {"balances": 0, "entries": 0}
+    assert "$7.00" in told.out
 
 
 @pytest.mark.parametrize(

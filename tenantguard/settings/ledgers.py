@@ -1,0 +1,41 @@
+"""From a ledger's address to the ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tenantguard.errors import ConfigurationError
+from tenantguard.settings.shapes import POSTGRES, SQLITE, LedgerShape, shown_ledger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tenantguard.flow.ports import Ledger, System
+
+
+def open_ledger(uri: str, folder: Path, system: System, bounds: LedgerShape, place: str) -> Ledger:
+    """The ledger at ``uri``; a relative path in it counts from ``folder``.
+
+    :class:`ConfigurationError` names ``place``, which is where the address was written, and never a password.
+    """
+    if uri.startswith(SQLITE):
+        from tenantguard.adapters.ledger.sqlite import SQLiteLedger  # noqa: PLC0415 - only who keeps money in a file
+
+        path = folder / uri.removeprefix(SQLITE)
+        durable = SQLiteLedger(path, system, deadline_s=bounds.deadline_s, queue_max=bounds.queue_max)
+        durable.open()
+        return durable
+    if uri.startswith(POSTGRES):
+        try:
+            from tenantguard.adapters.ledger.postgres import PostgresLedger  # noqa: PLC0415 - an extra
+
+            shared = PostgresLedger(uri, system, deadline_s=bounds.deadline_s, queue_max=bounds.queue_max)
+            shared.open()
+        except ImportError as missing:
+            raise ConfigurationError(
+                f"{place}: {shown_ledger(uri)!r} needs a driver: pip install 'tenantguard[postgres]'",
+            ) from missing
+        return shared
+    from tenantguard.adapters.ledger.memory import MemoryLedger  # noqa: PLC0415
+
+    return MemoryLedger(system)
