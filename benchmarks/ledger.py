@@ -197,7 +197,7 @@ def main() -> None:
     for peer, module in missing.items():
         print(f"'{peer}' is left out, since {module} is not installed: {INSTALL}")
     cases = [case for case in CASES if case.name not in missing]
-    alone = [case for case in cases if case.callers == 1 and case.name in {NAIVE, GROUP}]
+    alone = [case for case in cases if case.callers == 1]
     turns = [*cases, *alone * 3]  # one caller waits for other programs at every operation, so it is asked more often
     wall, cpu = Samples(), Samples()
     with tempfile.TemporaryDirectory(prefix="ledger-", dir=Path.cwd()) as folder:

@@ -110,6 +110,8 @@ class _Run:
         self.session = Session(self.exchange)
         self.context = contextvars.copy_context()
         self._flow: Flow[Response] = guard.handler(self.exchange)
+        if guard.ports.alerts is not None:
+            guard.ports.alerts.start()
         self._read: list[bytes] = []  # of the request's body
         self._ready: deque[bytes] = deque()  # written by the application, or pulled to find its head
         self._status_line = ""

@@ -78,6 +78,8 @@ class Run:
         )
         self.session = Session(self.exchange)
         self._flow: Flow[Response] = guard.handler(self.exchange)
+        if guard.ports.alerts is not None:
+            guard.ports.alerts.start()
 
     def inner_scope(self) -> Scope:
         """The application's scope: its own copy, with the exchange in its state and no way around the guard."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tenantguard.adapters.alerts.delivery import Sender
     from tenantguard.flow.layer import Layer
     from tenantguard.flow.ports import Detector, Ledger, System
+    from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.settings.policies import ResolvedPolicy
 
 
@@ -145,7 +146,15 @@ def _warn(settings: Settings) -> None:
         structlog.get_logger("tenantguard").warning("settings.loopholes", source=settings.source, loopholes=found)
 
 
-def _alerts(settings: Settings, ledger: Ledger, system: System) -> Alerts:
+def _alerts(settings: Settings, ledger: Ledger, system: System) -> Alerts | None:
+    """Who tells of alerts, where some policy has any."""
+    rules: list[BudgetRule | QuotaRule] = []
+    for resolved in settings.policies.values():
+        for kind in (BudgetSection, QuotaSection):
+            section = resolved.policy.section(kind)
+            rules += section.rules if section is not None else ()
+    if not any(rule.thresholds for rule in rules):
+        return None
     shape = settings.alerts
     senders: list[Sender] = [LogSender()]
     if shape.webhook is not None and settings.alerts_secret is not None:

@@ -778,3 +778,37 @@ def test_what_another_process_wrote_counts_in_a_rolling_period(path: Path, clock
         assert (refused.available, refused.spent) == (10, 90)
         ledger.close()
     assert mine.audit() == []
+
+
+def test_a_late_settling_takes_what_is_left_of_a_rolling_period(path: Path, clock: Clock) -> None:
+    """What others spent in its other parts is loaded for it."""
+    rolling = Leg(("b",), Period.parse("rolling 60 minutes / 4 buckets"), "USD", 100, 60, 60)
+    slow, other = (SQLiteLedger(path, System(clock, TimeOrderedIds())) for _ in range(2))
+    answer(slow.submit(PlaceHold(hold(1), ACME, (rolling,))))
+    clock.ahead_ns += 15 * 60 * 10**9
+    answer(other.submit(PlaceHold(hold(2), ACME, (rolling,))))
+    answer(other.submit(ResolveHold(hold(2), (60,), "completed")))
+    clock.ahead_ns += 15 * 60 * 10**9
+    assert answer(slow.submit(ResolveHold(hold(1), (60,), "late"))) == Resolved(HoldState.SETTLED, (40,))
+    assert [(entry.amount, entry.absorbed) for entry in slow.entries()] == [(40, 20), (60, 0)]
+    for ledger in (slow, other):
+        ledger.close()
+    assert slow.audit() == []
+
+
+def test_an_orphan_that_is_charged_reaches_the_threshold_of_a_rolling_period(path: Path, clock: Clock) -> None:
+    terms = Terms(thresholds=(Threshold(90),))
+    rolling = Leg(("b",), Period.parse("rolling 60 minutes / 4 buckets"), "USD", 100, 45, 45, terms)
+    lost = SQLiteLedger(path, System(clock, TimeOrderedIds()))
+    for number in range(2):
+        answer(lost.submit(PlaceHold(hold(number), ACME, (rolling,), OnOrphan.CHARGE_HOLD)))
+        if number == 0:
+            answer(lost.submit(ResolveHold(hold(0), (45,), "completed")))
+            clock.ahead_ns += 15 * 60 * 10**9
+    lost.close()
+    clock.ahead_ns += 30 * 10**9
+    ledger = SQLiteLedger(path, System(clock, TimeOrderedIds()))
+    place(ledger, 9)
+    assert [notice.payload["spent"] for notice in ledger.notices()] == [90]
+    ledger.close()
+    assert ledger.audit() == []

@@ -751,3 +751,55 @@ def test_a_placing_that_found_no_room_is_on_record(ledger: Ledger) -> None:
     assert [denial.hold for denial in ledger.denials()] == [hold(3), hold(2)]
     assert ledger.denials(GLOBEX) == []
     assert ledger.denials(limit=0) == []
+
+
+# what a ledger that was closed and opened must find again
+
+
+def test_what_a_running_window_inherits_is_worked_out_anew_from_the_one_before(ledger: Ledger, clock: Clock) -> None:
+    """What was still held there counted as spent; now that it is charged for less, more is left over."""
+    terms = Terms(carry=CarryOver.UNUSED, cap=500)
+    answer(ledger.submit(PlaceHold(hold(1), ACME, (leg(70, terms=terms),))))
+    clock.now_ns += DAY_NS
+    answer(ledger.submit(PlaceHold(hold(2), ACME, (leg(1, terms=terms),))))
+    assert [balance.carried for balance in ledger.balances()] == [0, 30]
+    answer(ledger.submit(ResolveHold(hold(1), (20,), "completed")))
+    ledger.close()
+    answer(ledger.submit(PlaceHold(hold(3), ACME, (leg(1, terms=terms),))))
+    assert [balance.carried for balance in ledger.balances()] == [0, 80]
+    ledger.close()
+    answer(ledger.submit(Grant(hold(50), ACME, leg(5, terms=terms), None, "paid")))
+    assert [balance.carried for balance in ledger.balances()] == [0, 80]
+
+
+def test_a_threshold_of_a_rolling_period_is_reached_by_settling(ledger: Ledger, clock: Clock) -> None:
+    """What was spent in its other parts counts with it."""
+    rolling = leg(45, period=ROLLING, terms=Terms(thresholds=(Threshold(90),)))
+    for number in range(2):
+        answer(ledger.submit(PlaceHold(hold(number), ACME, (rolling,))))
+        if number == 0:
+            answer(ledger.submit(ResolveHold(hold(number), (45,), "completed")))
+            clock.now_ns += 900 * 10**9
+    ledger.close()
+    assert ledger.notices() == []
+    answer(ledger.submit(ResolveHold(hold(1), (45,), "completed")))
+    (alert,) = [alert_of(notice.payload) for notice in ledger.notices()]
+    assert (alert.spent, alert.ceiling, alert.threshold) == (90, 100, Threshold(90))
+
+
+def test_a_correction_reaches_a_threshold_of_a_rolling_period(ledger: Ledger, clock: Clock) -> None:
+    rolling = leg(0, period=ROLLING, terms=Terms(thresholds=(Threshold(90),)))
+    for number in range(2):
+        answer(ledger.submit(Correct(hold(number), ACME, rolling, 45, "invoice")))
+        clock.now_ns += 900 * 10**9
+        ledger.close()
+    assert [alert_of(notice.payload).spent for notice in ledger.notices()] == [90]
+
+
+def test_a_providers_response_is_charged_once_for_ever(ledger: Ledger) -> None:
+    for number, state in enumerate((HoldState.SETTLED, HoldState.VOIDED)):
+        answer(ledger.submit(PlaceHold(hold(number), ACME, (leg(10),))))
+        settling = ResolveHold(hold(number), (7,), "completed", {}, "openai", "resp-1")
+        assert answer(ledger.submit(settling)).state is state
+        ledger.close()
+    assert [balance.spent for balance in ledger.balances()] == [7]

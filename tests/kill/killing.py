@@ -17,7 +17,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tenantguard.flow.ports import HoldState, OnOrphan, ResolveHold
 from tests.kill.load import Load
@@ -27,14 +27,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tests.conftest import Postgres
-    from tests.kill.load import Key
 
 ROOT: Final = Path(__file__).parents[2]
 FATES: Final = {kind.tenant: kind.on_orphan for kind in KINDS}
+DECIDED: Final = "decided by an operator"
+ENDS: Final[dict[OnOrphan, list[set[str]]]] = {
+    OnOrphan.VOID: [set()],
+    OnOrphan.CHARGE_HOLD: [{"orphaned"}],
+    OnOrphan.REVIEW: [set(), {DECIDED}],
+}
+"""The reasons of the entries that a hold may have whose process was lost."""
+
 LEASE_STEP_S: Final = 8.0
 """Shorter than a lease less a beat; three of them are longer than a lease, 20 s."""
 
 BACK_S: Final = 60.0
+SERVED: Final = 5
+"""Before so many were served, nothing is killed."""
+
 PAGE: Final = 1_000_000
 
 
@@ -83,7 +93,7 @@ class Site:
         self._where = where
         self.living: dict[int, int] = {}  # number of the process: port
 
-    async def __aenter__(self) -> Site:
+    async def __aenter__(self) -> Self:
         with (self._folder / "errors").open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.kill.site", str(self._folder), self._where),
@@ -175,9 +185,8 @@ class Killing:
         self._began = time.perf_counter()
         self._load.addresses[:] = self._site.living.values()
         self._load.go()
-        before = len(self._load.fresh)
-        while len(self._load.fresh) < before + 5:  # a new server was seen to serve
-            await asyncio.sleep(0.005)
+        if not await _became(lambda: len(self._load.fresh) >= SERVED):
+            raise RuntimeError(f"nothing is served: {(self._folder / 'errors').read_text()[-4000:]}")
         await asyncio.sleep(self._random.random() * 0.25)
 
     async def _round_ends(self) -> None:
@@ -191,22 +200,20 @@ class Killing:
         if not self._site.living:
             await self._site.serve()
             self._load.addresses[:] = self._site.living.values()
-            await self._load.ask(*self._load.addresses, self._load.key(KINDS[0]))
+            await self._load.ask(self._load.addresses[0], self._load.key(KINDS[0]))
         entries = await self._rest()
         self._check_orphans(orphans, entries)
 
     async def _ask_again(self) -> None:
         """Until nothing is unresolved."""
-        end = time.monotonic() + BACK_S
-        while self._load.unresolved and time.monotonic() < end:
+        end = time.perf_counter() + BACK_S
+        while self._load.unresolved and time.perf_counter() < end:
             self._load.go(new=False)
             await self._load.rest()
 
     async def _rest(self) -> list[Any]:
         """Nothing is on its way: everything must be right. The entries of this round."""
-        end = time.monotonic() + BACK_S
-        while any(hold.state is HoldState.PENDING for hold in self._ledger.holds()) and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+        await _became(lambda: all(hold.state is not HoldState.PENDING for hold in self._ledger.holds()))
         self._resolve_reviews()
         broken, figures = self.figures.broken, self.figures
         broken += self._ledger.audit()
@@ -238,7 +245,7 @@ class Killing:
             if hold.state is not HoldState.REVIEW:
                 continue
             amounts = tuple(leg.held for leg in hold.legs) if self._random.random() < 0.5 else None
-            promise = self._ledger.submit(ResolveHold(hold.id, amounts, "decided by an operator"))
+            promise = self._ledger.submit(ResolveHold(hold.id, amounts, DECIDED))
             assert promise.wait(BACK_S)
             promise.result()
             key = self._load.reviews.pop(hold.id.hex(), None)
@@ -250,19 +257,14 @@ class Killing:
     def _check_orphans(self, orphans: dict[str, Any], entries: Iterable[Any]) -> None:
         """What dead processes held must have ended as its route says."""
         figures = self.figures
-        ends: dict[str, set[tuple[str, int]]] = {}
+        ends: dict[str, set[str]] = {}
         for entry in entries:
-            ends.setdefault(entry.op.hex(), set()).add((entry.reason, entry.leg))
+            ends.setdefault(entry.op.hex(), set()).add(entry.reason)
         for number, hold in orphans.items():
             fate = FATES[str(hold.tenant)]
-            reasons = {reason for reason, _ in ends.get(number, ())}
-            expected = {
-                OnOrphan.VOID: [set()],
-                OnOrphan.CHARGE_HOLD: [{"orphaned"}],
-                OnOrphan.REVIEW: [set(), {"decided by an operator"}],
-            }[fate]
+            reasons = ends.get(number, set())
             figures.orphans[fate] += 1
-            if reasons not in expected:
+            if reasons not in ENDS[fate]:
                 figures.broken.append(f"the orphan {number} was to be {fate} and ended as {reasons or 'nothing'}")
 
     async def _finish(self) -> Figures:
@@ -275,10 +277,10 @@ class Killing:
         await self._ask_again()
         await self._rest()
         await self._ask_again()  # what an operator voided
-        small = KINDS[-1]
-        while not (key := load.key(small)).refused and len(load.keys) < PAGE:
-            await load.ask(load.addresses[0], key)
-            if key.refused:
+        for _ in range(FITS + 1):
+            last = load.key(KINDS[-1])
+            await load.ask(load.addresses[0], last)
+            if last.refused:
                 break
         await self._rest()
         self._compare()
@@ -292,8 +294,8 @@ class Killing:
         figures = self.figures
         served: dict[str, str] = {}
         for line in (self._folder / "runs").read_text().splitlines():
-            exchange, key = line.split()
-            served[exchange] = key
+            exchange, of = line.split()
+            served[exchange] = of
         holds: dict[str, set[str]] = {}
         for exchange, hold in self._charged.items():
             holds.setdefault(served.get(exchange, "nobody"), set()).add(hold)
@@ -316,6 +318,16 @@ class Killing:
                 figures.broken.append(f"{balance.tenant} has spent {balance.spent} for {spent[str(balance.tenant)]}")
         if spent["small"] != FITS * PRICE or spent["small"] > SMALL_LIMIT:
             figures.broken.append(f"the small budget carried {spent['small'] / PRICE} requests of {FITS}")
+
+
+async def _became(true: Callable[[], bool]) -> bool:
+    """Look until it is so; False if it is not in ``BACK_S``."""
+    end = time.perf_counter() + BACK_S
+    while time.perf_counter() < end:
+        if true():
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 def kill_all(postgres: Postgres) -> None:

@@ -123,7 +123,8 @@ async def _exchange(port: int, key: Key) -> tuple[int, bytes, bool]:
     try:
         head = (
             f"POST {key.kind.path} HTTP/1.1\r\nhost: site\r\nconnection: close\r\ncontent-type: application/json\r\n"
-            f"x-tenant: {key.kind.tenant}\r\nidempotency-key: {key.key}\r\ncontent-length: {len(key.kind.body)}\r\n\r\n"
+            f"x-tenant: {key.kind.tenant}\r\nidempotency-key: {key.key}\r\n"
+            f"content-length: {len(key.kind.body)}\r\n\r\n"
         )
         writer.write(head.encode() + key.kind.body)
         data = b"".join([chunk async for chunk in _chunks(reader)])

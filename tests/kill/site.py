@@ -69,7 +69,7 @@ def serve(folder: Path, where: str) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     guard = load(folder / "guard.toml")
     guard.ports.ledger = open_ledger(where, SharedClock(folder / "clock"))
-    print(listener.getsockname()[1], os.getpid(), flush=True)
+    print(listener.getsockname()[1], os.getpid(), flush=True)  # noqa: T201 - that is how it answers
     config = uvicorn.Config(guard.asgi(application(folder)), lifespan="off", log_level="warning")
     uvicorn.Server(config).run(sockets=[listener])
 
@@ -91,7 +91,7 @@ def main(folder: Path, where: str) -> None:
         else:
             _end(int(number[0]))
             living.discard(int(number[0]))
-            print("killed", *number, flush=True)
+            print("killed", *number, flush=True)  # noqa: T201
     for child in living:
         _end(child)
 

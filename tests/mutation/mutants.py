@@ -147,6 +147,12 @@ MUTANTS = (
         "            account.held += granted if account is placed[0][0] else 0\n            account.limit",
     ),
     Mutant(
+        "what is held on an account that is there is not stored",
+        "ledger/books.py",
+        "            self.touched[id(account)] = account\n            if leg.terms.thresholds:",
+        "            if leg.terms.thresholds:",
+    ),
+    Mutant(
         "what was inherited is not written down",
         "ledger/books.py",
         "            account.carried = inherited\n",

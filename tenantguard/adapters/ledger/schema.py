@@ -246,6 +246,7 @@ AUDIT: Final = (
         ON charge.op = back.of AND charge.leg = back.leg AND charge.kind = 0 AND charge.account = back.account
     WHERE total > coalesce(charge.amount, 0)
     """,
+    "SELECT 'entry ' || seq || ' has evidence that cannot be read' FROM entry WHERE NOT json_valid(evidence)",
     "SELECT 'entry ' || seq || ' refunds no hold' FROM entry WHERE (kind = 1) <> (of IS NOT NULL)",
     "SELECT 'entry ' || seq || ' is of no account' FROM entry WHERE account NOT IN (SELECT id FROM account)",
     """
@@ -312,6 +313,9 @@ class LedgerFile:
             raise self._unusable("is in a directory that does not exist", f"make {str(folder)!r}")
         if path.exists() and (not os.access(path, os.W_OK) or not path.stat().st_mode & 0o222):
             raise self._unusable("is read-only", "make it writable for this process or name another file")
+        # the log first: it is there only once the file has something in it
+        if _size(path.with_name(path.name + "-wal")) and path.exists() and not _size(path):
+            raise self._unusable("was cut off, and its log is still there", "restore it from a backup")
         if not os.access(folder, os.W_OK):
             raise self._unusable("is in a read-only directory", "SQLite writes files beside it: make that possible")
 
@@ -349,6 +353,8 @@ class LedgerFile:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith("SQLITE_NOTADB"):
             return self._unusable("is no database", "name another file")
+        if name.startswith("SQLITE_CORRUPT"):
+            return self._unusable("is damaged", "restore it from a backup")
         if name.startswith("SQLITE_READONLY"):
             return self._unusable("cannot be written", "make it and its directory writable for this process")
         if name.startswith("SQLITE_CANTOPEN"):
@@ -357,6 +363,10 @@ class LedgerFile:
 
     def _unusable(self, problem: str, remedy: str) -> ConfigurationError:
         return ConfigurationError(f"the ledger file {str(self._path)!r} {problem}: {remedy}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _to_wal(db: sqlite3.Connection, patience_s: float) -> None:

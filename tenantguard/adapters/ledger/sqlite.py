@@ -6,7 +6,7 @@ outbox, goes straight to the file, each time over a connection of its own.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.ledger.backend import OUTBOX_LEASE_NS
@@ -28,9 +28,11 @@ from tenantguard.adapters.ledger.schema import AUDIT, LedgerFile, port_errors
 from tenantguard.adapters.ledger.sqlite_backend import SQLiteBackend
 from tenantguard.adapters.ledger.writer import Writer
 from tenantguard.adapters.processes import GATE
+from tenantguard.errors import PortError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     from tenantguard.adapters.ledger.promise import LedgerPromise
     from tenantguard.flow.ports import Balance, Denial, Entry, LedgerCommand, Notice, OpenHold, System
@@ -75,7 +77,8 @@ class SQLiteLedger:
             (tenant and str(tenant), at_ns),
         )
         seen_ns = self._clock.wall_ns() if at_ns is None else at_ns
-        found = [balance(account_of(number, row), seen_ns) for number, *row in rows]
+        with _readable():
+            found = [balance(account_of(number, row), seen_ns) for number, *row in rows]
         return found if at_ns is None else [each for each in found if counts(each, at_ns)]
 
     def entries(
@@ -94,7 +97,8 @@ class SQLiteLedger:
             f" AND (?4 IS NULL OR at_ns < ?4) ORDER BY seq {'DESC' if after_seq is None else 'ASC'} LIMIT ?5",
             (after_seq or 0, tenant and str(tenant), since_ns, until_ns, max(limit, 0)),
         )
-        return [entry_of(row) for row in rows]
+        with _readable():
+            return [entry_of(row) for row in rows]
 
     def holds(self, tenant: TenantId | None = None) -> list[OpenHold]:
         """See :class:`~tenantguard.flow.ports.LedgerBooks`."""
@@ -104,7 +108,8 @@ class SQLiteLedger:
             " WHERE ?1 IS NULL OR h.tenant = ?1 ORDER BY h.id, leg.key",
             (tenant and str(tenant),),
         )
-        return open_holds(rows)
+        with _readable():
+            return open_holds(rows)
 
     def denials(self, tenant: TenantId | None = None, limit: int = 100) -> list[Denial]:
         """See :class:`~tenantguard.flow.ports.LedgerBooks`; at most ``DENIALS_MAX``, and 7 days, are kept."""
@@ -112,7 +117,8 @@ class SQLiteLedger:
             f"SELECT {DENIAL_COLUMNS} FROM decision WHERE ?1 IS NULL OR tenant = ?1 ORDER BY seq DESC LIMIT ?2",
             (tenant and str(tenant), max(limit, 0)),
         )
-        return [denial_of(row) for row in rows]
+        with _readable():
+            return [denial_of(row) for row in rows]
 
     def audit(self) -> list[str]:
         """See :class:`~tenantguard.flow.ports.LedgerBooks`."""
@@ -132,7 +138,8 @@ class SQLiteLedger:
                 f" RETURNING {NOTICE_COLUMNS}",
                 (now_ns, now_ns + OUTBOX_LEASE_NS, limit),
             ).fetchall()
-        return [notice_of(row) for row in sorted(rows)]
+        with _readable():
+            return [notice_of(row) for row in sorted(rows)]
 
     def delivered(self, seq: int) -> None:
         """See :class:`~tenantguard.flow.ports.Outbox`."""
@@ -149,7 +156,8 @@ class SQLiteLedger:
             f"SELECT {NOTICE_COLUMNS} FROM outbox WHERE delivered_ns IS NULL ORDER BY seq DESC LIMIT ?1",
             (max(limit, 0),),
         )
-        return [notice_of(row) for row in rows]
+        with _readable():
+            return [notice_of(row) for row in rows]
 
     def close(self) -> None:
         """Commit what is queued and close the file; usable again afterwards."""
@@ -162,3 +170,12 @@ class SQLiteLedger:
     def _change(self, statement: str, values: tuple[Any, ...]) -> None:
         with GATE, port_errors(), closing(self._file.connect()) as db:
             db.execute(statement, values)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A row that makes no sense is that of a damaged file. What is in it is not told."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError):
+        raise PortError("ledger", "the file is damaged: restore it from a backup") from None

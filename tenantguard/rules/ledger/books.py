@@ -211,7 +211,7 @@ class Books:
                 held = sum([each.held for each in counting])
                 return Exhausted(index, leg.least, available, spent, held, account.window_ends_ns)
             placed.append((account, granted))
-            if inherited != account.carried:
+            if inheriting or inherited != account.carried:
                 inheriting.append((account, inherited))
         for account in new:
             self._keep(account)

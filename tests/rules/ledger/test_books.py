@@ -419,6 +419,9 @@ def test_every_account_that_a_command_changed_is_told(end: Callable[[Books], obj
     books.touched.clear()
     end(books)
     assert {account.key[0] for account in books.touched.values()} == {("b",), ("c",)}
+    books.touched.clear()
+    place(books, leg(1), hold=OTHER)
+    assert {account.key[0] for account in books.touched.values()} == {("b",)}
 
 
 def test_a_late_settling_tells_the_accounts_that_it_charged() -> None:
