@@ -150,9 +150,8 @@ def _alerts(settings: Settings, ledger: Ledger, system: System) -> Alerts | None
     """Who tells of alerts, where some policy has any."""
     rules: list[BudgetRule | QuotaRule] = []
     for resolved in settings.policies.values():
-        for kind in (BudgetSection, QuotaSection):
-            section = resolved.policy.section(kind)
-            rules += section.rules if section is not None else ()
+        budgets, quotas = resolved.policy.section(BudgetSection), resolved.policy.section(QuotaSection)
+        rules += [*(budgets.rules if budgets is not None else ()), *(quotas.rules if quotas is not None else ())]
     if not any(rule.thresholds for rule in rules):
         return None
     shape = settings.alerts

@@ -705,6 +705,17 @@ def test_the_denials_of_a_long_time_ago_are_dropped(path: Path, clock: Clock, le
     assert [denial.hold for denial in ledger.denials()] == [hold(9_999)]
 
 
+def test_refusing_writes_nothing_until_something_else_is_written(path: Path, ledger: SQLiteLedger) -> None:
+    place(ledger, 1)
+    before = (path.parent / f"{path.name}-wal").stat().st_size
+    for number in range(100, 200):
+        answer(ledger.submit(PlaceHold(hold(number), ACME, (leg(limit=1),))))
+    assert (path.parent / f"{path.name}-wal").stat().st_size == before
+    assert len(ledger.denials(limit=1_000)) == 100
+    ledger.close()
+    assert len(SQLiteLedger(path, real_system()).denials(limit=1_000)) == 100
+
+
 def test_no_more_denials_are_kept_than_there_may_be(
     ledger: SQLiteLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

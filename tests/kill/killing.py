@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -170,9 +171,9 @@ class Killing:
             await self._site.serve()
             while self.figures.kills < kills:
                 await self._loaded()
-                kill_all(self._postgres) if self.figures.kills % 2 else self._postgres.crash()
+                crash = partial(kill_all, self._postgres) if self.figures.kills % 2 else self._postgres.crash
+                await asyncio.to_thread(crash)  # requests go on coming meanwhile
                 self.figures.kills += 1
-                await asyncio.sleep(self._random.random() * 0.1)  # requests go on coming meanwhile
                 await asyncio.to_thread(self._postgres.start)
                 await self._load.pause()
                 await self._ask_again()

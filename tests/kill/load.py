@@ -91,7 +91,7 @@ class Load:
             else:
                 self.unresolved.append(key)
             if key.tries > 1 or not self.addresses:
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.01)
 
     def _next(self) -> Key:
         (kind,) = self.random.choices(KINDS, [kind.share for kind in KINDS])

@@ -84,6 +84,7 @@ def test_a_webhook_that_nobody_could_trust_is_told(table: str, problem: str) -> 
 
 def test_alerts_go_to_the_log_and_to_the_webhook_that_is_named() -> None:
     text = HEAD % "" + f'[alerts]\nwebhook = "http://127.0.0.1:9/x"\nsecret = "{"s" * 32}"\n'
+    text += '[policies.other]\nbudget = { limit = "1 USD", per = "day", alerts = [80] }\n'
     settings = parse_settings(text, environ={})
     assert "ssss" not in repr(settings)
     guard = build(settings)

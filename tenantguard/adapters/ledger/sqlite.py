@@ -55,7 +55,8 @@ class SQLiteLedger:
     ) -> None:
         self._file = LedgerFile(path, deadline_s)
         self._clock = system.clock
-        self._writer = Writer(SQLiteBackend(self._file, system), deadline_s=deadline_s, queue_max=queue_max)
+        self._backend = SQLiteBackend(self._file, system)
+        self._writer = Writer(self._backend, deadline_s=deadline_s, queue_max=queue_max)
 
     def open(self) -> None:
         """Check the file, make it where it is missing, bring it forward where it is of an earlier version.
@@ -112,13 +113,19 @@ class SQLiteLedger:
             return open_holds(rows)
 
     def denials(self, tenant: TenantId | None = None, limit: int = 100) -> list[Denial]:
-        """See :class:`~tenantguard.flow.ports.LedgerBooks`; at most ``DENIALS_MAX``, and 7 days, are kept."""
+        """See :class:`~tenantguard.flow.ports.LedgerBooks`; at most ``DENIALS_MAX``, and 7 days, are kept.
+
+        Those of other processes are seen within five seconds: refusing waits for no disk.
+        """
+        limit = max(limit, 0)
+        waiting = [denial_of(row) for row in reversed(self._backend.denied)]
+        found = [denial for denial in waiting if tenant is None or denial.tenant == tenant][:limit]
         rows = self._read(
             f"SELECT {DENIAL_COLUMNS} FROM decision WHERE ?1 IS NULL OR tenant = ?1 ORDER BY seq DESC LIMIT ?2",
-            (tenant and str(tenant), max(limit, 0)),
+            (tenant and str(tenant), limit - len(found)),
         )
         with _readable():
-            return [denial_of(row) for row in rows]
+            return found + [denial_of(row) for row in rows]
 
     def audit(self) -> list[str]:
         """See :class:`~tenantguard.flow.ports.LedgerBooks`."""

@@ -16,6 +16,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,9 @@ _CHANGE_SELDOM: Final = """
     FROM (VALUES {}) AS new WHERE id = new.column1
 """
 _NEW_ACCOUNT: Final = f"INSERT INTO account ({ACCOUNT_COLUMNS}) VALUES ({', '.join('?' * 14)}) RETURNING id"
+_DENIED_MAX: Final = 10_000
+"""How many refusals wait to be written at most; the oldest are forgotten."""
+
 _PRUNE: Final = (
     (
         """
@@ -81,6 +85,7 @@ class SQLiteBackend:
         self._file = file
         self._system = system
         self._inherited: list[sqlite3.Connection] = []
+        self._denied: deque[tuple[Any, ...]] = deque(maxlen=_DENIED_MAX)
         self._begin()
 
     def _begin(self) -> None:
@@ -108,10 +113,17 @@ class SQLiteBackend:
                 self._drop()
                 raise
 
+    @property
+    def denied(self) -> list[tuple[Any, ...]]:
+        """Refusals that are not written yet, oldest first."""
+        return list(self._denied)
+
     def close(self) -> None:
         """Release the file and, where nothing is pending, this process's ownership."""
         if self._db is not None:
             with suppress(Exception):  # the lease lapses by itself
+                self._store_denied(self._db)
+                self._denied.clear()
                 self._db.execute(
                     "DELETE FROM owner WHERE id = ?1 AND NOT EXISTS"
                     " (SELECT 1 FROM hold WHERE owner = ?1 AND state = 'pending')",
@@ -123,6 +135,7 @@ class SQLiteBackend:
         """Start over in a forked child. SQLite forbids to use or even close an inherited connection."""
         if self._db is not None:
             self._inherited.append(self._db)
+        self._denied.clear()
         self._begin()
 
     def _drop(self) -> None:
@@ -145,8 +158,16 @@ class SQLiteBackend:
         asked = loaded.load(db, commands, now_ns)
         books = loaded.books
         answers = [decide(books, command, now_ns) for command in commands]
+        denied = [denial_row(refusal) for refusal in books.refusals]
+        books.refusals.clear()
+        writes = beats or bool(books.changed or books.lines)
         self._store(db, now_ns)
+        if writes and not beats:
+            self._store_denied(db)
         db.execute("COMMIT")
+        if writes:
+            self._denied.clear()
+        self._denied += denied
         loaded.release(asked)
         loaded.release_others()
         if beats and all_done:
@@ -175,6 +196,7 @@ class SQLiteBackend:
         self._store(db, now_ns)
         self._loaded.release(orphans)
         db.execute("DELETE FROM owner WHERE lease_until_ns < ?", (now_ns,))
+        self._store_denied(db)
         return self._prune(db, now_ns) and len(orphans) < _ORPHANS_AT_ONCE
 
     def _prune(self, db: sqlite3.Connection, now_ns: int) -> bool:
@@ -190,7 +212,7 @@ class SQLiteBackend:
     def _store(self, db: sqlite3.Connection, now_ns: int) -> None:
         """Write what the books say has changed."""
         books = self._loaded.books
-        if not books.changed and not books.lines and not books.refusals:
+        if not books.changed and not books.lines:
             return
         self._store_accounts(db, books.touched.values())
         if books.changed:
@@ -200,7 +222,7 @@ class SQLiteBackend:
             f"INSERT INTO entry ({ENTRY_COLUMNS}) VALUES {{}}",
             [entry_row(line, books) for line in books.lines],
         )
-        if books.claimed or books.alerts or books.refusals:
+        if books.claimed or books.alerts:
             self._store_others(db, now_ns)
         self._loaded.release(books.changed)
         books.stored()
@@ -264,11 +286,10 @@ class SQLiteBackend:
             "INSERT INTO outbox (kind, payload, made_ns, due_ns) VALUES {}",
             [("alert", alert_json(alert), now_ns, now_ns) for alert in books.alerts],
         )
-        write(
-            db,
-            f"INSERT INTO decision ({DENIAL_COLUMNS}) VALUES {{}}",
-            [denial_row(refusal) for refusal in books.refusals],
-        )
+
+    def _store_denied(self, db: sqlite3.Connection) -> None:
+        """Write the refusals of before. A batch that only refuses leaves them to the next: it waits for no disk."""
+        write(db, f"INSERT INTO decision ({DENIAL_COLUMNS}) VALUES {{}}", list(self._denied))
 
     def _store_accounts(self, db: sqlite3.Connection, accounts: Iterable[Account]) -> None:
         loaded = self._loaded
