@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tenantguard import commands
-from tenantguard.errors import ConfigurationError
+from tenantguard.errors import ConfigurationError, PortError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as wrong:
         print(wrong, file=sys.stderr)
         return 2
+    except PortError as failed:
+        print(failed, file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
         return 1

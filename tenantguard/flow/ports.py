@@ -18,6 +18,7 @@ from tenantguard.model.ledger import Booked as Booked
 from tenantguard.model.ledger import Claim as Claim
 from tenantguard.model.ledger import Conflict as Conflict
 from tenantguard.model.ledger import Denial as Denial
+from tenantguard.model.ledger import Drawn as Drawn
 from tenantguard.model.ledger import Entry as Entry
 from tenantguard.model.ledger import Exhausted as Exhausted
 from tenantguard.model.ledger import Held as Held
@@ -176,6 +177,8 @@ class PlaceHold(PortEffect["Held | Exhausted | Barred | Repeated | Conflict"]):
 
     Where it is refused nothing is kept, not even the id: asking again decides again, and there is nothing to end.
     ``claim`` is the caller's idempotency key: a second hold under it is refused while the first is open or charged.
+    With a ``share`` the hold is a lease: it gets at most so many percent of what each leg has left, and is not kept on
+    record as a denial where that is less than ``least``.
     """
 
     id: bytes
@@ -183,6 +186,7 @@ class PlaceHold(PortEffect["Held | Exhausted | Barred | Repeated | Conflict"]):
     legs: tuple[Leg, ...]
     on_orphan: OnOrphan = OnOrphan.VOID
     claim: Claim | None = None
+    share: int | None = None
 
     def perform(self, ports: Ports) -> Promise[Held | Exhausted | Barred | Repeated | Conflict]:
         """Ask the ledger."""
@@ -196,7 +200,8 @@ class ResolveHold(PortEffect["Resolved"]):
     The first resolution counts; a later one answers with the first. ``evidence`` is JSON-ready and goes onto the
     entries: usage, price version, ending. ``source`` and ``external_id`` (a provider's response id) charge once for
     ever: a second charge for the same pair is voided. ``review`` leaves the hold to an operator. ``answer`` is a
-    claim's key and the response to keep under it, sealed.
+    claim's key and the response to keep under it, sealed. ``drawn`` is for a hold that was never placed: what it
+    holds moves to it from a lease, and then it ends as any other.
     """
 
     id: bytes
@@ -207,6 +212,7 @@ class ResolveHold(PortEffect["Resolved"]):
     external_id: str | None = None
     review: bool = False
     answer: tuple[str, bytes] | None = None
+    drawn: Drawn | None = None
 
     def perform(self, ports: Ports) -> Promise[Resolved]:
         """Ask the ledger."""

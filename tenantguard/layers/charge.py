@@ -11,6 +11,7 @@ What each ending is charged is one table, kept in ``rules/charging.py`` and ``do
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +32,7 @@ from tenantguard.rules.legs import REQUESTS, LegPlan
 from tenantguard.rules.media import EVENT_STREAM, read_media
 from tenantguard.rules.refusals import render_error_event
 from tenantguard.rules.requests import prepare, read_call, read_form
+from tenantguard.rules.spent import Spent
 from tenantguard.rules.usage import CallableDecoder, UnitSource, make_decoder, stream_types
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class Charge:
         self._readers = readers
         self._body_limit = body_limit
         self._plans: dict[int, LegPlan] = {}
+        self._spent = Spent()
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Hold before ``proceed``, tap the response after it; the resolver settles."""
@@ -210,12 +213,15 @@ class Charge:
 
     def _hold(self, exchange: Exchange, account: _Account) -> Flow[Deny | None]:
         bill = account.bill
-        tenant = exchange.get(Tenant)
+        tenant, claim, clock = exchange.get(Tenant), exchange.find(Claim), exchange.system.clock
+        spent = self._spent.find(account.legs, clock.monotonic_ns(), clock.wall_ns()) if claim is None else None
+        if spent is not None:
+            return _refusal(account, replace(spent[1], leg=spent[0]))
         hold_id = exchange.new_id()
         exchange.on_disconnect = on_disconnect(exchange.route)
         exchange.resolve(partial(self._end, exchange, account, hold_id), strict=True)
         legs = tuple(account.legs)
-        answer = yield from PlaceHold(hold_id, tenant.id, legs, exchange.route.on_orphan, exchange.find(Claim))
+        answer = yield from PlaceHold(hold_id, tenant.id, legs, exchange.route.on_orphan, claim)
         if isinstance(answer, Held):
             if account.holds_money:
                 granted = min(answer.amounts[: account.holds_money])
@@ -226,6 +232,8 @@ class Charge:
                 exchange.allow(self.name, "quota")
             return None
         account.placed = False
+        if isinstance(answer, Exhausted):
+            self._spent.remember(legs[answer.leg], answer, clock.monotonic_ns())
         return _refusal(account, answer)
 
     def _lower(self, exchange: Exchange, account: _Account, granted: int) -> None:

@@ -105,6 +105,17 @@ class Claim:
 
 
 @frozen
+class Drawn:
+    """Of a hold that was never placed in the ledger: its amounts, ``portions``, are held under ``lease``.
+
+    A lease is a hold like any other; ``portions`` are one a leg of it.
+    """
+
+    lease: bytes
+    portions: tuple[int, ...]
+
+
+@frozen
 class Held:
     """Placed: the amount held on each leg, in the order of the legs."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tenantguard.errors import ConfigurationError
+from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.settings.shapes import POSTGRES, SQLITE, LedgerShape, shown_ledger
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def open_ledger(uri: str, folder: Path, system: System, bounds: LedgerShape, place: str) -> Ledger:
     """The ledger at ``uri``; a relative path in it counts from ``folder``.
 
-    :class:`ConfigurationError` names ``place``, which is where the address was written, and never a password.
+    :class:`ConfigurationError` names ``place``, which is where the address was written, and never a password; so does
+    the :class:`PortError` of a server that cannot be reached.
     """
     if uri.startswith(SQLITE):
         from tenantguard.adapters.ledger.sqlite import SQLiteLedger  # noqa: PLC0415 - only who keeps money in a file
@@ -35,6 +36,9 @@ def open_ledger(uri: str, folder: Path, system: System, bounds: LedgerShape, pla
             raise ConfigurationError(
                 f"{place}: {shown_ledger(uri)!r} needs a driver: pip install 'tenantguard[postgres]'",
             ) from missing
+        except PortError as failed:
+            reach = f"start the server, or mend {place}, {shown_ledger(uri)!r}"
+            raise PortError(failed.port, f"{failed.problem.rstrip('.')}; {reach}") from None
         return shared
     from tenantguard.adapters.ledger.memory import MemoryLedger  # noqa: PLC0415
 

@@ -260,7 +260,9 @@ def _read_alerts(document: Document, element: object, path: Path) -> tuple[Thres
             threshold = document.attempt(partial(Threshold, alert), at)
             thresholds += [threshold] if threshold is not None else []
         else:
-            document.problem(at, f"must be a whole percentage or a table, is {kind_of(alert)}")
+            document.problem(
+                at, f"must be a whole percentage or a table, is {kind_of(alert)}", "write for example alerts = [80, 100]"
+            )
     return tuple(thresholds)
 
 

@@ -78,8 +78,10 @@ def _read_file(document: Document, pricing: PricingShape, folder: FilePath) -> P
     try:
         listed = parse_price_list(read_text(folder / pricing.file), pricing.file)
     except PriceFileError as wrong:
+        missing = not (folder / pricing.file).exists()
+        remedy = f"'tenantguard prices update --output {pricing.file}' makes one" if missing else None
         for problem in wrong.problems:
-            document.problem(("pricing", "file"), f"{pricing.file}: {problem}")
+            document.problem(("pricing", "file"), f"{pricing.file}: {problem}", remedy)
         return PriceList()
     sellers = {row.provider for row in listed.rows if row.provider is not None}
     for index, provider in enumerate(pricing.providers):
@@ -186,16 +188,16 @@ def read_rates(document: Document) -> RateTable | None:
         return None
     keys = ExchangeShape.model_fields.keys()
     shape = check(document, ExchangeShape, {key: value[key] for key in keys & value.keys()}, path)
-    base = shape.base if shape is not None else str(value.get("base"))
+    base = shape.base if shape is not None else value.get("base")
     rates = {}
     for currency, text in value.items():
-        if currency not in keys:
+        if currency not in keys and isinstance(base, str):  # else that was told, and nothing is right without it
             rate = _read_exchange_rate(document, currency, text, base)
             if rate is not None:
                 rates[currency] = rate
     if value.keys() <= keys:
-        document.problem(path, "has no exchange rate", f"write for example \"EUR\" = '1.0876 {base}'")
-    return None if shape is None else document.attempt(partial(RateTable, shape.version, base, rates), path)
+        document.problem(path, "has no exchange rate", f"write for example \"EUR\" = '1.0876 {base or 'USD'}'")
+    return None if shape is None else document.attempt(partial(RateTable, shape.version, shape.base, rates), path)
 
 
 def _read_exchange_rate(document: Document, currency: str, text: object, base: str) -> Fraction | None:

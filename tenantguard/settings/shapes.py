@@ -65,20 +65,21 @@ _TYPES: Final = {
 }
 
 
-class _UnknownNameError(ValueError):
-    """A name that nothing has, and perhaps the one that was meant."""
+class _MistakenError(ValueError):
+    """A value that cannot be, and perhaps what was meant, or what to write instead."""
 
     def __init__(self, message: str, suggestion: str | None) -> None:
         super().__init__(message)
         self.suggestion = suggestion
 
 
-def _text(parse: Callable[[str], Any]) -> PlainValidator:
-    """Text that ``parse`` reads; what it raises is told as it stands."""
+def _text(parse: Callable[[str], Any], example: str | None = None) -> PlainValidator:
+    """Text that ``parse`` reads; what it raises is told as it stands. ``example`` is for what is no text."""
 
     def read(value: object) -> Any:
         if not isinstance(value, str):
-            raise ValueError(f"must be text in quotes, is {kind_of(value)}")  # noqa: TRY004 - pydantic's contract
+            remedy = None if example is None else f'write for example "{example}"'
+            raise _MistakenError(f"must be text in quotes, is {kind_of(value)}", remedy)
         try:
             return parse(value)
         except (ConfigurationError, BadRequestError) as wrong:
@@ -119,11 +120,11 @@ def _limits_uri(text: str) -> str:
 
 def _period(value: object) -> Period:
     if not isinstance(value, (str, dict)):
-        raise ValueError(f"must be text in quotes, is {kind_of(value)}")  # noqa: TRY004 - pydantic's contract
+        raise _MistakenError(f"must be text in quotes, is {kind_of(value)}", 'write for example "month"')
     try:
         return Period.parse(value)
     except PeriodError as wrong:
-        raise _UnknownNameError(wrong.problem, wrong.suggestion) from None
+        raise _MistakenError(wrong.problem, wrong.suggestion) from None
 
 
 def _usage(text: str) -> str:
@@ -131,7 +132,7 @@ def _usage(text: str) -> str:
         UnitSource.parse(text)
     elif ":" not in text and text not in DECODERS:
         known = f"known are {', '.join(sorted(DECODERS))}, 'header:<name>', 'json:<path>' and 'module:attr'"
-        raise _UnknownNameError(f"there is no usage decoder {text!r}", did_you_mean(text, DECODERS) or known)
+        raise _MistakenError(f"there is no usage decoder {text!r}", did_you_mean(text, DECODERS) or known)
     return text
 
 
@@ -169,11 +170,11 @@ def _key_hash(text: str) -> str:
 
 _Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
 _TenantId: TypeAlias = Annotated[TenantId, _text(TenantId)]
-_Rate: TypeAlias = Annotated[Rate, _text(Rate.parse)]
-_Amount: TypeAlias = Annotated[Amount, _text(Amount.parse)]
+_Rate: TypeAlias = Annotated[Rate, _text(Rate.parse, "10/second")]
+_Amount: TypeAlias = Annotated[Amount, _text(Amount.parse, "250.00 USD")]
 _Period: TypeAlias = Annotated[Period, PlainValidator(_period)]
-_TokenRate: TypeAlias = Annotated[Amount, _text(parse_rate)]
-_Percent: TypeAlias = Annotated[Fraction, _text(parse_percent)]
+_TokenRate: TypeAlias = Annotated[Amount, _text(parse_rate, "0.25 USD/1M")]
+_Percent: TypeAlias = Annotated[Fraction, _text(parse_percent, "15%")]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=3600)]
 _Count: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
 
@@ -278,7 +279,7 @@ class ServiceShape(TokenRatesShape):
 class MultiplierShape(Shape):
     """One of ``services`` that costs so many times the standard price."""
 
-    multiplier: Annotated[Fraction, _text(_multiplier)]
+    multiplier: Annotated[Fraction, _text(_multiplier, "0.5")]
 
 
 class PriceShape(ServiceShape):

@@ -29,6 +29,7 @@ from tenantguard.flow.ports import (
     Conflict,
     Correct,
     Denial,
+    Drawn,
     Entry,
     Exhausted,
     FindClaim,
@@ -179,6 +180,7 @@ legs = st.builds(
 tenants = st.sampled_from([ACME, GLOBEX])
 keys = st.sampled_from(["key", "\ud800"])
 claims = st.builds(Claim, keys, st.sampled_from([b"one", b"one", b"other"]))
+shares = st.sampled_from([None, None, None, 25, 100, 1, 0])
 used = st.one_of(st.integers(0, 90), st.integers(0, 90), st.just(2**65))
 evidence = st.dictionaries(texts, st.integers() | texts, max_size=2)
 
@@ -187,12 +189,22 @@ evidence = st.dictionaries(texts, st.integers() | texts, max_size=2)
 def commands(draw: st.DrawFn, placed: dict[bytes, int]) -> LedgerCommand:
     """A command, mostly about a hold in ``placed`` (and how many legs it has), which a placing is added to."""
     some = st.sampled_from([*placed, *placed, hold(99)])
-    what = draw(st.sampled_from("pppppprrrrrrrfobbggcx")) if placed else "p"
+    what = draw(st.sampled_from("pppppprrrrrrrddfobbggcx")) if placed else "p"
     if what == "p":
         new = draw(st.sampled_from([hold(len(placed))] * 5 + list(placed)))
         asked = tuple(draw(st.lists(legs, min_size=1, max_size=3)))
         placed.setdefault(new, len(asked))
-        return PlaceHold(new, draw(tenants), asked, draw(st.sampled_from(OnOrphan)), draw(st.none() | claims))
+        on_orphan = draw(st.sampled_from(OnOrphan))
+        return PlaceHold(new, draw(tenants), asked, on_orphan, draw(st.none() | claims), draw(shares))
+    if what == "d":
+        lease = draw(some)
+        number = placed.get(lease, 1)
+        portions = tuple([draw(st.integers(0, 30) | used) for _ in range(number)])
+        amounts = None if draw(st.integers(0, 2)) == 0 else tuple([draw(used) for _ in range(number)])
+        new = draw(st.sampled_from([hold(len(placed))] * 5 + list(placed)))
+        placed.setdefault(new, number)
+        review = draw(st.integers(0, 5)) == 0
+        return ResolveHold(new, amounts, draw(texts), drawn=Drawn(lease, portions), review=review)
     if what in "rx":
         ending = draw(some)
         number = draw(st.integers(0, 3)) if what == "x" else placed.get(ending, 1)

@@ -302,3 +302,21 @@ def test_a_claim_that_another_hold_has_is_refused_and_leaves_no_trace(answer: ob
     assert script.result.status == status
     ((resolver, _),) = exchange.resolvers
     assert resolver(Outcome(Ending.REFUSED, called=False)) is None
+
+
+def test_a_flood_against_a_spent_budget_asks_the_ledger_once() -> None:
+    layer = Charge(PriceTable(BOOK))
+    policy = Policy.of("acme", (BUDGET,))
+
+    def ask(*facts: object) -> tuple[Any, Any]:
+        exchange = make_exchange("POST", "/", route=JOBS, facts=(ACME, policy, *facts))
+        return exchange, Script(layer.handle(exchange, call_app))
+
+    first, script = ask()
+    script.answer(Exhausted(0, needed=250_000_000, available=0, spent=10**10, held=0, window_ends_ns=None))
+    second, script = ask()
+    assert script.result.status == 402
+    assert second.decisions[-1].details == first.decisions[-1].details
+    assert second.resolvers == []
+    _, script = ask(Claim("key-1", b"fingerprint"))
+    assert isinstance(script.effect, PlaceHold)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tenantguard.model.money import Amount
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -47,11 +49,16 @@ def event_of(record: AuditRecord) -> dict[str, Any]:
 
 def _decision(decision: Decision) -> Mapping[str, Any]:
     if decision.kind == "allow":
-        return {"kind": "allow", "layer": decision.layer, "matched_by": decision.matched_by, **decision.details}
+        return {"kind": "allow", "layer": decision.layer, "matched_by": decision.matched_by, **_shown(decision.details)}
     return {
         "kind": "deny",
         "layer": decision.layer,
         "reason": str(decision.reason),
         "status": decision.status,
-        **decision.details,
+        **_shown(decision.details),
     }
+
+
+def _shown(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Details with amounts as ``charged`` has them; a log that knows no amounts would write their ``repr``."""
+    return {name: str(value) if isinstance(value, Amount) else value for name, value in details.items()}

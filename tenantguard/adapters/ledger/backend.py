@@ -60,7 +60,9 @@ def decide(books: Books, command: LedgerCommand, now_ns: int) -> Any:
     try:
         if isinstance(command, PlaceHold):
             claim = None if command.claim is None else _claim(command.claim)
-            return books.place(command.id, command.tenant, command.legs, command.on_orphan, now_ns, claim)
+            return books.place(
+                command.id, command.tenant, command.legs, command.on_orphan, now_ns, claim, command.share
+            )
         if isinstance(command, ResolveHold):
             return books.resolve(
                 command.id,
@@ -72,6 +74,7 @@ def decide(books: Books, command: LedgerCommand, now_ns: int) -> Any:
                 now_ns,
                 review=command.review,
                 answer=None if command.answer is None else (storable(command.answer[0]), command.answer[1]),
+                drawn=command.drawn,
             )
         if isinstance(command, FindClaim):
             return books.taken(command.tenant, _claim(command.claim), now_ns)

@@ -464,6 +464,8 @@ def wanted(books: Books, commands: Iterable[LedgerCommand], now_ns: int) -> Want
                 found.holds.append(command.id)
             else:
                 _want_beside(found.rolling, hold, now_ns)
+            if command.drawn is not None and command.drawn.lease not in holds:
+                found.holds.append(command.drawn.lease)
             if command.answer is not None:
                 found.answers.append((command.id, storable(command.answer[0])))
             if command.external_id is not None and command.source is not None:

@@ -339,10 +339,22 @@ class Batch:
                     hold.reason, hold.resolved_ns,
                 )
             )  # fmt: skip
-        statements = _many(sql.ENDED_HOLDS, _ENDED, ended)
+        statements = [*_many(sql.ENDED_HOLDS, _ENDED, ended), *_many(sql.DRAWN_HOLDS, _DRAWN, self._drawn_from())]
         if new:
             statements.append((sql.NEW_HOLDS, (binary(self._owner), *_columns(_HOLD, new))))
         return statements
+
+    def _drawn_from(self) -> list[tuple[Any, ...]]:
+        """What the leases hold that were drawn from, if they had been stored before."""
+        drawn = {
+            each.drawn.lease for each in self._commands if isinstance(each, ResolveHold) and each.drawn is not None
+        }
+        changed, holds = self._books.changed, self._books.holds
+        return [
+            (lease, numbers([amount for _, amount in holds[lease].legs]))
+            for lease in drawn
+            if changed.get(lease) is not None
+        ]
 
     def _new_entries(self) -> list[Statement]:
         first: set[bytes] = set()
@@ -403,6 +415,7 @@ _AMOUNTS: Final = (_N, _N, _N)
 _TERMS: Final = (_N, _N, _N, _T, _N, _N, _T, _T, _T)
 _HOLD: Final = (_B, _T, _T, _T, _N, _T, _T, _T, _T, _N)
 _ENDED: Final = (_B, _T, _T, _T, _N)
+_DRAWN: Final = (_B, _T)
 _ENTRY: Final = (_B, _N, _N, _N, _T, _N, _N, _N, _T, _N, _T, _T, _T, _T, _B, _B)
 _CLAIM: Final = (_B, _T, _T, _B, _B, _N, _B)
 _CLAIM_CHANGE: Final = (_B, _B, _B, _N, _B)

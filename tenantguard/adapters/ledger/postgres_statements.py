@@ -96,6 +96,10 @@ ENDED_HOLDS: Final = """
         AS new (id, state, charged, reason, resolved_ns)
     WHERE hold.id = new.id
 """
+DRAWN_HOLDS: Final = """
+    UPDATE hold SET held = new.held::bigint[] FROM unnest($1::bytea[], $2::text[]) AS new (id, held)
+    WHERE hold.id = new.id
+"""
 NEW_ENTRIES: Final = f"""
     INSERT INTO entry ({ENTRY_COLUMNS}, outside) SELECT * FROM unnest(
         $1::bytea[], $2::integer[], $3::smallint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[],

@@ -178,7 +178,6 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for. Raises where the arguments or settings are wrong."""
     from tenantguard.commands.ledger import booking, reading, reconciling, statements  # noqa: PLC0415
-    from tenantguard.errors import PortError  # noqa: PLC0415
 
     actions = {
         "balance": reading.balance,
@@ -193,11 +192,7 @@ def run(args: argparse.Namespace) -> int:
         "resolve": booking.resolve,
         "reconcile": reconciling.reconcile,
     }
-    try:
-        return actions[args.action](args)
-    except PortError as failed:
-        print(failed, file=sys.stderr)
-        return 1
+    return actions[args.action](args)
 
 
 def _reading(made: dict[str, argparse.ArgumentParser]) -> None:

@@ -188,7 +188,10 @@ def _line(desk: Desk, unit: str, name: str | None, *, most: int, limited: bool) 
         return found[chosen[0]]
     if not found:
         limit = " with a limit" if limited else ""
-        raise ConfigurationError(f"{tenant} has no account in {unit}{limit}: name the settings that give it one")
+        others = sorted({one.unit for one in desk.ledger.balances(tenant, at_ns=desk.now_ns)} - {unit})
+        has = f", but in {', '.join(others)}" if others else ""
+        remedy = "name the settings that give it one" if desk.settings is None else "its policy must give it one"
+        raise ConfigurationError(f"{tenant} has no account in {unit}{limit}{has}: {remedy}")
     known = ", ".join(f"'{other}'" for other in sorted(found))
     raise ConfigurationError(f"--budget: say which account is meant: {known}")
 

@@ -11,7 +11,7 @@ from tenantguard.commands.ledger.opening import opened
 from tenantguard.commands.ledger.showing import At, Sum, printable, with_progress
 from tenantguard.commands.ledger.times import read_time
 from tenantguard.errors import ConfigurationError
-from tenantguard.model.ledger import NEVER_NS, UNITS_MAX
+from tenantguard.model.ledger import NEVER_NS, UNITS_MAX, EntryKind
 from tenantguard.model.period import Period
 from tenantguard.rules.statement import model_of
 
@@ -31,6 +31,7 @@ ENTRY: Final = (
 )  # fmt: skip
 ENTRY_TABLE: Final = ("seq", "at", "kind", "tenant", "budget", "amount", "absorbed", "model", "reason", "hold")
 HOLD: Final = ("hold", "tenant", "state", "placed", "budget", "unit", "held", "reason")
+_OF_HOLD: Final = {EntryKind.CHARGE, EntryKind.REFUND}
 ALERT: Final = (
     "seq", "state", "tries", "next_try", "raised", "tenant", "budget", "threshold", "of", "unit", "ceiling", "spent",
     "held", "id",
@@ -200,7 +201,7 @@ def _entry_table(entry: Entry) -> Sequence[object]:
         Sum(entry.absorbed, entry.unit) if entry.absorbed else None,
         model_of(entry.evidence),
         entry.reason,
-        (entry.of or entry.op).hex(),
+        (entry.of or entry.op).hex() if entry.kind in _OF_HOLD else None,
     )
 
 

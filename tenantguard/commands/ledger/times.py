@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.errors import ConfigurationError
-from tenantguard.model.period import UTC_NAME, Period
+from tenantguard.model.period import UTC_NAME, Period, PeriodError
 from tenantguard.rules.windows import span, window
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def read_stretch(text: str, zone: str, now_ns: int) -> Stretch:
         start_ns, end_ns = window(period, now_ns)
     except (ValueError, OverflowError):
         raise ConfigurationError(f"there is no period {text!r}; {_EXAMPLES}") from None
-    except ConfigurationError as wrong:
-        raise ConfigurationError(f"{wrong}; {_EXAMPLES}") from None
+    except PeriodError as wrong:
+        meant = wrong.suggestion if wrong.suggestion.startswith("did you mean") else _EXAMPLES
+        raise ConfigurationError(f"{wrong.problem}; {meant}") from None
     if start_ns is None or end_ns is None:
         return Stretch(0, _FOREVER_NS)
     return Stretch(span(period, now_ns)[0] or 0, end_ns)

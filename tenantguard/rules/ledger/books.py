@@ -7,7 +7,9 @@ Rules of this file
 4. No command makes ``spent + held`` of an account pass a strict limit that it brings: what does not fit is refused
    or, where it was used already, recorded as absorbed. A limit below what is spent only refuses what follows.
 5. A charge belongs to the window of its hold, however late it comes; so does its refund.
-6. Every command is known by its id: repeated, it answers as the first time.
+6. Every command is known by its id: repeated, it answers as the first time. A lease answers what it holds.
+7. A lease is a hold of which parts are given out by whoever placed it. A part becomes a hold when it is ended: it is
+   drawn, and what all accounts hold together stays the same. What is drawn from a lease that has ended is late.
 """
 
 from __future__ import annotations
@@ -36,13 +38,14 @@ from tenantguard.rules.ledger.states import HOLDING, OF_ORPHAN, TRANSITIONS, Inp
 from tenantguard.rules.windows import span, window
 
 if TYPE_CHECKING:
-    from tenantguard.model.ledger import Alert, Claim, Leg
+    from tenantguard.model.ledger import Alert, Claim, Drawn, Leg
     from tenantguard.model.period import Period
     from tenantguard.rules.ledger.accounts import AccountKey
 
 CLAIM_KEPT_NS: Final = 7 * 86_400 * 1_000_000_000
 """Seven days after its hold was placed an idempotency key is free again, unless that hold is still open."""
 
+_PERCENT: Final = 100
 _BARRED: Final = Barred()
 _CONFLICT: Final = Conflict()
 
@@ -124,8 +127,8 @@ class Books:
       settling is late or the account has thresholds.
 
     What was changed is collected for whoever stores it, and then forgotten by ``stored``: ``lines`` (entries),
-    ``alerts``, ``refusals``, ``changed`` (holds that were placed, barred or ended, with the state each was in at
-    first, None: in none), ``touched`` (accounts) and ``claimed`` (claims that are new or got an answer).
+    ``alerts``, ``refusals``, ``changed`` (holds that were placed, barred, ended or drawn from, with the state
+    each was in at first, None: in none), ``touched`` (accounts) and ``claimed`` (claims that are new or got an answer).
     """
 
     __slots__ = (
@@ -176,16 +179,20 @@ class Books:
         on_orphan: OnOrphan,
         now_ns: int,
         claim: Claim | None = None,
+        share: int | None = None,
     ) -> Held | Exhausted | Barred | Repeated | Conflict:
         """Hold between ``least`` and ``most`` on every leg, or nothing and name the first leg that has no room.
 
         A ``claim`` is the caller's own idempotency key: while the hold that has it is open, and for ``CLAIM_KEPT_NS``
-        where it was settled, no other hold is placed under it. Raises :class:`LayerError` where a leg's amounts are
-        no amounts.
+        where it was settled, no other hold is placed under it. A ``share`` is for leases: as if only so many percent
+        of what is left were there, and nobody is denied anything. Raises :class:`LayerError` where a leg's amounts
+        are no amounts, or the share no share.
         """
         known = self.holds.get(hold_id)
         if known is not None:
             return _BARRED if known.tenant is None else Held(tuple([amount for _, amount in known.legs]))
+        if share is not None and (type(share) is not int or not 1 <= share <= _PERCENT):
+            raise LayerError(f"a share is a whole percentage from 1 to {_PERCENT}")
         if claim is not None:
             taken = self.taken(tenant, claim, now_ns)
             if taken is not None:
@@ -204,9 +211,12 @@ class Books:
             available = room(counting, leg.limit, leg.terms, inherited, now_ns)
             if placed:
                 available = max(available - sum([amount for other, amount in placed if other is account]), 0)
+            if share is not None:
+                available = available * share // _PERCENT
             granted = min(leg.most, available)
             if granted < leg.least:
-                self.refusals.append(Refusal(hold_id, tenant, account, leg.least, available, now_ns))
+                if share is None:
+                    self.refusals.append(Refusal(hold_id, tenant, account, leg.least, available, now_ns))
                 spent = sum([each.spent for each in counting])
                 held = sum([each.held for each in counting])
                 return Exhausted(index, leg.least, available, spent, held, account.window_ends_ns)
@@ -245,14 +255,18 @@ class Books:
         *,
         review: bool = False,
         answer: tuple[str, bytes] | None = None,
+        drawn: Drawn | None = None,
     ) -> Resolved:
         """Settle ``amounts`` or, where they are None, void; an id that nobody placed is barred.
 
         ``review`` leaves the hold as it is, for an operator to end. ``answer`` is a claim's key, and the response to
         keep under it where the hold has that claim. The second charge for one ``(source, external_id)`` is voided.
-        Raises :class:`LayerError` where ``amounts`` do not fit the legs.
+        A hold that is ``drawn`` from a lease begins here, if it is not known and the lease is. Raises
+        :class:`LayerError` where ``amounts`` do not fit the legs.
         """
         hold = self.holds.get(hold_id)
+        if hold is None and drawn is not None:
+            hold = self._draw(hold_id, drawn, amounts, now_ns)
         if hold is None:
             self.holds[hold_id] = Hold(hold_id, None, (), OnOrphan.VOID, now_ns, HoldState.VOIDED, (), reason, now_ns)
             self.changed[hold_id] = None
@@ -380,6 +394,32 @@ class Books:
         return Booked((amount,))
 
     # the parts
+
+    def _draw(self, hold_id: bytes, drawn: Drawn, amounts: tuple[int, ...] | None, now_ns: int) -> Hold | None:
+        """A new hold of what is held for it under a lease, at most what that still holds; None for no such lease.
+
+        Where the lease has ended its money was released, so the hold begins as one that expired.
+        """
+        lease = self.holds.get(drawn.lease)
+        if lease is None or lease.tenant is None:
+            return None
+        if any(account.key[1].buckets for account, _ in lease.legs):
+            raise LayerError("a lease holds nothing in a rolling period: what counts in it changes by itself")
+        _check_amounts(drawn.portions, lease)
+        if amounts is not None:
+            _check_amounts(amounts, lease)
+        taken = [min(portion, held) for portion, (_, held) in zip(drawn.portions, lease.legs, strict=True)]
+        legs = tuple([(account, portion) for (account, _), portion in zip(lease.legs, taken, strict=True)])
+        hold = Hold(hold_id, lease.tenant, legs, OnOrphan.VOID, now_ns)
+        if lease.state is HoldState.PENDING:
+            rest = zip(lease.legs, taken, strict=True)
+            lease.legs = tuple([(account, held - portion) for (account, held), portion in rest])
+            self.changed.setdefault(lease.id, HoldState.PENDING)
+        else:
+            hold.state = HoldState.EXPIRED
+        self.holds[hold_id] = hold
+        self.changed[hold_id] = None
+        return hold
 
     def _keep_answer(self, hold: Hold, key: str, answer: bytes) -> None:
         claimed = self.claims.get((hold.tenant or "", key))

@@ -11,7 +11,8 @@
 
 ``barred`` is a voided hold under which nothing was ever placed. A process that was lost *expires* its holds, settles
 them whole or puts them in *review*, as each hold said when it was placed. A late settling finds its money released:
-it charges what the limit still allows and absorbs the rest. Refunds follow a settled hold and leave its state alone.
+it charges what the limit still allows and absorbs the rest. What is drawn from a lease begins pending, or expired
+where the lease has ended. Refunds follow a settled hold and leave its state alone.
 """
 
 from __future__ import annotations
