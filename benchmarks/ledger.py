@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.ledger_peers import AioSQLite, Command, Store, ToThread
 from benchmarks.rounds import Samples, Target, print_table, print_targets, progress
+from tenantguard.adapters.ledger.leased import LeasedLedger
 from tenantguard.adapters.ledger.memory import MemoryLedger
 from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.adapters.system import real_system
@@ -63,6 +64,11 @@ def grouped(path: Path) -> Store:
     return Grouped(SQLiteLedger(path, real_system()))
 
 
+def leased(path: Path) -> Store:
+    system = real_system()
+    return Grouped(LeasedLedger(SQLiteLedger(path, system), system))
+
+
 def in_memory(path: Path) -> Store:
     del path
     return Grouped(MemoryLedger(real_system()))
@@ -94,6 +100,8 @@ NAIVE: Final = "a commit each, to_thread"
 AIOSQLITE: Final = "a commit each, aiosqlite"
 SQLALCHEMY: Final = "a commit each, SQLAlchemy async"
 GROUP: Final = "group commit"
+LEASED: Final = "leased, group commit"
+LEASED_MANY: Final = "leased, 100 tenants"
 CASES: Final = (
     Case(NAIVE, ToThread, 1, 100),
     Case(AIOSQLITE, AioSQLite, 1, 100),
@@ -107,6 +115,9 @@ CASES: Final = (
     Case(GROUP, grouped, 100, 100),
     Case("group commit, 3 legs", grouped, 100, 60, legs=3),
     Case("group commit, 100 tenants", grouped, 100, 100, tenants=100),
+    Case(LEASED, leased, 1, 100),
+    Case(LEASED, leased, 100, 100),
+    Case(LEASED_MANY, leased, 100, 100, tenants=100),
     Case("memory, nothing durable", in_memory, 100, 100),
 )
 

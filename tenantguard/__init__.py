@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tenantguard.adapters.alerts.signature import verify_signature as verify_signature
     from tenantguard.asgi import ASGIGuard as ASGIGuard
     from tenantguard.errors import (
         ConfigurationError as ConfigurationError,

@@ -319,3 +319,32 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environ, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+# what a store's failure becomes
+
+
+@pytest.mark.parametrize("command", [["proxy", "--upstream", "http://127.0.0.1:9"], ["ledger", "balance"]])
+def test_a_ledger_out_of_reach_is_told_with_a_remedy_and_without_its_password(
+    command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "guard.toml").write_text(
+        '[guard]\nledger = "postgresql://tg:hunter2@127.0.0.1:1/ledger"\n'
+        '[tenancy]\nmode = "single"\nfallback = "acme"\n'
+        '[[routes]]\nmatch = "/x"\nprice = "1 USD"\n[policies.acme]\n'
+    )
+    program = "from tenantguard.cli import main; raise SystemExit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command, "--config", "guard.toml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Connection refused; start the server, or mend guard.toml: guard.ledger" in done.stderr
+    assert "'postgresql://tg@127.0.0.1:1/ledger'" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -41,6 +41,40 @@ the layer's three tests pass
 06:00 UTC, globex  200, Retry-After: none
 """
 
+QUOTAS_TOUR = """\
+acme orders a report                 200 report 1
+acme asks again, under the same key  200 report 1
+acme orders another                  200 report 2
+acme orders another                  200 report 3
+acme orders another                  402 quota.exhausted
+globex orders a report               200 report 4
+globex orders a report               402 budget.exhausted
+acme opens a second one meanwhile    402 quota.exhausted
+acme's session ends                  200 goodbye
+acme opens a third one, afterwards   200 goodbye
+
+alert: acme has spent 2.40 EUR, 20% of 10.00 EUR is reached
+alert: acme has spent 3 reports, 100% of 3 reports is reached
+
+$ tenantguard ledger refund HOLD --reason 'the report was empty'
+€0.80 given back on tenant/acme/month in Europe/Berlin
+1 reports given back on tenant/acme/day in Europe/Berlin
+id HOLD
+
+$ tenantguard ledger grant --tenant globex --amount '5 EUR' --id invoice-81 --reason 'a top-up'
+€5.00 granted on tenant/globex/month in Europe/Berlin
+
+$ tenantguard ledger audit
+everything in the ledger agrees
+
+tenant/acme/month in Europe/Berlin   spent 1.60 EUR    left 8.40 EUR
+tenant/acme/day in Europe/Berlin     spent 2 reports   left 1 reports
+tenant/globex/month in Europe/Berlin spent 0.80 EUR    left 5.20 EUR
+tenant/globex/day in Europe/Berlin   spent 1 reports   left 2 reports
+tenant/acme/lifetime                 spent 0 sessions  left 1 sessions
+"""
+"""A report is 1.00 USD, 0.80 EUR: acme paid three and got one back, globex had 1.00 EUR."""
+
 TEXT = "Write to jane.roe@example.com about card 4012888888881881"
 
 MODEL_TOUR = f"""\
@@ -92,6 +126,7 @@ def clean() -> Iterator[None]:
         ("django_app.py", WEB_TOUR),
         ("custom_layer.py", LAYER_TOUR),
         ("llm_proxy.py", MODEL_TOUR),
+        ("quotas.py", QUOTAS_TOUR),
     ],
 )
 def test_an_example_shows_what_it_says(name: str, printed: str, tmp_path: Path) -> None:
@@ -105,7 +140,13 @@ def test_the_proxy_is_shown_without_the_openai_sdk_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "kind"),
-    [("fastapi_app", "FastAPI"), ("flask_app", "Flask"), ("django_app", "ASGIGuard"), ("custom_layer", "ASGIGuard")],
+    [
+        ("fastapi_app", "FastAPI"),
+        ("flask_app", "Flask"),
+        ("django_app", "ASGIGuard"),
+        ("custom_layer", "ASGIGuard"),
+        ("quotas", "ASGIGuard"),
+    ],
 )
 def test_what_a_server_is_told_to_serve_is_there(module: str, kind: str, tmp_path: Path) -> None:
     program = (
@@ -123,17 +164,18 @@ def test_the_layers_own_tests_are_tests(tmp_path: Path) -> None:
 
 
 def test_every_example_is_shown() -> None:
-    shown = {"fastapi_app.py", "flask_app.py", "django_app.py", "custom_layer.py", "llm_proxy.py"}
+    shown = {"fastapi_app.py", "flask_app.py", "django_app.py", "custom_layer.py", "llm_proxy.py", "quotas.py"}
     assert {file.name for file in EXAMPLES.glob("*.py")} == shown | {"tour.py"}
 
 
-@pytest.mark.parametrize("name", ["tenantguard.toml", "llm_proxy.toml"])
+@pytest.mark.parametrize("name", ["tenantguard.toml", "llm_proxy.toml", "quotas.toml"])
 def test_the_settings_of_the_examples_are_right(name: str) -> None:
     assert read_settings(EXAMPLES / name, environ={}).keys
 
 
 def _steady(printed: str) -> str:
-    """What was printed, but for placeholders, which end otherwise in each process, and for seconds that passed."""
+    """What was printed, but for placeholders and ids, which each process makes anew, and for seconds that passed."""
     printed = re.sub(r"(<[A-Z_]+_)[a-z2-7]{10}>", r"\1*>", printed)
+    printed = re.sub(r"\b[0-9a-f]{32}\b", "HOLD", printed)
     printed = re.sub(r"(?<=Retry-After: )89\d\b", "900", printed)
     return re.sub(r"(?<=Retry-After: )359\d\b", "3600", printed)

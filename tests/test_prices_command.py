@@ -136,6 +136,12 @@ def test_show_of_a_model_without_a_price_ends_with_1(folder: Path, capsys: pytes
     code, out, _ = run(capsys, "show", "medium")
     assert code == 1
     assert "medium: has no price here" in out
+    assert "; did you mean 'large'?" in run(capsys, "show", "larg")[1]
+
+
+def test_show_without_a_file_says_what_makes_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "show")
+    assert (code, err) == (2, "there is no prices.json: 'tenantguard prices update --output prices.json' makes one\n")
 
 
 def test_diff_says_what_differs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -256,7 +256,7 @@ BAD: list[tuple[str, str, str | None]] = [
     ("[[routes]]\nmatch = '/x'\nusage = 'openai-caht' # <-", "routes[0].usage", "did you mean 'openai-chat'?"),
     ("[[routes]]\nmatch = '/x'\nmax_output = 0 # <-", "routes[0].max_output", None),
     ("[[routes]]\nmatch = '/x'\nprice = '1 usd' # <-", "routes[0].price", None),
-    ("[[routes]]\nmatch = '/x'\nprice = 1 # <-", "routes[0].price", None),
+    ("[[routes]]\nmatch = '/x'\nprice = 1 # <-", "routes[0].price", '"250.00 USD"'),
     ("[[routes]] # <-\nmatch = '/x'\nunit = 'page'", "routes[0]", None),
     ("[[routes]]\nmatch = '/x'\nsuccess = 'return' # <-", "routes[0].success", "did you mean 'returned'?"),
     (
@@ -681,7 +681,13 @@ def test_a_guard_is_built_with_its_stores_beside_the_file(tmp_path: Path) -> Non
     file = tmp_path / "tenantguard.toml"
     file.write_text(ISSUE.replace("redact =", "# redact ="))
     guard = load(file, environ={})
-    assert [getattr(layer, "name", "") for layer in guard.layers] == ["audit", "tenant", "idempotency", "rate", "charge"]
+    assert [getattr(layer, "name", "") for layer in guard.layers] == [
+        "audit",
+        "tenant",
+        "idempotency",
+        "rate",
+        "charge",
+    ]
     assert (tmp_path / "tenantguard.db").exists()
     assert guard.ports.identities.identify("k" * 20) == Identity("acme-dev", TenantId("acme"))
     assert guard.ports.policies.find(TenantId("globex")) is None

@@ -65,12 +65,13 @@ class Resident(Protocol):
 
 
 GATE: Final = Gate()
-_residents: Final[weakref.WeakSet[Resident]] = weakref.WeakSet()
+_residents: Final[weakref.WeakKeyDictionary[Resident, None]] = weakref.WeakKeyDictionary()
+"""In the order in which they came."""
 
 
 def watch(resident: Resident) -> None:
     """Tell ``resident`` of forks and of the end, for as long as it is there."""
-    _residents.add(resident)
+    _residents[resident] = None
 
 
 def _start_over() -> None:
@@ -80,7 +81,8 @@ def _start_over() -> None:
 
 
 def _close_all() -> None:
-    for resident in list(_residents):
+    """The last that came first: it may need those before it, whose threads nobody can start any more."""
+    for resident in reversed(list(_residents)):
         resident.close()
 
 

@@ -168,7 +168,11 @@ def _write(compiled: Compiled, path: str) -> None:
 def _show(args: argparse.Namespace) -> int:
     from tenantguard.adapters.pricing.file import read_price_list  # noqa: PLC0415
     from tenantguard.adapters.system import SystemClock  # noqa: PLC0415
+    from tenantguard.errors import ConfigurationError  # noqa: PLC0415
 
+    if not Path(args.file).exists():
+        makes = f"'tenantguard prices update --output {args.file}' makes one"
+        raise ConfigurationError(f"there is no {args.file}: {makes}")
     prices = read_price_list(args.file)
     now_ns = SystemClock.wall_ns() if args.at is None else args.at
     if args.model is not None:
@@ -201,7 +205,11 @@ def _line(row: PriceRow) -> Row:
 def _show_model(prices: PriceList, model: str, provider: str | None, now_ns: int) -> int:
     sellers = [row for row in prices.sellers(model, now_ns) if provider in {None, row.provider}]
     if not sellers:
-        print(f"{model}: has no price here as of this time; a call would be treated as pricing.unknown_model says")
+        import difflib  # noqa: PLC0415 - only those who mistype pay
+
+        close = difflib.get_close_matches(model, {row.model for row in prices.rows}, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        print(f"{model}: has no price here as of this time; pricing.unknown_model says what becomes of a call{meant}")
         return 1
     for row in sellers:
         _print_row(row, "" if row.names(model) else f", by the pattern of {row.model}")

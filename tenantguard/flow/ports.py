@@ -177,8 +177,8 @@ class PlaceHold(PortEffect["Held | Exhausted | Barred | Repeated | Conflict"]):
 
     Where it is refused nothing is kept, not even the id: asking again decides again, and there is nothing to end.
     ``claim`` is the caller's idempotency key: a second hold under it is refused while the first is open or charged.
-    With a ``share`` the hold is a lease: it gets at most so many percent of what each leg has left, and is not kept on
-    record as a denial where that is less than ``least``.
+    With a ``share`` the hold is a lease: it gets at most so many percent of what each leg has left, and where that is
+    less than ``least`` it is refused without a denial on record.
     """
 
     id: bytes

@@ -26,12 +26,12 @@ from tenantguard.model.money import NANOS_MAX, Amount
 from tenantguard.model.policy import Policy
 from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.tenant import Tenant
-from tenantguard.rules.charging import Bill, on_disconnect, price_of
+from tenantguard.rules.charging import Bill, Price, is_callers_own, on_disconnect, price_of
 from tenantguard.rules.idempotency import Recording, raced
 from tenantguard.rules.legs import REQUESTS, LegPlan
 from tenantguard.rules.media import EVENT_STREAM, read_media
 from tenantguard.rules.refusals import render_error_event
-from tenantguard.rules.requests import prepare, read_call, read_form
+from tenantguard.rules.requests import caps_output, prepare, read_call, read_form
 from tenantguard.rules.spent import Spent
 from tenantguard.rules.usage import CallableDecoder, UnitSource, make_decoder, stream_types
 
@@ -63,11 +63,23 @@ _SLACK_BYTES: Final = 1024
 class _Account:
     """What one exchange holds: its bill, and a leg for each budget and quota, the money first."""
 
-    __slots__ = ("bill", "cap", "choices", "comes_back", "holds_money", "legs", "placed", "prepared", "stream")
+    __slots__ = (
+        "bill",
+        "cap",
+        "choices",
+        "comes_back",
+        "holds_money",
+        "legs",
+        "names_response",
+        "placed",
+        "prepared",
+        "stream",
+    )
 
     def __init__(self, bill: Bill) -> None:
         self.bill = bill
         self.stream = False
+        self.names_response = False  # the request says an id that its response may be given
         self.prepared: Prepared | None = None
         self.choices = 1
         self.cap: int | None = None  # of the output, where it had to be lowered
@@ -179,6 +191,7 @@ class Charge:
         bill.output_tokens = prepared.output_tokens
         bill.service_tier = call.service_tier
         account.prepared, account.stream, account.choices = prepared, call.stream, call.choices
+        account.names_response = call.names_response
         return None
 
     def _convert(self, exchange: Exchange, plan: LegPlan, account: _Account) -> Deny | None:
@@ -192,7 +205,7 @@ class Charge:
             return _deny(Reason.OUTPUT_UNBOUNDED, 400, "The request asks for more than can be priced.")
         if bill.held_nanos > 0:
             least = bill.held_nanos
-            if bill.output_tokens > self._least_output(account):
+            if bill.output_tokens > self._least_output(account) and caps_output(route.usage or ""):
                 least = bill.bound(self._least_output(account))
             account.legs = plan.money(tenant, route.name, bill.held_in, bill.held_nanos, least)
             account.holds_money = len(account.legs)
@@ -255,24 +268,41 @@ class Charge:
         return self._settle(exchange, account, hold_id, outcome) if account.placed else None
 
     def _settle(self, exchange: Exchange, account: _Account, hold_id: bytes, outcome: Outcome) -> Flow[None]:
-        bill, route = account.bill, exchange.route
-        price = price_of(bill, outcome, on_disconnect(route), exchange.find(Reported))
-        evidence: dict[str, Any] = {"exchange": exchange.id, "route": route.name, "basis": price.basis}
-        evidence |= bill.evidence(price.usage, price.units)
-        source = external_id = None
-        if bill.decoder is not None and bill.decoder.response_id is not None and route.charge_once:
-            source = f"{(route.usage or '').partition('-')[0]}:{exchange.get(Tenant).id}"
-            external_id = bill.decoder.response_id
-        amounts = None if price.nanos is None else self._amounts(account, price.nanos, price.units)
-        recording = exchange.find(Recording)
-        kept = recording.answer(outcome) if recording is not None and amounts is not None else None
-        answer: Resolved = yield from ResolveHold(
-            hold_id, amounts, outcome.ending.value, evidence, source, external_id, review=price.review, answer=kept
-        )
+        bill = account.bill
+        try:
+            price = price_of(bill, outcome, on_disconnect(exchange.route), exchange.find(Reported))
+            resolving = self._resolving(exchange, account, hold_id, outcome, price)
+        except Exception:  # nobody knows the price: an operator finds the hold, and the end is withheld
+            evidence = {"exchange": exchange.id, "route": exchange.route.name, "basis": "unknown"}
+            yield from ResolveHold(hold_id, None, outcome.ending.value, evidence, review=True)
+            raise
+        answer: Resolved = yield from resolving
         if bill.currency:
             charged = max(answer.amounts[: account.holds_money], default=0)
             held = Amount(bill.held_nanos, bill.held_in)
             exchange.put(Charged(Amount(charged, bill.held_in), held, price.basis, price.usage))
+
+    def _resolving(
+        self, exchange: Exchange, account: _Account, hold_id: bytes, outcome: Outcome, price: Price
+    ) -> ResolveHold:
+        """The command that ends the hold at ``price``."""
+        bill, route = account.bill, exchange.route
+        evidence: dict[str, Any] = {"exchange": exchange.id, "route": route.name, "basis": price.basis}
+        evidence |= bill.evidence(price.usage, price.units)
+        source = external_id = None
+        given = bill.decoder.response_id if bill.decoder is not None and route.charge_once else None
+        if (
+            given is not None
+            and not account.names_response
+            and not is_callers_own(given, exchange.request.headers.raw)
+        ):
+            source, external_id = f"{(route.usage or '').partition('-')[0]}:{exchange.get(Tenant).id}", given
+        amounts = None if price.nanos is None else self._amounts(account, price.nanos, price.units)
+        recording = exchange.find(Recording)
+        kept = recording.answer(outcome) if recording is not None and amounts is not None else None
+        return ResolveHold(
+            hold_id, amounts, outcome.ending.value, evidence, source, external_id, review=price.review, answer=kept
+        )
 
     def _amounts(self, account: _Account, nanos: int, units: int) -> tuple[int, ...]:
         """What each leg is settled with: money, units that were used, and nothing of units that come back."""

@@ -148,7 +148,7 @@ class Conflict:
 
 
 class HoldState(StrEnum):
-    """The states of a hold. Each is entered at most once; the table is in ``rules/ledger.py``.
+    """The states of a hold. Each is entered at most once; the table is in ``rules/ledger/states.py``.
 
     ``settled`` and ``voided`` are final. ``expired`` holds nothing any more and still takes a late resolution;
     ``review`` goes on holding until it is resolved.

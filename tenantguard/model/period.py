@@ -333,8 +333,7 @@ def _meant(words: str, *, rolling: bool) -> str:
         return "write for example 'rolling 24 hours', 'rolling 7 days' or 'rolling 60 minutes / 12 buckets'"
     for word in re.findall(r"[^\W\d_]+", words):
         if word not in _WORDS:
-            close = _closest(word, _WORDS)
-            return f"did you mean {words.replace(word, close, 1)!r}?" if close else _EXAMPLES
+            return _near(word, _WORDS) or _EXAMPLES
     return _EXAMPLES
 
 

@@ -141,9 +141,7 @@ class QuotaRule:
         if cap is not None and (type(cap) is not int or not 1 <= cap <= UNITS_MAX):
             raise ConfigurationError(f"quota: the cap of 'carry' must be whole {self.unit}, at least 1")
         if self.returned and self.per != Period.LIFETIME:
-            raise ConfigurationError(
-                f"quota: {self.unit!r} come back, so they have no window; write per = 'lifetime'"
-            )
+            raise ConfigurationError(f"quota: {self.unit!r} come back, so they have no period; leave 'per' out")
         if self.returned and any(threshold.of is Counted.SPENT for threshold in self.thresholds):
             raise ConfigurationError(f"quota: {self.unit!r} come back and are never spent; alert on 'committed'")
         _check_counting("quota", self.per, self.mode, self.carry, self.thresholds)

@@ -6,6 +6,7 @@ in another one are converted by the rate that the bill was made with.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -15,6 +16,8 @@ from tenantguard.model.usage import Usage
 from tenantguard.rules.pricing import shown_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tenantguard.model.charge import Reported
     from tenantguard.model.outcome import Outcome
     from tenantguard.model.route import Route
@@ -38,6 +41,11 @@ _EVIDENT: Final = (
     ("image_output_tokens", "image_output"),
 )
 _ALWAYS_EVIDENT: Final = 4  # the first of these are told also where they are 0
+
+_PREFIX: Final = re.compile(r"\A[a-z]{1,12}[-_]")
+"""``chatcmpl-``, ``resp_``, ``msg_``: what servers write before the id proper."""
+_OWN_BYTES_MIN: Final = 6
+"""Shorter values of a header are in an id by chance; with the longest prefix they make no id of 16 characters."""
 
 
 @dataclass(slots=True)
@@ -143,6 +151,23 @@ class Price(NamedTuple):
 _NOTHING: Final = Price(None, "nothing")
 
 
+def is_callers_own(response_id: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the caller may have chosen the id of a response, by one of its request's ``headers``.
+
+    vLLM calls the response as ``X-Request-Id`` says, and other servers take trace ids. Who sends the same again gets
+    another response, under the id of the first.
+    """
+    given = _folded(response_id.encode("latin-1", "ignore"))
+    tail = _folded(_PREFIX.sub("", response_id).encode("latin-1", "ignore"))
+    return any(
+        (said := _folded(value)) in given or tail in said for _, value in headers if len(value) >= _OWN_BYTES_MIN
+    )
+
+
+def _folded(name: bytes) -> bytes:
+    return name.lower().replace(b"-", b"")
+
+
 def price_of(bill: Bill, outcome: Outcome, on_disconnect: OnDisconnect, reported: Reported | None) -> Price:
     """What this ending costs."""
     ending = outcome.ending
@@ -175,17 +200,19 @@ def on_disconnect(route: Route) -> OnDisconnect:
 
 def _full(bill: Bill, usage: Usage | None, reported: Reported | None) -> Price:
     route = bill.route
-    if reported is not None and reported.price is not None:
-        if reported.price.currency == bill.held_in:
-            return Price(reported.price.nanos, "reported", usage)
-        if bill.conversion is not None and reported.price.currency == bill.currency:
-            return Price(bill.conversion.nanos(reported.price.nanos), "reported", usage)
-        return Price(bill.held_nanos, "hold", usage)
     units, basis = 0, "price"
     if route.unit is not None:
         basis = "units"
         if reported is not None:
             units = reported.units.get(route.unit, 0)
+    if reported is not None and reported.price is not None:
+        if route.unit is not None and not units and usage is not None:
+            units = usage.units.get(route.unit, 0)
+        if reported.price.currency == bill.held_in:
+            return Price(reported.price.nanos, "reported", usage, units)
+        if bill.conversion is not None and reported.price.currency == bill.currency:
+            return Price(bill.conversion.nanos(reported.price.nanos), "reported", usage, units)
+        return Price(bill.held_nanos, "hold", usage, units)
     if route.usage is not None:
         if reported is not None and reported.usage is not None:
             usage, basis = reported.usage, "reported"
@@ -216,6 +243,8 @@ def _missing(bill: Bill) -> Price:
 def _counted(bill: Bill, decoder: UsageDecoder) -> Price:
     """What a response used up to where it stopped: as announced, else counted by its bytes."""
     output = -(-decoder.output_bytes // _BYTES_PER_TOKEN)
+    if not output:
+        output = min(-(-decoder.document_bytes // _BYTES_PER_TOKEN), bill.output_tokens)
     announced = decoder.usage_so_far
     if announced is None:
         usage = Usage(input_tokens=-(-bill.input_bytes // _BYTES_PER_TOKEN), output_tokens=output)

@@ -189,9 +189,7 @@ class Quote:
         nanos, per = self._exact(usage, extra_nanos, conversion)
         return exact_text(Fraction(nanos, per * 10**9))
 
-    def rounded_off(
-        self, usage: Usage, *, extra_nanos: int = 0, conversion: Conversion | None = None
-    ) -> str | None:
+    def rounded_off(self, usage: Usage, *, extra_nanos: int = 0, conversion: Conversion | None = None) -> str | None:
         """As :meth:`exact_cost` where :meth:`cost_nanos` had to round, else None."""
         nanos, per = self._exact(usage, extra_nanos, conversion)
         return exact_text(Fraction(nanos, per * 10**9)) if nanos % per else None

@@ -261,7 +261,7 @@ def _read_alerts(document: Document, element: object, path: Path) -> tuple[Thres
             thresholds += [threshold] if threshold is not None else []
         else:
             document.problem(
-                at, f"must be a whole percentage or a table, is {kind_of(alert)}", "write for example alerts = [80, 100]"
+                at, f"must be a whole percentage or a table, is {kind_of(alert)}", "write for example [80, 100]"
             )
     return tuple(thresholds)
 

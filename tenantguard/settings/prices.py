@@ -189,23 +189,31 @@ def read_rates(document: Document) -> RateTable | None:
     keys = ExchangeShape.model_fields.keys()
     shape = check(document, ExchangeShape, {key: value[key] for key in keys & value.keys()}, path)
     base = shape.base if shape is not None else value.get("base")
+    if not isinstance(base, str):
+        base = None  # that was told
     rates = {}
     for currency, text in value.items():
-        if currency not in keys and isinstance(base, str):  # else that was told, and nothing is right without it
+        if currency not in keys:
             rate = _read_exchange_rate(document, currency, text, base)
             if rate is not None:
                 rates[currency] = rate
     if value.keys() <= keys:
-        document.problem(path, "has no exchange rate", f"write for example \"EUR\" = '1.0876 {base or 'USD'}'")
+        document.problem(path, "has no exchange rate", _example(base))
     return None if shape is None else document.attempt(partial(RateTable, shape.version, shape.base, rates), path)
 
 
-def _read_exchange_rate(document: Document, currency: str, text: object, base: str) -> Fraction | None:
+def _example(base: str | None) -> str:
+    return f"write for example EUR = '1.0876 {base or 'USD'}'"
+
+
+def _read_exchange_rate(document: Document, currency: str, text: object, base: str | None) -> Fraction | None:
     path = ("rates", currency)
     if document.attempt(partial(known_currency, currency), path) is None:
         return None
     if not isinstance(text, str):
-        document.problem(path, f"must be text in quotes, is {kind_of(text)}", f"write for example '1.0876 {base}'")
+        document.problem(path, f"must be text in quotes, is {kind_of(text)}", _example(base))
+        return None
+    if base is None:
         return None
     if currency == base:
         document.problem(path, "is the base of the table, so it has no rate of its own", "leave it out")

@@ -198,10 +198,11 @@ class GuardShape(Shape):
 
 
 class LedgerShape(Shape):
-    """``[ledger]``: the bounds of a ledger in a database."""
+    """``[ledger]``: the bounds of a ledger in a database, and how holds are admitted."""
 
     deadline_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     queue_max: _Count = 10_000
+    admission: Literal["exact", "lease"] = "exact"
 
 
 class TenancyShape(Shape):

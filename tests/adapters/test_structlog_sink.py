@@ -205,3 +205,11 @@ def test_the_applications_own_events_carry_their_exchange_and_tenant() -> None:
         assert add_exchange(None, "info", {}) == {"exchange": bare.id}
     finally:
         CURRENT.reset(token)
+
+
+def test_amounts_among_the_details_are_written_as_the_charge_is() -> None:
+    """A log that knows no amounts would write ``Amount(nanos=...)``."""
+    held = Amount(557_660, "EUR")
+    deny = Deny("charge", "budget.exhausted", 402, "no", details={"held": held, "limit": 8})
+    allowed, denied = event_of(record(decisions=(Allow("charge", "hold", {"held": held}), deny)))["decisions"]
+    assert (allowed["held"], denied["held"], denied["limit"]) == ("0.00055766 EUR", "0.00055766 EUR", 8)

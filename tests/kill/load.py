@@ -99,22 +99,25 @@ class Load:
 
     def _learn(self, key: Key, status: int, body: bytes, *, whole: bool) -> None:
         exchange, hold = _EXCHANGE.search(body), _HOLD.search(body)
-        if status == 200 and whole and exchange is not None:
+        what = str(status)
+        if not whole:
+            self.unresolved.append(key)
+            what = "broken off"
+        elif status == 200 and exchange is not None:
             key.acknowledged = exchange[1].decode()
             self.fresh.append(key)
         elif status == 409 and b"served already" in body and hold is not None:
             key.charged = hold[1].decode()
         elif status == 409 and b"looked at" in body and hold is not None:
             self.reviews[hold[1].decode()] = key
-            self.answers["409 in review"] += 1
-            return
+            what = "409 in review"
         elif status == 402:
             key.refused = True
-        elif status in {0, 200, 503} or (status == 409 and b"being served" in body):
+        elif status == 503 or (status == 409 and b"being served" in body):
             self.unresolved.append(key)
         else:
             raise AssertionError((status, body))
-        self.answers["broken off" if status in {0, 200} and not whole else str(status)] += 1
+        self.answers[what] += 1
 
 
 async def _exchange(port: int, key: Key) -> tuple[int, bytes, bool]:

@@ -119,7 +119,7 @@ def test_units_are_used_up_or_come_back() -> None:
         ({"carry": UNUSED}, "whole jobs"),
         ({"carry": Carry(CarryOver.UNUSED, 0)}, "whole jobs"),
         ({"per": Period.LIFETIME, "carry": DEBT}, "leave 'carry' out"),
-        ({"returned": True}, "per = 'lifetime'"),
+        ({"returned": True}, "leave 'per' out"),
         ({"returned": True, "per": Period.LIFETIME, "thresholds": (Threshold(90),)}, "alert on 'committed'"),
         ({"thresholds": (Threshold(101),)}, "never passed"),
     ],

@@ -231,6 +231,76 @@ MUTANTS = (
         "left = max(left - account.terms.cap, 0)",
         "left = max(left, 0)",
     ),
+    # leases
+    Mutant(
+        "a lease gets all that is left",
+        "ledger/books.py",
+        "                available = available * share // _PERCENT\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "a lease that was refused is a denial",
+        "ledger/books.py",
+        "                if share is None:\n",
+        "                if True:\n",
+    ),
+    Mutant(
+        "a share may be anything", "ledger/books.py", "type(share) is not int or not 1 <= share <= _PERCENT", "False"
+    ),
+    Mutant(
+        "what was drawn stays in the lease too",
+        "ledger/books.py",
+        "rest.append((account, held - taken))",
+        "rest.append((account, held))",
+    ),
+    Mutant(
+        "more is drawn than the lease holds",
+        "ledger/books.py",
+        "taken = min(portion, held)",
+        "taken = portion",
+    ),
+    Mutant(
+        "what is drawn from a lost lease is not late",
+        "ledger/books.py",
+        "            hold.state = HoldState.EXPIRED\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a lease under review is drawn from",
+        "ledger/books.py",
+        "if lease.state is HoldState.PENDING:",
+        "if lease.state in HOLDING:",
+    ),
+    Mutant(
+        "what a lease still holds is not stored",
+        "ledger/books.py",
+        "            self.changed.setdefault(lease.id, HoldState.PENDING)\n",
+        "",
+    ),
+    Mutant(
+        "a lease is drawn from before the amounts are looked at",
+        "ledger/books.py",
+        "            _check_amounts(amounts, lease)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a hold is drawn again and again",
+        "ledger/books.py",
+        "if hold is None and drawn is not None:",
+        "if drawn is not None:",
+    ),
+    Mutant(
+        "what is barred can be drawn from",
+        "ledger/books.py",
+        "if lease is None or lease.tenant is None:",
+        "if lease is None:",
+    ),
+    Mutant(
+        "a rolling period can be drawn from",
+        "ledger/books.py",
+        "if any(account.key[1].buckets for account, _ in lease.legs):",
+        "if False:",
+    ),
     # keys of callers
     Mutant(
         "a conflict is a repetition", "ledger/books.py", "if claimed.fingerprint != claim.fingerprint:", "if False:"

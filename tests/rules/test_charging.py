@@ -131,7 +131,7 @@ def test_reported_usage_counts_before_what_was_decoded() -> None:
         (OnMissingUsage.CHARGE_HOLD, (HELD, "hold")),
         (OnMissingUsage.VOID, (None, "nothing")),
         (OnMissingUsage.REVIEW, (None, "review")),
-        (OnMissingUsage.ESTIMATE, (25, "counted")),
+        (OnMissingUsage.ESTIMATE, (25 + 24 * 2, "counted")),  # of 98 bytes in, 94 out
     ],
 )
 def test_usage_that_is_missing_costs_what_the_route_says(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -186,3 +187,15 @@ def test_what_is_sent_never_asks_for_more_than_is_held(caps: dict[str, int], max
     assert sent.output_cap <= max_output
     assert prepared.output_tokens == sent.output_cap * sent.choices
     assert (sent.stream, sent.include_usage) == (stream, stream)
+
+
+def test_names_that_callers_make_up_do_not_stay_in_memory() -> None:
+    """1024 of them stayed, whatever their length: gigabytes, by requests that were refused."""
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            read_call("openai-chat", {"model": "m", f"{number}{'k' * 1_000_000}": 1})
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000

@@ -446,7 +446,9 @@ def test_a_price_file_stands_behind_the_prices_of_the_settings(tmp_path: Path) -
 
 def test_the_problems_of_a_price_file_are_told_under_its_own_name(tmp_path: Path) -> None:
     text = '[pricing]\nfile = "prices.json" # <-'
-    assert problem(text, tmp_path).message == "prices.json: cannot be read: No such file or directory"
+    missing = problem(text, tmp_path)
+    assert missing.message == "prices.json: cannot be read: No such file or directory"
+    assert missing.suggestion == "'tenantguard prices update --output prices.json' makes one"
     (tmp_path / "prices.json").write_text("{\n?")
     assert problem(text, tmp_path).message.startswith("prices.json: line 2, column 1: this is not JSON")
     (tmp_path / "prices.json").write_text(json.dumps(FILE | {"prices": [{"model": "m"}, 3]}))
@@ -631,3 +633,9 @@ def test_the_bounds_of_a_ledger_are_given_to_it(tmp_path: Path) -> None:
     guard.close()
     for wrong in ("deadline_s = 0", "deadline_s = inf", "queue_max = 0", "queue_max = 1.5", "queue = 1"):
         assert problem(f"[ledger]\n{wrong} # <-").path == f"ledger.{wrong.partition(' ')[0]}"
+
+
+def test_rates_without_a_base_are_told_so_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse('[rates]\nversion = "v1"\nEUR = "1.0876 USD"', tmp_path)
+    assert [(found.path, found.message) for found in refused.value.problems] == [("rates.base", "is missing")]

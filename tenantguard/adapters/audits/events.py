@@ -49,7 +49,12 @@ def event_of(record: AuditRecord) -> dict[str, Any]:
 
 def _decision(decision: Decision) -> Mapping[str, Any]:
     if decision.kind == "allow":
-        return {"kind": "allow", "layer": decision.layer, "matched_by": decision.matched_by, **_shown(decision.details)}
+        return {
+            "kind": "allow",
+            "layer": decision.layer,
+            "matched_by": decision.matched_by,
+            **_shown(decision.details),
+        }
     return {
         "kind": "deny",
         "layer": decision.layer,

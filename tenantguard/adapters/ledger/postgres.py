@@ -89,6 +89,10 @@ class PostgresLedger:
         """Queue ``command``. The promise is kept once it is committed; it breaks while the database fails."""
         return self._writer.submit(command)
 
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call ``call`` from the writer's thread every few seconds in which nothing is asked."""
+        self._writer.idle = call
+
     def balances(self, tenant: TenantId | None = None, *, at_ns: int | None = None) -> list[Balance]:
         """See :class:`~tenantguard.flow.ports.LedgerBooks`."""
         with self._patient() as db:

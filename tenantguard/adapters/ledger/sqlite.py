@@ -32,7 +32,7 @@ from tenantguard.errors import PortError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tenantguard.adapters.ledger.promise import LedgerPromise
     from tenantguard.flow.ports import Balance, Denial, Entry, LedgerCommand, Notice, OpenHold, System
@@ -69,6 +69,10 @@ class SQLiteLedger:
     def submit(self, command: LedgerCommand) -> LedgerPromise:
         """Queue ``command``. The promise is kept once it is committed; it breaks while the file cannot be written."""
         return self._writer.submit(command)
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call ``call`` from the writer's thread every few seconds in which nothing is asked."""
+        self._writer.idle = call
 
     def balances(self, tenant: TenantId | None = None, *, at_ns: int | None = None) -> list[Balance]:
         """See :class:`~tenantguard.flow.ports.LedgerBooks`."""

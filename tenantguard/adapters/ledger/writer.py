@@ -26,6 +26,8 @@ from tenantguard.errors import PortError
 from tenantguard.flow.ports import ResolveHold
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tenantguard.adapters.ledger.backend import Backend
     from tenantguard.adapters.ledger.promise import Bell
     from tenantguard.flow.ports import LedgerCommand
@@ -39,12 +41,16 @@ _log: Final = logging.getLogger("tenantguard.ledger")
 
 
 class Writer:
-    """Queues operations for ``backend`` and keeps their promises once they are durable."""
+    """Queues operations for ``backend`` and keeps their promises once they are durable.
+
+    ``idle`` is called whenever nothing was queued for ``BEAT_S``.
+    """
 
     def __init__(self, backend: Backend, *, deadline_s: float, queue_max: int) -> None:
         self._backend = backend
         self._deadline_s = deadline_s
         self._queue_max = queue_max
+        self.idle: Callable[[], None] | None = None
         self._begin()
         watch(self)
 
@@ -164,6 +170,8 @@ class Writer:
                 self._backend.apply(())
         except Exception as error:  # noqa: BLE001 - the next operation will hear of it
             _log.warning("the ledger's heart did not beat: %s", error)
+        if self.idle is not None:
+            safely(self.idle)
 
     def _leave(self) -> None:
         with GATE:

@@ -1,10 +1,8 @@
 """``tenantguard ledger``: read the ledger, book what an operator decides, and compare it with others' books."""
 
-# ruff: noqa: T201 - a command prints
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any, Final
 
 _EPILOG: Final = """\

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-PROVIDERS: Final = ("openai", "anthropic", "generic")
 FIELDS: Final = ("day", "model", "input", "output", "cost", "currency")
 """What ``--columns`` can name; ``input`` and ``output`` several, with ``+`` between."""
 

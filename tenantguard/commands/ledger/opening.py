@@ -1,7 +1,9 @@
 """The ledger that a command is about, with what the settings say of it."""
 
+# ruff: noqa: T201 - a command prints
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from tenantguard.settings import Settings
 
 SETTINGS_FILE: Final = "tenantguard.toml"
-_ALL: Final = "'tenantguard ledger balance' shows who has accounts"
+_WHO: Final = "'tenantguard ledger balance' shows who has accounts"
 PAGE: Final = 1000
 """Entries that are read at once."""
 
@@ -94,7 +96,7 @@ def opened(args: argparse.Namespace, *, may_make: bool = False) -> Iterator[Desk
     ledger = _ledger(args, settings, system, may_make=may_make)
     try:
         zone = check_zone(args.zone) if args.zone is not None else None
-        _check_known(settings, tenant, ledger)
+        _tell_unknown(settings, tenant, ledger)
         desk = Desk(ledger, system, settings, tenant, Shown(args.format, args.locale, zone or "UTC"))
         if zone is None and tenant is not None:
             zone = common_zone(_periods(desk))
@@ -122,13 +124,15 @@ def _tenant(name: str | None) -> TenantId | None:
         raise ConfigurationError(f"--tenant: {wrong}") from None
 
 
-def _check_known(settings: Settings | None, tenant: TenantId | None, ledger: Ledger) -> None:
-    """A tenant that neither the settings nor the ledger know is a slip, not one without money."""
+def _tell_unknown(settings: Settings | None, tenant: TenantId | None, ledger: Ledger) -> None:
+    """A tenant of whom nobody knows is likely a slip: say so, beside an answer that is empty."""
     if settings is None or tenant is None or settings.fallback is not None or str(tenant) in settings.policies:
         return
     if not ledger.entries(tenant, 1) and not ledger.balances(tenant):
-        meant = did_you_mean(str(tenant), settings.policies)
-        raise ConfigurationError(f"--tenant: neither the settings nor the ledger know {str(tenant)!r}; {meant or _ALL}")
+        from tenantguard.settings.problems import did_you_mean  # noqa: PLC0415 - reading settings takes a while
+
+        meant = did_you_mean(str(tenant), settings.policies) or _WHO
+        print(f"neither the settings nor the ledger know the tenant {str(tenant)!r}; {meant}", file=sys.stderr)
 
 
 def _settings(args: argparse.Namespace) -> Settings | None:

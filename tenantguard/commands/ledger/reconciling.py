@@ -46,12 +46,10 @@ def reconcile(args: argparse.Namespace) -> int:
             short = _MEASURES[measure]
             names += [f"{short}_invoice", f"{short}_ledger", f"{short}_drift"]
         names += ["drift", "beyond"]
-        if desk.shown.format != "table":
+        named = desk.shown.format != "table" or "cost" in found.measures
+        if named:
             names.insert(2, "currency")
-        shown = [
-            _row(row, found, named=desk.shown.format != "table", is_beyond=marked)
-            for row, marked in zip(rows, beyond, strict=True)
-        ]
+        shown = [_row(row, found, named=named, is_beyond=marked) for row, marked in zip(rows, beyond, strict=True)]
         desk.shown.print_rows(names, shown)
         _tell(found, sum(beyond), args.tolerance)
     return 1 if any(beyond) else 0

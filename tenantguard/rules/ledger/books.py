@@ -127,8 +127,8 @@ class Books:
       settling is late or the account has thresholds.
 
     What was changed is collected for whoever stores it, and then forgotten by ``stored``: ``lines`` (entries),
-    ``alerts``, ``refusals``, ``changed`` (holds that were placed, barred, ended or drawn from, with the state
-    each was in at first, None: in none), ``touched`` (accounts) and ``claimed`` (claims that are new or got an answer).
+    ``alerts``, ``refusals``, ``changed`` (holds that were placed, barred, ended or drawn from, with the state each
+    was in at first, None: in none), ``touched`` (accounts) and ``claimed`` (claims that are new or got an answer).
     """
 
     __slots__ = (
@@ -408,12 +408,15 @@ class Books:
         _check_amounts(drawn.portions, lease)
         if amounts is not None:
             _check_amounts(amounts, lease)
-        taken = [min(portion, held) for portion, (_, held) in zip(drawn.portions, lease.legs, strict=True)]
-        legs = tuple([(account, portion) for (account, _), portion in zip(lease.legs, taken, strict=True)])
-        hold = Hold(hold_id, lease.tenant, legs, OnOrphan.VOID, now_ns)
+        legs: list[tuple[Account, int]] = []
+        rest: list[tuple[Account, int]] = []
+        for (account, held), portion in zip(lease.legs, drawn.portions, strict=True):
+            taken = min(portion, held)
+            legs.append((account, taken))
+            rest.append((account, held - taken))
+        hold = Hold(hold_id, lease.tenant, tuple(legs), OnOrphan.VOID, now_ns)
         if lease.state is HoldState.PENDING:
-            rest = zip(lease.legs, taken, strict=True)
-            lease.legs = tuple([(account, held - portion) for (account, held), portion in rest])
+            lease.legs = tuple(rest)
             self.changed.setdefault(lease.id, HoldState.PENDING)
         else:
             hold.state = HoldState.EXPIRED

@@ -1,6 +1,6 @@
 """Calls to models as their requests say them: ``shapes.py`` knows the protocols, ``calls.py`` reads and bounds."""
 
-from tenantguard.rules.requests.calls import Call, Prepared, prepare, read_call
+from tenantguard.rules.requests.calls import Call, Prepared, caps_output, prepare, read_call
 from tenantguard.rules.requests.forms import read_form
 
-__all__ = ["Call", "Prepared", "prepare", "read_call", "read_form"]
+__all__ = ["Call", "Prepared", "caps_output", "prepare", "read_call", "read_form"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from tenantguard.errors import BadRequestError
@@ -14,6 +14,8 @@ from tenantguard.rules.requests.shapes import plain, shape_of
 if TYPE_CHECKING:
     from tenantguard.rules.requests.shapes import Shape
 
+_IDS: Final = frozenset({"id", "rid", "requestid", "responseid"})
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -22,7 +24,8 @@ class Call:
     ``caps`` are the explicit caps of the output, in tokens a choice, by the member that sets them (dotted where it
     stands in an object inside the body); ``choices`` is how many answers are wanted. ``include_usage``: the caller
     asked a stream to report its usage. ``service_tier`` is the one that the call can be billed at beside the standard
-    one, None where that is not known.
+    one, None where that is not known. ``names_response``: the request says an id, which some servers (vLLM, SGLang)
+    give the response.
     """
 
     model: str
@@ -31,6 +34,7 @@ class Call:
     choices: int = 1
     include_usage: bool = False
     service_tier: str | None = None
+    names_response: bool = False
 
     @property
     def output_cap(self) -> int | None:
@@ -86,7 +90,13 @@ def read_call(decoder: str, body: Any, path: str = "") -> Call:
     asks = False
     if shape.reports_usage_on_demand and body.get("stream_options") is not None:
         asks = _read_flag(_object(body, "stream_options"), "include_usage", default=False)
-    return Call(model, stream, caps, choices or 1, asks, shape.tier(body))
+    named = any(plain(name) in _IDS for name in body)
+    return Call(model, stream, caps, choices or 1, asks, shape.tier(body), named)
+
+
+def caps_output(decoder: str) -> bool:
+    """Whether the protocol has an output cap at all, which can be lowered."""
+    return bool(shape_of(decoder).caps)
 
 
 def prepare(decoder: str, body: bytes, call: Call, max_output: int | None) -> Prepared:
@@ -117,8 +127,11 @@ def _refuse_spellings(parent: dict[str, Any], shape: Shape) -> None:
     for name in parent:
         if name not in shape.sensitive:
             meant = shape.spellings.get(plain(name))
-            if meant is not None:
-                raise BadRequestError(f"a member of the body must be written {meant!r}")
+            if meant is None:
+                continue
+            if meant in shape.refused:
+                raise BadRequestError(f"{meant} has no price and no bound here: leave it out")
+            raise BadRequestError(f"a member of the body must be written {meant!r}")
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:

@@ -13,10 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@lru_cache(maxsize=1024)
+_REMEMBERED_CHARS: Final = 64
+"""Names come from callers: a longer one is worked out each time, or 1024 of them would fill the memory."""
+
+
 def plain(name: str) -> str:
     """The name as a lenient server may read it: ``OPTIONS`` as ``options``, ``maxTokens`` as ``max_tokens``."""
+    return _remembered(name) if len(name) <= _REMEMBERED_CHARS else _plain(name)
+
+
+def _plain(name: str) -> str:
     return name.replace("_", "").casefold()
+
+
+_remembered = lru_cache(maxsize=1024)(_plain)
 
 
 def _no_tier(_: dict[str, Any]) -> str | None:
@@ -43,6 +53,8 @@ class Shape:
     ``stream_default`` holds without one. ``uncapped``: the protocol has no cap, so that only the route's bounds it.
     ``reports_usage_on_demand``: a stream says what it used where ``stream_options.include_usage`` asks for it.
     ``sensitive`` are the members that count: a spelling that a lenient server may take for one of them is refused.
+    ``refused`` are members by which some server of this protocol serves another model than ``model``, or more output
+    than ``caps`` say.
     """
 
     caps: tuple[tuple[str, ...], ...] = ()
@@ -56,16 +68,23 @@ class Shape:
     reports_usage_on_demand: bool = False
     tier: Callable[[dict[str, Any]], str | None] = _no_tier
     sensitive: frozenset[str] = field(default_factory=frozenset)
+    refused: frozenset[str] = field(default_factory=frozenset)
     spellings: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spellings", {plain(name): name for name in self.sensitive})
+        object.__setattr__(self, "spellings", {plain(name): name for name in self.sensitive | self.refused})
 
     @property
     def bounds_output(self) -> bool:
         """Whether there is output to bound at all."""
         return bool(self.caps) or self.uncapped
 
+
+_OTHER_MODELS: Final = frozenset({"models", "fallbacks"})
+"""OpenRouter's and LiteLLM's lists of further models, and Anthropic's: ``model`` alone has the price."""
+
+_OTHER_CAPS: Final = frozenset({"n_predict", "n_cmpl", "max_new_tokens", "num_predict"})
+"""What local servers obey in place of ``max_tokens`` (llama.cpp's ``n_predict``) or of ``n``."""
 
 SHAPES: Final = {
     "openai-chat": Shape(
@@ -76,6 +95,7 @@ SHAPES: Final = {
         sensitive=frozenset(
             {"model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "service_tier"}
         ),
+        refused=_OTHER_MODELS | _OTHER_CAPS,
     ),
     "openai-embeddings": Shape(sensitive=frozenset({"model"})),
     # 0 fills the provider's prompt cache and writes nothing
@@ -84,11 +104,13 @@ SHAPES: Final = {
         cap_least=0,
         tier=_anthropic_tier,
         sensitive=frozenset({"model", "stream", "max_tokens", "speed"}),
+        refused=_OTHER_MODELS,
     ),
     "openai-responses": Shape(
         caps=(("max_output_tokens",),),
         tier=_openai_tier,
         sensitive=frozenset({"model", "stream", "max_output_tokens", "service_tier"}),
+        refused=_OTHER_MODELS,
     ),
     "openai-images": Shape(
         several=("n",),
@@ -100,6 +122,7 @@ SHAPES: Final = {
         caps=(("max_tokens",),),
         several=("n",),
         sensitive=frozenset({"model", "stream", "n", "max_tokens"}),
+        refused=_OTHER_MODELS | _OTHER_CAPS | {"max_completion_tokens"},
     ),
     "gemini-generate": Shape(
         caps=(("generationConfig", "maxOutputTokens"),),

@@ -36,7 +36,8 @@ class UsageDecoder:
     ``output_bytes`` counts the UTF-8 bytes of generated text, reasoning and tool arguments in the stream events that
     went by; 0 for a document. A token is about four such bytes of English and never less than one (byte-level
     vocabularies), so it is an upper bound of visible output tokens, by which a stream cut before its usage can be
-    settled. Reasoning that a provider keeps to itself is not in it.
+    settled. Reasoning that a provider keeps to itself is not in it. ``document_bytes`` is how much of a document went
+    by, 0 for a stream.
     """
 
     __slots__ = (
@@ -69,6 +70,11 @@ class UsageDecoder:
     def output_bytes(self) -> int:
         """The UTF-8 bytes of what was generated, in the events that went by."""
         return self._text_bytes
+
+    @property
+    def document_bytes(self) -> int:
+        """The bytes of a document that went by."""
+        return 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the next bytes and return what may leave."""
@@ -111,15 +117,22 @@ class DocumentDecoder(UsageDecoder):
     closing brace is known, and no usage.
     """
 
-    __slots__ = ("_copy", "_last")
+    __slots__ = ("_copy", "_fed", "_last")
 
     def __init__(self) -> None:
         super().__init__()
         self._copy: bytearray | None = bytearray()
+        self._fed = 0
         self._last = b""
+
+    @property
+    def document_bytes(self) -> int:
+        """The bytes of the document that went by."""
+        return self._fed
 
     def feed(self, chunk: bytes) -> bytes:
         """Copy the next bytes; they leave as they are."""
+        self._fed += len(chunk)
         self.copy(chunk)
         return chunk
 

@@ -79,7 +79,8 @@ def _is_finished(document: Mapping[str, Any]) -> bool | None:
 def _called_bytes(document: Mapping[str, Any]) -> int:
     """The size of the arguments of function calls, which are objects here."""
     size = 0
-    for candidate in document.get("candidates") or ():
+    candidates = document.get("candidates")
+    for candidate in candidates if isinstance(candidates, list) else ():
         content = candidate.get("content") if isinstance(candidate, dict) else None
         parts = content.get("parts") if isinstance(content, dict) else None
         for part in parts if isinstance(parts, list) else ():
@@ -91,20 +92,32 @@ def _called_bytes(document: Mapping[str, Any]) -> int:
 
 
 class _Document(DocumentDecoder):
-    """One answer, or an array of chunks; what an array has so far is worked out when it is asked for."""
+    """One answer, or an array of chunks; what an array has so far is worked out when it is asked for.
 
-    __slots__ = ()
+    Each chunk is parsed once for that, however often it is asked: at every piece of a stream that has a bound.
+    """
+
+    __slots__ = ("_at", "_looked", "_stated")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at = 0  # so many bytes of the copy are counted
+        self._looked = 0  # and in so many there was no further chunk
+        self._stated: dict[str, Any] | None = None
 
     @property
     def usage_so_far(self) -> Usage | None:
-        stated = [chunk for chunk in self._chunks() if chunk.get("usageMetadata") is not None]
-        return usage_or_none(_usage_of, stated[-1]) if stated else None
+        self._count()
+        return usage_or_none(_usage_of, self._stated) if self._stated is not None else None
 
     @property
     def output_bytes(self) -> int:
-        chunks = self._chunks()
-        texts = (text for chunk in chunks for text in _TEXT.findall(json.dumps(chunk).encode()))
-        return sum(map(text_bytes, texts)) + sum(map(_called_bytes, chunks))
+        self._count()
+        return self._text_bytes
+
+    def finish(self) -> bytes:
+        self._count()
+        return super().finish()
 
     def parse(self, data: bytes) -> None:
         last = _last_chunk(data)
@@ -133,26 +146,38 @@ class _Document(DocumentDecoder):
         if document.get("usageMetadata") is not None:
             self.usage = usage_or_none(_usage_of, document)
 
-    def _chunks(self) -> list[dict[str, Any]]:
-        """The whole objects of an array that has not ended."""
-        text = self.copied().decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-        chunks: list[dict[str, Any]] = []
-        if not text.startswith("["):
-            return chunks
-        at = 1
+    def _count(self) -> None:
+        """Count the whole objects that are new in an array that has not ended; only a brace ends one."""
+        copy = self._copy
+        if copy is None or copy.find(b"}", self._looked) < 0:
+            return
+        self._looked = len(copy)
+        if not self._at:
+            begun = _ARRAY.match(copy)
+            if begun is None:
+                return
+            self._at = begun.end()
+        text = copy[self._at :].decode("utf-8", "surrogateescape")
+        at = start = 0
         while True:
             while at < len(text) and text[at] in _SEPARATORS:
                 at += 1
             try:
                 chunk, at = _DECODER.raw_decode(text, at)
             except (ValueError, RecursionError):
-                return chunks
+                break
             if not isinstance(chunk, dict):
-                return chunks
-            chunks.append(chunk)
+                break
+            start = at
+            if chunk.get("usageMetadata") is not None:
+                self._stated = chunk
+            self._text_bytes += _called_bytes(chunk)
+            self._text_bytes += sum(map(text_bytes, _TEXT.findall(json.dumps(chunk).encode())))
+        self._at += len(text[:start].encode("utf-8", "surrogateescape"))
 
 
 _DECODER: Final = json.JSONDecoder()
+_ARRAY: Final = re.compile(rb"(?:\xef\xbb\xbf|[ \t\r\n])*\[")
 
 
 def _last_chunk(data: bytes) -> dict[str, Any] | None:

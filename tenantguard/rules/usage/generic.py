@@ -116,50 +116,62 @@ class _Document(DocumentDecoder):
         self.usage = _units(self._unit, _at(document, self._path))
 
 
-class _Events(StreamDecoder):
-    __slots__ = ("_latest", "_mark", "_path", "_unit")
+class _Latest:
+    """The last text of a stream that has the member: what is told again replaces what was told before."""
+
+    __slots__ = ("_mark", "_path", "_text", "_unit")
 
     def __init__(self, unit: str, path: tuple[str, ...]) -> None:
-        super().__init__()
         self._unit = unit
         self._path = path
         self._mark = _mark(path)
-        self._latest: bytes | None = None
+        self._text: bytes | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        return _units(self._unit, _at(parse_object(self._text), self._path)) if self._text is not None else None
+
+    def see(self, text: bytes) -> None:
+        if self._mark in text and _at(parse_object(text), self._path) is not None:
+            self._text = text
+
+
+class _Events(StreamDecoder):
+    __slots__ = ("_latest",)
+
+    def __init__(self, unit: str, path: tuple[str, ...]) -> None:
+        super().__init__()
+        self._latest = _Latest(unit, path)
 
     @property
     def usage_so_far(self) -> Usage | None:
-        return _units(self._unit, _at(parse_object(self._latest), self._path)) if self._latest is not None else None
+        return self._latest.usage
 
     def read_data(self, data: bytes) -> None:
-        if self._mark in data and _at(parse_object(data), self._path) is not None:
-            self._latest = data
+        self._latest.see(data)
 
     def conclude(self) -> None:
         self.ended = True
-        self.usage = self.usage_so_far
+        self.usage = self._latest.usage
 
 
 class _Lines(LineDecoder):
-    __slots__ = ("_latest", "_mark", "_path", "_unit")
+    __slots__ = ("_latest",)
 
     def __init__(self, unit: str, path: tuple[str, ...]) -> None:
         super().__init__()
-        self._unit = unit
-        self._path = path
-        self._mark = _mark(path)
-        self._latest: bytes | None = None
+        self._latest = _Latest(unit, path)
 
     @property
     def usage_so_far(self) -> Usage | None:
-        return _units(self._unit, _at(parse_object(self._latest), self._path)) if self._latest is not None else None
+        return self._latest.usage
 
     def read_line(self, line: bytes) -> None:
-        if self._mark in line and _at(parse_object(line), self._path) is not None:
-            self._latest = line
+        self._latest.see(line)
 
     def conclude(self) -> None:
         self.ended = True
-        self.usage = self.usage_so_far
+        self.usage = self._latest.usage
 
 
 def _mark(path: tuple[str, ...]) -> bytes:

@@ -80,10 +80,11 @@ class _Stream(StreamDecoder):
         document = parse_object(data) if telling else None
         if document is None:
             return
-        if document.get("type") in _COMPLETED:
+        kind = document.get("type")
+        if isinstance(kind, str) and kind in _COMPLETED:
             self.usage = usage_or_none(_usage_of, document, 1)
             self.ended = True
-        elif document.get("type") == "error" or document.get("error"):
+        elif kind == "error" or document.get("error"):
             self.failed = True
 
 

@@ -83,6 +83,8 @@ class _Stream(StreamDecoder):
     def _read(self, document: dict[str, Any]) -> None:
         kind = document.get("type")
         response = document.get("response")
+        if not isinstance(kind, str):
+            return
         if kind in {"error", "response.failed"}:
             self.failed = True
         if isinstance(response, dict):

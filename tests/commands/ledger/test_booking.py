@@ -127,6 +127,9 @@ def test_without_a_limit_there_is_nothing_to_raise(shop: Shop, line: Line) -> No
         told = line("grant", "--tenant", tenant, "--amount", amount, "--id", "p", *WHY)
         assert told.code == 2
         assert "no account" in told.err
+    shop.charge(1)
+    told = line("grant", "--tenant", "acme", "--amount", "5 EUR", "--id", "p", *WHY)
+    assert told.err == "acme has no account in EUR with a limit, but in USD: its policy must give it one\n"
 
 
 def test_a_correction_adds_or_takes_away_and_never_below_nothing(shop: Shop, line: Line) -> None:

@@ -77,6 +77,23 @@ def test_balance_shows_the_running_windows_or_those_of_then_or_all(shop: Shop, l
     assert "no account was touched" in line("balance", "--tenant", "nobody").out
 
 
+def test_a_tenant_of_whom_nobody_knows_is_told_beside_the_empty_answer(shop: Shop, line: Line) -> None:
+    told = line("balance", "--tenant", "acm")
+    assert (told.code, "the tenant 'acm'; did you mean 'acme'?" in told.err) == (0, True)
+    assert "'tenantguard ledger balance' shows" in line("balance", "--tenant", "nobody").err
+    assert line("balance", "--tenant", "acme").err == ""
+    shop.charge(1, tenant="gone")
+    assert line("entries", "--tenant", "gone").err == ""
+
+
+def test_only_charges_and_refunds_show_a_hold(shop: Shop, line: Line) -> None:
+    hold = shop.charge(10**9).hex()
+    why = ("--tenant", "acme", "--budget", "tenant/acme/month in Europe/Berlin", "--reason", "why")
+    assert line("grant", "--amount", "5 USD", "--id", "p", *why).code == 0
+    told = line("entries", "--tenant", "acme").out.splitlines()
+    assert [row.split()[-1] for row in told[1:]] == [hold, hold, "-"]
+
+
 def test_entries_are_the_latest_or_those_of_a_stretch_oldest_first(shop: Shop, line: Line) -> None:
     for nanos in (1, 2, 3):
         shop.charge(nanos)

@@ -71,6 +71,7 @@ def test_drift_beyond_the_tolerance_is_told_by_model_and_day(shop: Shop, line: L
     assert "differ by more than 1%" in told.err
     table = line("reconcile", "report.csv", "--provider", "generic")
     assert "only in ledger" in table.out
+    assert table.out.split()[:3] == ["day", "model", "currency"]
     rows = list(
         csv.DictReader(io.StringIO(line("reconcile", "report.csv", "--provider", "generic", "--format", "csv").out))
     )
