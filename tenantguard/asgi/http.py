@@ -274,9 +274,14 @@ class HTTPRun(ClientWatch):
             await self._emit(out, message)
         if self._draining and not session.settled and self._drain_left_s() <= 0:
             await self._end_drain()
-            self._closed = True
-            self._stop = ResponseCut("the client left")
+            assert self._stop is not None
             raise self._stop
+
+    async def _end_drain(self) -> None:
+        """The bound has passed, in the application's ``send`` or ``receive``: what it sends from now on stops it."""
+        self._closed = True
+        self._stop = self._stop or ResponseCut("the client left")
+        await super()._end_drain()
 
     async def _settle_held(self) -> bool:
         """Settle at the settling point; where money could not be ended, what is held never leaves."""

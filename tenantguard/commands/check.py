@@ -85,6 +85,8 @@ def _guard(settings: Settings) -> Iterator[Row]:
     if uri is not None and uri != "memory://":
         bounds = settings.ledger
         yield "", f"answers within {bounds.deadline_s:g} s, and at most {bounds.queue_max} holds wait to be written"
+    if uri is not None and settings.ledger.admission == "lease":
+        yield "", "each process leases blocks of budget and places holds in memory"
     yield "limits", settings.guard.limits
     replays = any(route.idempotency is Idempotency.REPLAY for route in settings.routes.routes)
     if replays and settings.idempotency_key is None:
@@ -174,6 +176,9 @@ def _terms(rule: BudgetRule | QuotaRule) -> str:
 
 _ROUTE_KEYS: Final = (
     "min_output",
+    "image_tokens",
+    "file_tokens",
+    "context_tokens",
     "success",
     "on_missing_usage",
     "on_disconnect",

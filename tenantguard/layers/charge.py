@@ -31,7 +31,7 @@ from tenantguard.rules.idempotency import Recording, raced
 from tenantguard.rules.legs import REQUESTS, LegPlan
 from tenantguard.rules.media import EVENT_STREAM, read_media
 from tenantguard.rules.refusals import render_error_event
-from tenantguard.rules.requests import caps_output, prepare, read_call, read_form
+from tenantguard.rules.requests import caps_output, form_brought, prepare, read_brought, read_call, read_form
 from tenantguard.rules.spent import Spent
 from tenantguard.rules.usage import CallableDecoder, UnitSource, make_decoder, stream_types
 
@@ -44,10 +44,11 @@ if TYPE_CHECKING:
     from tenantguard.flow.layer import Handler
     from tenantguard.flow.ports import Leg, PriceSource
     from tenantguard.model.ledger import Resolved
+    from tenantguard.model.route import Route
     from tenantguard.model.usage import Usage
     from tenantguard.rules.media import Media
     from tenantguard.rules.rates import RateTable
-    from tenantguard.rules.requests import Call, Prepared
+    from tenantguard.rules.requests import Brought, Call, Prepared
     from tenantguard.rules.usage import UsageDecoder
 
 MAX_OUTPUT_HEADER: Final = "tenantguard-max-output"
@@ -175,7 +176,10 @@ class Charge:
         )
         if isinstance(read, BadRequestError):
             return _deny(Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {read}.")
-        call, prepared = read
+        call, prepared, brought = read
+        tokens = _brought_tokens(route, brought)
+        if isinstance(tokens, Deny):
+            return tokens
         quote = self._prices.quote(call.model)
         if quote is None:
             return _deny(Reason.PRICE_UNKNOWN, 403, "This model has no price here, so it cannot be used.")
@@ -188,6 +192,7 @@ class Charge:
         request.body = prepared.body
         bill.quote = quote.for_tenant(exchange.get(Policy).section(PricingSection))
         bill.input_bytes = len(prepared.body)
+        bill.brought_tokens = tokens
         bill.output_tokens = prepared.output_tokens
         bill.service_tier = call.service_tier
         account.prepared, account.stream, account.choices = prepared, call.stream, call.choices
@@ -376,11 +381,14 @@ def _media(headers: Headers) -> Media:
 
 def _read(
     decoder: str, body: Body, path: str, form: str | None, max_output: int | None
-) -> tuple[Call, Prepared] | BadRequestError:
+) -> tuple[Call, Prepared, Brought] | BadRequestError:
     try:
-        return _prepared(decoder, body, path, form, max_output)
+        call, prepared = _prepared(decoder, body, path, form, max_output)
+        brought = read_brought(body.data, body.json()) if form is None else form_brought(decoder, body.data)
     except BadRequestError as failure:
         return failure
+    else:
+        return call, prepared, brought
     finally:
         body.release()  # a response may take minutes
 
@@ -389,6 +397,20 @@ def _prepared(decoder: str, body: Body, path: str, form: str | None, max_output:
     parsed = body.json() if form is None else read_form(form, body.data)
     call = read_call(decoder, parsed, path)
     return call, prepare(decoder, body.data, call, max_output)
+
+
+def _brought_tokens(route: Route, brought: Brought) -> int | Deny:
+    """The most that a request makes the model read beside its bytes."""
+    tokens = brought.images * route.image_tokens
+    for count, most, what in (
+        (brought.files, route.file_tokens, "a file"),
+        (int(brought.context), route.context_tokens, "an earlier conversation"),
+    ):
+        if count and most is None:
+            message = f"The request brings {what}, whose size is not known here. Send its text instead."
+            return _deny(Reason.INPUT_UNBOUNDED, 400, message)
+        tokens += count * (most or 0)
+    return tokens
 
 
 def _is_decodable(exchange: Exchange, response: Response, media: Media) -> bool:

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     BODY_MALFORMED = "body.malformed"
     BODY_ENCODED = "body.encoded"
     OUTPUT_UNBOUNDED = "output.unbounded"
+    INPUT_UNBOUNDED = "input.unbounded"
     REDACTION_FAILED = "redaction.failed"
     RESPONSE_UNREADABLE = "response.unreadable"
     STORE_UNAVAILABLE = "store.unavailable"

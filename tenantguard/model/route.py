@@ -62,6 +62,10 @@ class OnDisconnect(StrEnum):
     OBSERVED = "observed"
 
 
+IMAGE_TOKENS: Final = 50_000
+"""What one picture can be at most: gpt-4o-mini counts up to 48 169 (2 833, and 5 667 for each of eight tiles)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Settings of the requests that ``match`` (``"POST /v1/chat/completions"``, ``"/jobs/*"``, ``"/**"``).
@@ -79,6 +83,10 @@ class Route:
     ``max_units`` may be reported: the hold is placed for that many. ``takes`` are the units of quotas that a request
     takes on top of one of ``requests``.
 
+    What a request makes a model read beside its text is bounded by ``image_tokens`` for each picture and
+    ``file_tokens`` for each document, video or reference to a file; ``context_tokens`` bounds an earlier conversation
+    that it refers to. Where the last two are None, such requests are refused.
+
     With ``charge_reported`` the cost that the provider itself reports is charged where it does (OpenRouter), in place
     of the one computed; its price still makes the hold, and bounds it.
 
@@ -93,6 +101,9 @@ class Route:
     usage: str | None = None
     max_output: int | None = None
     min_output: int = 64
+    image_tokens: int = IMAGE_TOKENS
+    file_tokens: int | None = None
+    context_tokens: int | None = None
     dialect: Dialect | None = None
     success: Success = Success.ENDED
     on_missing_usage: OnMissingUsage | None = None
@@ -118,6 +129,8 @@ class Route:
             object.__setattr__(self, "name", self.match)
         if self.max_output is not None and self.max_output < 1:
             raise ConfigurationError(f"route {self.name!r}: max_output must be at least 1")
+        if min(self.image_tokens, self.file_tokens or 0, self.context_tokens or 0) < 0:
+            raise ConfigurationError(f"route {self.name!r}: numbers of tokens are never negative")
         if self.min_output < 1:
             raise ConfigurationError(f"route {self.name!r}: min_output must be at least 1")
         if len({self.unit is None, self.unit_price is None, self.max_units is None}) > 1:

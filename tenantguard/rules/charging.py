@@ -63,6 +63,7 @@ class Bill:
     quote: Quote | None = None
     conversion: Conversion | None = None
     input_bytes: int = 0
+    brought_tokens: int = 0  # what it makes the model read beside these
     output_tokens: int = 0
     service_tier: str | None = None
     held_nanos: int = 0
@@ -79,7 +80,7 @@ class Bill:
         extra = self.flat_nanos + self.unit_nanos * (self.route.max_units or 0)
         if self.quote is not None:
             return self.quote.bound_nanos(
-                self.input_bytes,
+                self.input_bytes + self.brought_tokens,
                 output_tokens,
                 service_tier=self.service_tier,
                 extra_nanos=extra,

@@ -19,6 +19,15 @@ def open_ledger(uri: str, folder: Path, system: System, bounds: LedgerShape, pla
     :class:`ConfigurationError` names ``place``, which is where the address was written, and never a password; so does
     the :class:`PortError` of a server that cannot be reached.
     """
+    ledger = _exact(uri, folder, system, bounds, place)
+    if bounds.admission == "exact":
+        return ledger
+    from tenantguard.adapters.ledger.leased import LeasedLedger  # noqa: PLC0415 - only who asks for it
+
+    return LeasedLedger(ledger, system)
+
+
+def _exact(uri: str, folder: Path, system: System, bounds: LedgerShape, place: str) -> Ledger:
     if uri.startswith(SQLITE):
         from tenantguard.adapters.ledger.sqlite import SQLiteLedger  # noqa: PLC0415 - only who keeps money in a file
 

@@ -177,6 +177,7 @@ _TokenRate: TypeAlias = Annotated[Amount, _text(parse_rate, "0.25 USD/1M")]
 _Percent: TypeAlias = Annotated[Fraction, _text(parse_percent, "15%")]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=3600)]
 _Count: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
+_Tokens: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Shape(BaseModel):
@@ -233,6 +234,9 @@ class RouteShape(Shape):
     usage: Annotated[str, _text(_usage)] | None = None
     max_output: _Count | None = None
     min_output: _Count = DEFAULT_ROUTE.min_output
+    image_tokens: _Tokens = DEFAULT_ROUTE.image_tokens
+    file_tokens: _Tokens | None = None
+    context_tokens: _Tokens | None = None
     dialect: Annotated[Dialect, Field(strict=False)] | None = None
     success: Annotated[Success, Field(strict=False)] = Success.ENDED
     on_missing_usage: Annotated[OnMissingUsage, Field(strict=False)] | None = None

@@ -480,6 +480,39 @@ def test_an_application_that_waits_for_the_disconnect_hears_it_at_the_bound(back
     assert places == [True]
 
 
+@pytest.mark.parametrize("headed", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_sent_after_the_bound_stops_the_application(backend: str, *, headed: bool) -> None:
+    """The drain ended in ``receive``: a head is cut as a body is, and no layer is asked about it."""
+    till, watching = Till(), Watching()
+    cut: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if headed:
+            await send(start())
+        assert (await receive())["type"] == "http.disconnect"
+        for message in (body(b"late"),) if headed else (start(), body(b"late")):
+            with pytest.raises(ResponseCut, match="the client left"):
+                await send(message)
+            cut.append(message["type"])
+        await send(body(b"last"))
+
+    sent: list[Any] = []
+
+    async def main() -> None:
+        server = Server()
+        server.left.set()
+        guard = guarded(app, [watching, draining(), Holding()], till=till, drain_s=0.01)
+        await guard(http_scope(), server.receive, server.send)
+        sent.extend(server.sent)
+
+    anyio.run(main, backend=backend)
+    assert cut == [*([] if headed else ["http.response.start"]), "http.response.body"]
+    assert (watching.outcome.ending, watching.outcome.ended, watching.outcome.status) == ("left", False, 200 * headed)
+    assert till.endings == ["left"]
+    assert [message["type"] for message in sent] == ["http.response.start"] * headed
+
+
 def test_the_client_is_looked_for_at_the_settling_point_and_what_was_read_is_replayed() -> None:
     """The application never calls ``receive`` before its end, so only the driver can see that its client has left."""
     till, watching = Till(), Watching()

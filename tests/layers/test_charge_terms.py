@@ -320,3 +320,31 @@ def test_a_flood_against_a_spent_budget_asks_the_ledger_once() -> None:
     assert second.resolvers == []
     _, script = ask(Claim("key-1", b"fingerprint"))
     assert isinstance(script.effect, PlaceHold)
+
+
+# what a request brings
+
+
+def with_parts(*parts: dict[str, Any]) -> bytes:
+    return json.dumps({"model": "small", "messages": [{"role": "user", "content": list(parts)}]}).encode()
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
+DOCUMENT = {"type": "file", "file": {"file_id": "file-1"}}
+
+
+def test_pictures_are_part_of_the_hold() -> None:
+    plain = with_parts({"type": "text", "text": "x"})
+    _, without = start(CHAT, BUDGET, body=plain)
+    _, with_picture = start(replace(CHAT, image_tokens=1000), BUDGET, body=with_parts(PICTURE))
+    dearest_nanos = 1_250  # a token, for writing to the cache
+    difference = len(with_parts(PICTURE)) - len(plain) + 1000
+    assert hold_of(with_picture).legs[0].most - hold_of(without).legs[0].most == difference * dearest_nanos
+
+
+def test_a_file_by_reference_is_refused_unless_the_route_says_how_large_it_may_be() -> None:
+    exchange, script = start(CHAT, BUDGET, body=with_parts(DOCUMENT))
+    assert script.result.status == 400
+    assert exchange.decisions[-1].reason == Reason.INPUT_UNBOUNDED
+    _, script = start(replace(CHAT, file_tokens=100_000), BUDGET, body=with_parts(DOCUMENT))
+    assert hold_of(script).legs[0].most > 100_000 * 1_250

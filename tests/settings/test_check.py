@@ -19,6 +19,7 @@ tenancy.mode = "single"
 ledger = "postgresql://tg:hunter2@db:5432/ledger?password=hunter2"
 [ledger]
 deadline_s = 2.5
+admission = "lease"
 [[routes]]
 match = "POST /v1/chat/completions"
 usage = "openai-chat"
@@ -85,6 +86,7 @@ def test_check_shows_everything_that_is_charged(tmp_path: Path, capsys: pytest.C
         "layers audit > tenant > idempotency > charge",
         "ledger postgresql://tg@db:5432/ledger",
         "answers within 2.5 s, and at most 10000 holds wait to be written",
+        "each process leases blocks of budget and places holds in memory",
         "pricing discount 2.5% on what models cost",
         f"{BERLIN}; what is unused is carried over, at most 50.00 EUR; alerts at 50%, 80%",
         "budget 9.00 EUR in rolling 24 hours, for each tenant; soft: nothing is refused; alerts at 120% committed",

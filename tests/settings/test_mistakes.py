@@ -29,6 +29,7 @@ return_wait_s = 1.0
 [ledger]
 deadline_s = 1.0
 queue_max = 1
+admission = "exact"
 [tenancy]
 from = ["api-key"]
 required = true
@@ -48,6 +49,9 @@ name = "chat"
 usage = "openai-chat"
 max_output = 1
 min_output = 1
+image_tokens = 1
+file_tokens = 1
+context_tokens = 1
 dialect = "openai"
 success = "ended"
 on_missing_usage = "review"

@@ -14,6 +14,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from tenantguard import ASGIGuard
+from tenantguard.adapters.ledger.leased import LeasedLedger
 from tenantguard.errors import ConfigurationError
 from tenantguard.layers.charge import Charge
 from tenantguard.model.ledger import CarryOver, Counted, Threshold
@@ -633,6 +634,15 @@ def test_the_bounds_of_a_ledger_are_given_to_it(tmp_path: Path) -> None:
     guard.close()
     for wrong in ("deadline_s = 0", "deadline_s = inf", "queue_max = 0", "queue_max = 1.5", "queue = 1"):
         assert problem(f"[ledger]\n{wrong} # <-").path == f"ledger.{wrong.partition(' ')[0]}"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///x.db", "memory://"])
+def test_a_ledger_is_leased_where_the_settings_ask_for_it(tmp_path: Path, uri: str) -> None:
+    text = f"guard.ledger = '{uri}'\nledger.admission = 'lease'\ntenancy.mode = 'single'\n[policies.default]"
+    guard = build(parse_settings(text, folder=tmp_path, environ={}))
+    assert isinstance(guard.ports.ledger, LeasedLedger)
+    guard.close()
+    assert problem("[ledger]\nadmission = 'leased' # <-").path == "ledger.admission"
 
 
 def test_rates_without_a_base_are_told_so_and_nothing_else(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _UNITS: Final = re.compile(r"(?P<count>[0-9]{1,19}) +(?P<unit>[a-z][a-z0-9_.-]{0,63})")
 _SLACK_NS: Final = 3600 * 10**9
 _TEXT_MAX: Final = 500
+_ID_MAX: Final = 200
 
 
 def operation_id(*parts: str) -> bytes:
@@ -44,7 +45,7 @@ def operation_id(*parts: str) -> bytes:
 def refund(args: argparse.Namespace) -> int:
     """Give back what a hold was charged, or a part."""
     hold, asked = _hold_id(args.hold), None if args.amount is None else _amount(args.amount)
-    reason = _reason(args.reason)
+    reason, own_id = _reason(args.reason), _own_id(args.id)
     with opened(args) as desk:
         charges = _charges(desk, hold)
         if not charges:
@@ -55,7 +56,7 @@ def refund(args: argparse.Namespace) -> int:
         amounts = None
         if asked is not None:
             amounts = _shares(desk, hold, charges, *asked)
-        name = args.id if args.id is not None else desk.system.ids.new().hex()
+        name = own_id if own_id is not None else desk.system.ids.new().hex()
         op = operation_id("refund", hold.hex(), name)
         booked = _booked(desk, Refund(op, hold, amounts, reason, {"id": name}), name)
         units = {entry.leg: entry for entry in charges}
@@ -69,15 +70,16 @@ def refund(args: argparse.Namespace) -> int:
 def grant(args: argparse.Namespace) -> int:
     """Raise the limit of a tenant's account in its running window."""
     amount, unit = _amount(args.amount)
-    reason = _reason(args.reason)
+    reason, payment = _reason(args.reason), _own_id(args.id)
     with opened(args, may_make=True) as desk:
         leg = _line(desk, unit, args.budget, most=amount, limited=True)
         expires_ns = None if args.expires is None else read_time(args.expires, desk.shown.zone)
         if expires_ns is not None and expires_ns <= desk.now_ns:
             raise ConfigurationError("--expires is past already")
         assert desk.tenant is not None
-        op = operation_id("grant", desk.tenant, args.id)
-        booked = _booked(desk, Grant(op, desk.tenant, leg, expires_ns, reason, {"payment": args.id}), args.id)
+        assert payment is not None
+        op = operation_id("grant", desk.tenant, payment)
+        booked = _booked(desk, Grant(op, desk.tenant, leg, expires_ns, reason, {"payment": payment}), payment)
         print(f"{desk.shown.amount(booked[0], unit)} granted on {_name(leg.budget)}")
         return _as_asked(desk, booked, (amount,), (amount, unit))
 
@@ -87,11 +89,11 @@ def correct(args: argparse.Namespace) -> int:
     text = args.amount.strip()
     amount, unit = _amount(text.removeprefix("-").lstrip())
     amount = -amount if text.startswith("-") else amount
-    reason = _reason(args.reason)
+    reason, own_id = _reason(args.reason), _own_id(args.id)
     with opened(args, may_make=True) as desk:
         leg = _line(desk, unit, args.budget, most=0, limited=False)
         assert desk.tenant is not None
-        name = args.id if args.id is not None else desk.system.ids.new().hex()
+        name = own_id if own_id is not None else desk.system.ids.new().hex()
         op = operation_id("correct", desk.tenant, name)
         booked = _booked(desk, Correct(op, desk.tenant, leg, amount, reason, {"id": name}), name)
         print(f"{desk.shown.amount(booked[0], unit)} booked on {_name(leg.budget)}\nid {printable(name)}")
@@ -130,6 +132,15 @@ def _reason(text: str) -> str:
     if not text.strip() or len(text) > _TEXT_MAX:
         raise ConfigurationError(
             f"--reason is a sentence for who reads the entry later, of 1 to {_TEXT_MAX} characters"
+        )
+    return text
+
+
+def _own_id(text: str | None) -> str | None:
+    """What ``--id`` says; without it None. An empty shell variable would make all that is booked one."""
+    if text is not None and (not text.strip() or len(text) > _ID_MAX):
+        raise ConfigurationError(
+            f"--id: {text[:20]!r} is blank or longer than {_ID_MAX} characters: write the one id by which you know this"
         )
     return text
 

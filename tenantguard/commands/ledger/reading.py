@@ -32,6 +32,8 @@ ENTRY: Final = (
 ENTRY_TABLE: Final = ("seq", "at", "kind", "tenant", "budget", "amount", "absorbed", "model", "reason", "hold")
 HOLD: Final = ("hold", "tenant", "state", "placed", "budget", "unit", "held", "reason")
 _OF_HOLD: Final = {EntryKind.CHARGE, EntryKind.REFUND}
+LIMIT_MAX: Final = 1_000_000
+"""Rows that are read at once; a stretch of time is read a page at a time, and has no bound."""
 ALERT: Final = (
     "seq", "state", "tries", "next_try", "raised", "tenant", "budget", "threshold", "of", "unit", "ceiling", "spent",
     "held", "id",
@@ -52,8 +54,7 @@ def balance(args: argparse.Namespace) -> int:
 
 def entries(args: argparse.Namespace) -> int:
     """Print entries: the latest, or all of a stretch of time."""
-    if args.limit < 0:
-        raise ConfigurationError("--limit is at least 0, which is all")
+    _check_limit(args.limit, 0, "0 (all)")
     with opened(args) as desk:
         stretch = desk.stretch(args)
         found: Iterable[Entry]
@@ -106,8 +107,7 @@ def audit(args: argparse.Namespace) -> int:
 
 def alerts(args: argparse.Namespace) -> int:
     """Print the alerts that were not delivered to everybody yet; 1 where some were given up."""
-    if args.limit < 1:
-        raise ConfigurationError("--limit is at least 1")
+    _check_limit(args.limit, 1, "1")
     with opened(args) as desk:
         if args.retry is not None:
             return _retry(desk, args.retry)
@@ -122,6 +122,11 @@ def alerts(args: argparse.Namespace) -> int:
         if failed and desk.shown.format == "table":
             print(f"{failed} given up: tenantguard ledger alerts --retry SEQ", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_limit(limit: int, least: int, shown: str) -> None:
+    if not least <= limit <= LIMIT_MAX:
+        raise ConfigurationError(f"--limit is at least {shown} and at most {LIMIT_MAX}")
 
 
 def _retry(desk: Desk, seq: int) -> int:

@@ -19,6 +19,8 @@ _STRETCH: Final = re.compile(
     r"(?P<year>[0-9]{4})(?:-(?:(?P<month>[0-9]{2})(?:-(?P<day>[0-9]{2}))?|Q(?P<quarter>[1-4])|W(?P<week>[0-9]{2})))?"
 )
 _FOREVER_NS: Final = 2**63 - 1
+_YEARS: Final = range(1900, 2200)
+"""Nanoseconds in 64 bits end in 1677 and 2262; periods that reach beyond a time need some room."""
 _EXAMPLES: Final = (
     "write for example 2026, 2026-Q4, 2026-11, 2026-W47, 2026-11-20, or the running 'month', 'day', 'rolling 7 days'"
 )
@@ -36,6 +38,8 @@ def read_stretch(text: str, zone: str, now_ns: int) -> Stretch:
     matched = _STRETCH.fullmatch(text.strip())
     try:
         if matched is not None:
+            if int(matched["year"]) not in _YEARS:
+                raise ValueError(text)
             first, following = _days(matched)
             return Stretch(_midnight_ns(first, zone), _midnight_ns(following, zone))
         period = Period.parse(text)
@@ -56,12 +60,15 @@ def read_time(text: str, zone: str) -> int:
     """A day (its midnight in ``zone``), or a time with ``Z`` or an offset, or without one in ``zone``."""
     try:
         at = datetime.fromisoformat(text)
+        if at.year not in _YEARS:
+            raise ValueError(text)
         if at.tzinfo is None:
             at = at.replace(tzinfo=_zone(zone))
         return (at.astimezone(UTC) - _EPOCH) // _MICROSECOND * 1000
     except (ValueError, OverflowError):
         raise ConfigurationError(
-            f"{text!r} is no day or time: write for example 2026-11-20 or 2026-11-20T08:00:00Z"
+            f"{text!r} is no day or time of the years {_YEARS[0]} to {_YEARS[-1]}: "
+            "write for example 2026-11-20 or 2026-11-20T08:00:00Z"
         ) from None
 
 

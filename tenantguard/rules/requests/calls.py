@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from tenantguard.errors import BadRequestError
 from tenantguard.model.usage import is_count
 from tenantguard.rules.jsonedit import set_member
-from tenantguard.rules.requests.shapes import plain, shape_of
+from tenantguard.rules.requests.shapes import CAPS, plain, shape_of
 
 if TYPE_CHECKING:
     from tenantguard.rules.requests.shapes import Shape
@@ -66,6 +66,8 @@ def read_call(decoder: str, body: Any, path: str = "") -> Call:
     for place in (*shape.caps, shape.several or ()):
         if len(place) > 1:
             _refuse_spellings(_object(body, place[0]), shape)
+    if shape.passed_on is not None:
+        _refuse_caps(_object(body, shape.passed_on), shape.passed_on)
     way = None
     model = body.get("model")
     if shape.path is not None:
@@ -132,6 +134,18 @@ def _refuse_spellings(parent: dict[str, Any], shape: Shape) -> None:
             if meant in shape.refused:
                 raise BadRequestError(f"{meant} has no price and no bound here: leave it out")
             raise BadRequestError(f"a member of the body must be written {meant!r}")
+
+
+def _refuse_caps(passed_on: dict[str, Any], where: str) -> None:
+    left: list[Any] = [passed_on]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            if any(plain(name) in CAPS for name in value):
+                raise BadRequestError(f"{where} must not say how much is put out: use the protocol's own member")
+            left += value.values()
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Shape:
     ``reports_usage_on_demand``: a stream says what it used where ``stream_options.include_usage`` asks for it.
     ``sensitive`` are the members that count: a spelling that a lenient server may take for one of them is refused.
     ``refused`` are members by which some server of this protocol serves another model than ``model``, or more output
-    than ``caps`` say.
+    than ``caps`` say. ``passed_on`` is an object that the server hands to the model as it is, in the model's own
+    words: a cap in it may take the place of the one that was read.
     """
 
     caps: tuple[tuple[str, ...], ...] = ()
@@ -69,6 +70,7 @@ class Shape:
     tier: Callable[[dict[str, Any]], str | None] = _no_tier
     sensitive: frozenset[str] = field(default_factory=frozenset)
     refused: frozenset[str] = field(default_factory=frozenset)
+    passed_on: str | None = None
     spellings: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +87,12 @@ _OTHER_MODELS: Final = frozenset({"models", "fallbacks"})
 
 _OTHER_CAPS: Final = frozenset({"n_predict", "n_cmpl", "max_new_tokens", "num_predict"})
 """What local servers obey in place of ``max_tokens`` (llama.cpp's ``n_predict``) or of ``n``."""
+
+CAPS: Final = frozenset(
+    {"maxtokens", "maxtokenstosample", "maxnewtokens", "maxtokencount", "maxgenlen", "maxcompletiontokens", "n"}
+    | {"numresults", "numgenerations", "numpredict", "npredict"}
+)
+"""What models call their output cap or their number of answers, as ``plain`` reads it."""
 
 SHAPES: Final = {
     "openai-chat": Shape(
@@ -138,6 +146,7 @@ SHAPES: Final = {
         model_in_path=True,
         streams=frozenset({"converse-stream"}),
         sensitive=frozenset({"inferenceConfig", "maxTokens"}),
+        passed_on="additionalModelRequestFields",
     ),
     "ollama": Shape(
         caps=(("options", "num_predict"),),

@@ -105,6 +105,20 @@ def test_a_payment_tops_up_once_however_often_it_is_granted(shop: Shop, line: Li
     assert entry["op"] == operation_id("grant", "acme", "pi_3Q9xYz").hex()
 
 
+@pytest.mark.parametrize("own_id", ["", "  ", "p" * 201])
+@pytest.mark.parametrize("action", ["grant", "correct", "refund"])
+def test_a_blank_or_endless_id_books_nothing(action: str, own_id: str, shop: Shop, line: Line) -> None:
+    """An unset shell variable is not the one id of every payment."""
+    hold = shop.charge(3 * 10**9)
+    account = ("--tenant", "acme", "--amount", "5 USD", "--budget", MONTH)
+    told = line(action, *((hold.hex(),) if action == "refund" else account), "--id", own_id, *WHY)
+    assert told.code == 2
+    assert told.err.startswith("--id: ")
+    assert "write the one id by which you know this" in told.err
+    assert spent(line) == ["3.00", "3.00"]
+    assert spent(line, "granted") == ["0.00", "0.00"]
+
+
 def test_a_grant_that_could_mean_several_accounts_names_them_and_changes_nothing(shop: Shop, line: Line) -> None:
     told = line("grant", "--tenant", "acme", "--amount", "5 USD", "--id", "p", *WHY)
     assert told.code == 2
