@@ -190,6 +190,14 @@ def test_the_first_request_is_placed_exactly_and_those_after_it_in_memory(
     assert ledger.holds() == []
 
 
+def test_a_block_is_given_out_to_the_last_unit(ledger: LeasedLedger, watched: Watched) -> None:
+    for number in range(1 + TARGET):
+        place(ledger, number)
+    assert len(watched.seen) == 2
+    place(ledger, 1 + TARGET)
+    assert len(watched.seen) == 4
+
+
 def test_what_is_voided_goes_back_into_its_block_and_is_never_written(ledger: LeasedLedger, watched: Watched) -> None:
     place(ledger, 0)
     before = len(watched.seen)
@@ -347,6 +355,10 @@ def test_a_request_of_another_kind_gets_what_blocks_of_its_accounts_hold(ledger:
     with_claim = PlaceHold(hold(9), GLOBEX, (own, leg(70, limit=100, budget="shared")), claim=Claim("key", b"asked"))
     assert answer(ledger.submit(with_claim)) == Held((70, 70))
     assert isinstance(place(ledger, 10, leg(1, limit=100, budget="shared")), Exhausted)
+    void(ledger, 9)
+    before = len(ledger.holds())
+    place(ledger, 11, shared)
+    assert len(ledger.holds()) == before + 1
 
 
 def test_a_hold_that_accepts_less_gets_as_much_as_without_blocks(ledger: LeasedLedger) -> None:
@@ -404,6 +416,14 @@ def test_a_placing_that_is_repeated_answers_the_same_and_takes_nothing_more(
     assert sums(ledger) == (20, 0)
 
 
+def test_what_was_placed_exactly_is_not_placed_in_memory_as_well(ledger: LeasedLedger) -> None:
+    for _ in range(2):
+        place(ledger, 0)
+    void(ledger, 0)
+    ledger.close()
+    assert sums(ledger) == (0, 0)
+
+
 def test_an_id_that_was_ended_first_is_barred(ledger: LeasedLedger) -> None:
     """Design 3.3: the end may come before the taking."""
     place(ledger, 0)
@@ -439,12 +459,37 @@ def test_a_settling_that_the_queue_did_not_take_is_asked_again_and_drawn_then(
     assert sums(ledger)[0] == 10
 
 
+def test_until_a_settling_is_queued_its_money_stays_held(ledger: LeasedLedger, watched: Watched) -> None:
+    place(ledger, 0)
+    place(ledger, 1)
+    void(ledger, 0)
+    ledger.close()
+    watched.problem = PortError("ledger", "full")
+    with pytest.raises(PortError):
+        settle(ledger, 1)
+    watched.problem = None
+    assert sums(ledger) == (0, 10)
+    assert settle(ledger, 1) == Resolved(HoldState.SETTLED, (10,))
+    assert sums(ledger) == (10, 0)
+
+
 def test_a_settling_with_wrong_amounts_changes_nothing(ledger: LeasedLedger) -> None:
     place(ledger, 0)
     place(ledger, 1)
     with pytest.raises(LayerError):
         settle(ledger, 1, 1, 2)
     assert settle(ledger, 1) == Resolved(HoldState.SETTLED, (10,))
+
+
+def test_wrong_amounts_that_a_database_tells_of_later_change_nothing_either(tmp_path: Path, clock: Clock) -> None:
+    system = System(clock, TimeOrderedIds())
+    ledger = LeasedLedger(SQLiteLedger(tmp_path / "ledger.db", system), system)
+    place(ledger, 0)
+    place(ledger, 1)
+    with pytest.raises(LayerError):
+        settle(ledger, 1, 1, 2)
+    assert settle(ledger, 1) == Resolved(HoldState.SETTLED, (10,))
+    ledger.close()
 
 
 def test_a_settling_whose_answer_was_lost_is_asked_again_and_charged_once(
@@ -533,6 +578,17 @@ def test_closing_returns_every_block_and_what_is_in_memory_can_still_be_ended(
     assert place(ledger, 20) == Held((10,))
 
 
+def test_a_block_that_is_refused_after_the_ledger_was_closed_is_nobodys(
+    ledger: LeasedLedger, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.waiting = []
+    ledger.submit(PlaceHold(hold(0), ACME, (leg(limit=20),)))
+    ledger.close()
+    watched.answer()
+    assert caplog.text == ""
+    assert sums(ledger) == (0, 10)
+
+
 def test_a_return_that_the_queue_did_not_take_is_sent_again(
     ledger: LeasedLedger, watched: Watched, clock: Clock
 ) -> None:
@@ -612,6 +668,15 @@ def test_an_answer_that_was_long_in_coming_ends_the_blocks_of_before(
     clock.pass_s(SILENT_S - 1)
     watched.answer()
     assert not ledger._blocks
+
+
+def test_a_block_that_was_long_in_coming_is_returned(ledger: LeasedLedger, watched: Watched, clock: Clock) -> None:
+    watched.waiting = []
+    ledger.submit(PlaceHold(hold(0), ACME, (leg(),)))
+    clock.pass_s(SILENT_S + 1)
+    watched.answer()
+    assert not ledger._blocks
+    assert sums(ledger) == (0, 10)
 
 
 def test_what_was_given_out_under_a_lost_lease_is_charged_as_far_as_the_limit_allows(

@@ -146,6 +146,27 @@ def test_a_failing_database_is_heard_at_once_and_the_operation_is_tried_again(
     assert [each for batch in backend.batches for each in batch] == [placing(0).id, ending(1).id, ending(2).id]
 
 
+def test_a_database_that_does_not_answer_is_asked_for_nothing_more(backend: Scripted) -> None:
+    now_ns = [1]
+    writer = Writer(backend, deadline_s=5.0, queue_max=4, monotonic_ns=lambda: now_ns[0])
+    first = block(backend, writer)
+    now_ns[0] += 5 * 10**9
+    waiting = writer.submit(placing(1))
+    assert not waiting.wait(0)
+    now_ns[0] += 1
+    refused = writer.submit(placing(2))
+    assert refused.wait(0)
+    with pytest.raises(PortError, match="has not answered for 5 s"):
+        refused.result()
+    backend.gate.set()
+    assert first.wait(30)
+    assert waiting.wait(30)
+    again = writer.submit(placing(3))
+    assert again.wait(30)
+    writer.close()
+    assert [each for batch in backend.batches for each in batch] == [placing(0).id, placing(1).id, placing(3).id]
+
+
 def test_an_operation_that_cannot_be_stored_spoils_no_other(backend: Scripted, writer: Writer) -> None:
     block(backend, writer)
     backend.poison = {placing(2).id}

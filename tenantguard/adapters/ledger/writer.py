@@ -9,6 +9,8 @@ Rules of this file
 2. An operation that was queued stays queued until it is committed, whether anybody still waits or not. Where the
    database fails, who waits hears :class:`PortError` at once, and the operation is tried again.
 3. All is refused at ``queue_max`` but endings, only at twice that: what was taken must be able to end.
+4. A hung database breaks the circuit: while it has kept a batch for a whole deadline, all but endings is refused at
+   once. Its answer, or its failure, closes the circuit.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.ledger.promise import LedgerPromise, safely
 from tenantguard.adapters.processes import GATE, watch
+from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import PortError
 from tenantguard.flow.ports import ResolveHold
 
@@ -46,8 +49,16 @@ class Writer:
     ``idle`` is called whenever nothing was queued for ``BEAT_S``.
     """
 
-    def __init__(self, backend: Backend, *, deadline_s: float, queue_max: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        deadline_s: float,
+        queue_max: int,
+        monotonic_ns: Callable[[], int] = SystemClock.monotonic_ns,
+    ) -> None:
         self._backend = backend
+        self._monotonic_ns = monotonic_ns
         self._deadline_s = deadline_s
         self._queue_max = queue_max
         self.idle: Callable[[], None] | None = None
@@ -63,11 +74,18 @@ class Writer:
         self._last_seen = False
         self._suspects = 0
         self._pause_s = _PAUSE_FIRST_S
+        self._began_ns: int | None = None
 
     def submit(self, command: LedgerCommand) -> LedgerPromise:
-        """Queue ``command``; a full queue breaks the promise at once. Never blocks."""
+        """Queue ``command``; a full queue or a hung database breaks the promise at once. Never blocks."""
         promise = LedgerPromise(self._deadline_s)
-        room = 2 * self._queue_max if isinstance(command, ResolveHold) else self._queue_max
+        room = 2 * self._queue_max
+        if not isinstance(command, ResolveHold):
+            room = self._queue_max
+            problem = self._hung()
+            if problem is not None:
+                promise.fail(problem)
+                return promise
         with self._lock:
             if self._inbox.qsize() + len(self._backlog) < room:
                 self._inbox.put((command, promise))
@@ -76,6 +94,13 @@ class Writer:
                 return promise
         promise.fail(PortError("ledger", f"{room} operations are waiting to be written; retry later"))
         return promise
+
+    def _hung(self) -> PortError | None:
+        """Why it is no use to take anything now."""
+        began_ns = self._began_ns
+        if began_ns is not None and self._monotonic_ns() - began_ns > self._deadline_s * 1e9:
+            return PortError("ledger", f"the database has not answered for {self._deadline_s:g} s")
+        return None
 
     def close(self) -> None:
         """Finish what is queued and end the thread. Where the database fails now, what is queued is given up."""
@@ -124,6 +149,7 @@ class Writer:
     def _write(self) -> None:
         batch = list(islice(self._backlog, 1 if self._suspects else BATCH_MAX))
         answers: list[Any]
+        self._began_ns = self._monotonic_ns()
         try:
             with GATE:
                 answers = self._backend.apply([command for command, _ in batch])
@@ -133,9 +159,11 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the others
             if len(batch) > 1:
                 self._suspects = len(batch)
+                self._began_ns = None
                 return
             _log.exception("an operation cannot be stored")
             answers = [PortError("ledger", f"the operation cannot be stored ({type(error).__name__})")]
+        self._began_ns = None
         self._suspects = max(0, self._suspects - len(batch))
         self._pause_s = _PAUSE_FIRST_S
         for _ in batch:
@@ -150,6 +178,7 @@ class Writer:
             safely(bell)
 
     def _retry_later(self, error: PortError) -> None:
+        self._began_ns = None
         self._receive()
         while self._leaving.is_set() and not self._last_seen:
             self._receive()

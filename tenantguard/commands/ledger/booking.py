@@ -140,7 +140,8 @@ def _own_id(text: str | None) -> str | None:
     """What ``--id`` says; without it None. An empty shell variable would make all that is booked one."""
     if text is not None and (not text.strip() or len(text) > _ID_MAX):
         raise ConfigurationError(
-            f"--id: {text[:20]!r} is blank or longer than {_ID_MAX} characters: write the one id by which you know this"
+            f"--id: {text[:20]!r} is blank or longer than {_ID_MAX} characters: "
+            "write the one id by which you know this"
         )
     return text
 

@@ -20,6 +20,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
+from tenantguard.commands.ledger.times import check_year
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.money import known_currency
 from tenantguard.model.usage import COUNT_MAX
@@ -36,7 +37,7 @@ _EPOCH_DAY: Final = date(1970, 1, 1)
 _COUNT: Final = re.compile(r"(?P<count>[0-9]{1,16})(?:\.0+)?")
 _MONEY: Final = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,30})?(?:[eE]-?[0-9]{1,2})?")
 _SEPARATED: Final = re.compile(r"-?[0-9]{1,3}(?:[,' \u00a0\u202f][0-9]{3})+(?:\.[0-9]+)?|-?[0-9]+,[0-9]+")
-_UNIX: Final = re.compile(r"[0-9]{9,10}(?:\.0+)?")
+_UNIX: Final = re.compile(r"[0-7]?[0-9]{9}(?:\.0+)?")
 _BOMS: Final = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _DELIMITERS: Final = (",", ";", "\t")
 _CELL_MAX: Final = 10_000
@@ -227,6 +228,7 @@ def _day(place: str, text: str) -> int:
             return int(text.partition(".")[0]) // 86_400
         at = datetime.fromisoformat(text)
         found = at.astimezone(UTC).date() if at.tzinfo is not None else at.date()
+        check_year(found.year)
     except (ValueError, OverflowError):
         raise ConfigurationError(
             f"{place}: {text[:40]!r} is no day: write 2026-11-20, 2026-11-20T08:00:00Z or seconds since 1970"

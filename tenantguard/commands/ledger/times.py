@@ -38,8 +38,6 @@ def read_stretch(text: str, zone: str, now_ns: int) -> Stretch:
     matched = _STRETCH.fullmatch(text.strip())
     try:
         if matched is not None:
-            if int(matched["year"]) not in _YEARS:
-                raise ValueError(text)
             first, following = _days(matched)
             return Stretch(_midnight_ns(first, zone), _midnight_ns(following, zone))
         period = Period.parse(text)
@@ -60,8 +58,7 @@ def read_time(text: str, zone: str) -> int:
     """A day (its midnight in ``zone``), or a time with ``Z`` or an offset, or without one in ``zone``."""
     try:
         at = datetime.fromisoformat(text)
-        if at.year not in _YEARS:
-            raise ValueError(text)
+        check_year(at.year)
         if at.tzinfo is None:
             at = at.replace(tzinfo=_zone(zone))
         return (at.astimezone(UTC) - _EPOCH) // _MICROSECOND * 1000
@@ -70,6 +67,13 @@ def read_time(text: str, zone: str) -> int:
             f"{text!r} is no day or time of the years {_YEARS[0]} to {_YEARS[-1]}: "
             "write for example 2026-11-20 or 2026-11-20T08:00:00Z"
         ) from None
+
+
+def check_year(year: int) -> int:
+    """``year`` if a ledger can count its nanoseconds; raises :class:`ValueError` where it cannot."""
+    if year not in _YEARS:
+        raise ValueError(f"the year {year} is beyond a ledger's time")
+    return year
 
 
 def check_zone(name: str) -> str:
@@ -112,7 +116,7 @@ def _zone(name: str) -> tzinfo:
 
 def _days(matched: re.Match[str]) -> tuple[date, date]:
     """The first day, and the first after the last."""
-    year = int(matched["year"])
+    year = check_year(int(matched["year"]))
     if matched["week"]:
         first = date.fromisocalendar(year, int(matched["week"]), 1)
         return first, first + timedelta(days=7)

@@ -174,6 +174,8 @@ def test_another_encoding_must_be_named(tmp_path: Path) -> None:
         ("2026-11-18,m,1,0,1,DOLLARS", "ISO 4217"),
         ("18.11.2026,m,1,0,1,USD", "is no day"),
         (",m,1,0,1,USD", "is no day"),
+        ("9999-12-31,m,1,0,1,USD", "is no day"),
+        ("9999999999,m,1,0,1,USD", "is no day"),
         ('2026-11-18,"m,1,0,1,USD', "not CSV"),
     ],
 )
