@@ -502,8 +502,11 @@ def serve_wsgi(wrap: Callable[[Any], Any], what: Wsgi) -> WsgiLog:
 
 def possible(what: Wsgi) -> bool:
     """Leave out an error page before there was a head, two faults in one run, and a server that stops reading what
-    was given to ``write()``: that is buffered, which the driver's documentation says."""
+    was given to ``write()``: that is buffered, which the driver's documentation says. And an error page after a
+    ``content-length`` of 0: with its first chunk, an empty one, that response has ended."""
     if what.shape == "write" and what.stops_after is not None:
+        return False
+    if what.error_page_at is not None and ("content-length", "0") in what.headers:
         return False
     return what.error_page_at is None or (what.error_page_at > 0 and what.fails_at is None)
 
