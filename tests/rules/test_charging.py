@@ -351,7 +351,7 @@ def test_evidence_has_the_counts_that_are_always_told_and_those_that_are_there()
         "service_tier": "flex", "reported_cost": "0.000000007 USD",
     }  # fmt: skip
     assert "usage" not in made.evidence(None)
-    assert Bill(FLAT) == Bill(FLAT, "", 0, 0, None, None, 0, 0, None, 0, None, failed=False)
+    assert Bill(FLAT) == Bill(FLAT, "", 0, 0, None, None, 0, 0, 0, None, 0, None, failed=False)
 
 
 def test_a_model_that_no_settings_hold_is_not_written_down_as_it_came() -> None:
