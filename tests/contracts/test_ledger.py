@@ -614,6 +614,52 @@ def test_a_correction_changes_what_is_spent(ledger: Ledger) -> None:
     assert [entry.amount for entry in ledger.entries(after_seq=0)] == [30, -10]
 
 
+# leases
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_what_is_drawn_from_a_lease_is_charged_and_the_rest_goes_back(
+    ledger: Ledger,
+    reopened: bool,  # noqa: FBT001
+) -> None:
+    assert answer(ledger.submit(PlaceHold(hold(1), ACME, (leg(80, 0), leg(9, 0)), share=25))) == Held((25, 9))
+    for number in range(2, 5):
+        if reopened:
+            ledger.close()
+        drawing = ResolveHold(hold(number), (5, 1), "completed", drawn=Drawn(hold(1), (10, 2)))
+        for _ in range(2):
+            settled = answer(ledger.submit(drawing))
+            assert settled == Resolved(HoldState.SETTLED, (5, 1))
+    assert [(balance.spent, balance.held) for balance in ledger.balances()] == [(18, 3)]
+    answer(ledger.submit(ResolveHold(hold(1), None, "returned")))
+    assert [(balance.spent, balance.held) for balance in ledger.balances()] == [(18, 0)]
+    assert ledger.holds() == []
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_what_is_drawn_from_a_lease_that_has_ended_takes_what_the_limit_still_allows(
+    ledger: Ledger,
+    reopened: bool,  # noqa: FBT001
+) -> None:
+    answer(ledger.submit(PlaceHold(hold(1), ACME, (leg(80, 0),), share=25)))
+    answer(ledger.submit(ResolveHold(hold(1), None, "returned")))
+    answer(ledger.submit(PlaceHold(hold(2), ACME, (leg(97),))))
+    if reopened:
+        ledger.close()
+    drawing = ResolveHold(hold(3), (7,), "completed", drawn=Drawn(hold(1), (10,)))
+    assert answer(ledger.submit(drawing)) == Resolved(HoldState.SETTLED, (3,))
+    assert [(balance.spent, balance.held) for balance in ledger.balances()] == [(3, 97)]
+    assert [entry.absorbed for entry in ledger.entries()] == [4]
+
+
+def test_a_lease_is_refused_without_a_denial_and_drawing_from_nothing_bars(ledger: Ledger) -> None:
+    assert isinstance(answer(ledger.submit(PlaceHold(hold(1), ACME, (leg(80, 26),), share=25))), Exhausted)
+    assert ledger.denials() == []
+    drawing = ResolveHold(hold(2), (7,), "completed", drawn=Drawn(hold(1), (10,)))
+    assert answer(ledger.submit(drawing)) == Resolved(HoldState.VOIDED, ())
+    assert answer(ledger.submit(PlaceHold(hold(2), ACME, (leg(7),)))) == Barred()
+
+
 # windows
 
 
