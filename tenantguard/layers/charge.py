@@ -357,12 +357,14 @@ class _Ceiling:
     def __init__(self, exchange: Exchange, decoder: UsageDecoder, tokens: int, media_type: str) -> None:
         self._exchange = exchange
         self._decoder = decoder
+        self._tokens = tokens
         self._bytes = tokens * _BYTES_PER_TOKEN_MAX + _SLACK_BYTES
         self._is_event_stream = media_type in {"", EVENT_STREAM}
 
     def feed(self, chunk: bytes) -> bytes | Cut:
-        """Let the chunk through while the output is within the bound."""
-        if self._decoder.output_bytes <= self._bytes:
+        """Let the chunk through while the output is within the bound: as it is announced, else by its bytes."""
+        written = self._decoder.output_bytes
+        if written <= self._tokens or (written <= self._bytes and not self._is_announced()):
             return chunk
         reason = str(Reason.OUTPUT_CEILING)
         if not self._is_event_stream:
@@ -373,6 +375,11 @@ class _Ceiling:
     def finish(self) -> bytes:
         """Nothing is held back."""
         return b""
+
+    def _is_announced(self) -> bool:
+        """Whether the stream itself says that it has put out more."""
+        usage = self._decoder.usage_so_far
+        return usage is not None and usage.output_tokens > self._tokens
 
 
 def _media(headers: Headers) -> Media:

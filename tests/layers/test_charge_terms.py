@@ -266,6 +266,22 @@ def test_a_stream_that_ignores_its_cap_is_cut_with_an_error_event() -> None:
     assert json.loads(cut.tail.partition(b"data: ")[2])["error"]["code"] == "output.ceiling"
 
 
+def test_a_stream_that_says_itself_that_it_passed_its_cap_is_cut_there() -> None:
+    _, script = start(CHAT, BUDGET, body=chat_body(max_tokens=10, stream=True))
+    script.answer(Held((hold_of(script).legs[0].most,)))
+    script.answer(Response(200, Headers(EVENTS)))
+    tap, ceiling = script.result.transforms
+
+    def event(total: int) -> bytes:
+        delta = {"choices": [{"index": 0, "delta": {"content": "some text "}}]}
+        usage = {"prompt_tokens": 5, "completion_tokens": total, "total_tokens": 5 + total}
+        return f"data: {json.dumps({**delta, 'usage': usage})}\n\n".encode()
+
+    for total in (4, 8, 10):
+        assert not isinstance(ceiling.feed(tap.feed(event(total))), Cut)
+    assert isinstance(ceiling.feed(tap.feed(event(11))), Cut)
+
+
 def test_usage_that_a_header_tells_is_priced_by_the_unit() -> None:
     route = Route("/scan", usage="header:x-pages", unit="pages", unit_price=Amount.parse("0.01 USD"), max_units=100)
     exchange, script = start(route, BUDGET)
