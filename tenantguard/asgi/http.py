@@ -108,6 +108,8 @@ class HTTPRun(ClientWatch):
     async def _app_returned(self) -> None:
         if self._parked:
             await self._release()
+        if self._busy:  # a task of the application's sends still: that message is handled first, and settles
+            await self._wait_turn()
         session = self.session
         if not session.settled:
             self.close_flow()

@@ -97,12 +97,7 @@ class Run:
         return scope
 
     def leave(self) -> None:
-        """Back out: between two guards, the state names the outer one's exchange again.
-
-        What layers registered refers back to the exchange; without that circle it needs no garbage collector.
-        """
-        self.exchange.resolvers.clear()
-        self.exchange.observers.clear()
+        """Back out: between two guards, the state names the outer one's exchange again."""
         outer = self.exchange.outer
         if outer is not None:
             self.scope["state"][STATE_KEY] = outer
@@ -207,7 +202,9 @@ class Run:
             await self._shielded(self._tell(self.session.final()))
 
     async def _tell(self, outcome: Outcome) -> None:
-        for observer in self.exchange.observers:
+        """Tell each, and let go of them: they refer back to the exchange, which then needs no garbage collector."""
+        observers, self.exchange.observers = self.exchange.observers, []
+        for observer in observers:
             try:
                 flow = observer(outcome)
                 if flow is not None:

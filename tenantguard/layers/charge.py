@@ -29,7 +29,7 @@ from tenantguard.model.tenant import Tenant
 from tenantguard.rules.charging import Bill, Price, is_callers_own, on_disconnect, price_of
 from tenantguard.rules.idempotency import Recording, raced
 from tenantguard.rules.legs import REQUESTS, LegPlan
-from tenantguard.rules.media import EVENT_STREAM, read_media
+from tenantguard.rules.media import EVENT_STREAM, media_of
 from tenantguard.rules.refusals import render_error_event
 from tenantguard.rules.requests import caps_output, form_brought, prepare, read_brought, read_call, read_form
 from tenantguard.rules.spent import Spent
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
-    from tenantguard.flow.http import Headers, Outcome, Response
+    from tenantguard.flow.http import Outcome, Response
     from tenantguard.flow.layer import Handler
     from tenantguard.flow.ports import Leg, PriceSource
     from tenantguard.model.ledger import Resolved
@@ -122,9 +122,9 @@ class Charge:
         plan = self._plan(exchange.get(Policy))
         if not route.is_priced and not plan.units:
             return (yield from proceed(exchange))
-        account = _Account(Bill(route))
-        denial = self._price_route(account.bill)
-        if denial is None and route.usage is not None and not route.counts_units:
+        account = _Account(_bill(route))
+        denial: Deny | None = None
+        if route.usage is not None and not route.counts_units:
             denial = yield from self._price_tokens(exchange, account)
         if denial is None:
             denial = self._convert(exchange, plan, account)
@@ -152,19 +152,11 @@ class Charge:
 
     # pricing
 
-    def _price_route(self, bill: Bill) -> Deny | None:
-        route = bill.route
-        if route.price is not None:
-            bill.currency, bill.flat_nanos = route.price.currency, route.price.nanos
-        if route.unit_price is not None:
-            bill.currency, bill.unit_nanos = route.unit_price.currency, route.unit_price.nanos
-        return None
-
     def _price_tokens(self, exchange: Exchange, account: _Account) -> Flow[Deny | None]:
         """Read the request as it will be sent, find its price, and bound its output."""
         request, route, bill = exchange.request, exchange.route, account.bill
         assert route.usage is not None
-        media = _media(request.headers)
+        media = media_of(request.headers.raw)
         if media.problem is not None:
             return _deny(Reason.BODY_ENCODED, 415, f"The request body {media.problem}.")
         body = yield from ReadBody(self._body_limit)
@@ -232,9 +224,10 @@ class Charge:
     def _hold(self, exchange: Exchange, account: _Account) -> Flow[Deny | None]:
         bill = account.bill
         tenant, claim, clock = exchange.get(Tenant), exchange.find(Claim), exchange.system.clock
-        spent = self._spent.find(account.legs, clock.monotonic_ns(), clock.wall_ns()) if claim is None else None
-        if spent is not None:
-            return _refusal(account, replace(spent[1], leg=spent[0]))
+        if claim is None and self._spent:
+            spent = self._spent.find(account.legs, clock.monotonic_ns(), clock.wall_ns())
+            if spent is not None:
+                return _refusal(account, replace(spent[1], leg=spent[0]))
         hold_id = exchange.new_id()
         exchange.on_disconnect = on_disconnect(exchange.route)
         exchange.resolve(partial(self._end, exchange, account, hold_id), strict=True)
@@ -242,7 +235,8 @@ class Charge:
         answer = yield from PlaceHold(hold_id, tenant.id, legs, exchange.route.on_orphan, claim)
         if isinstance(answer, Held):
             if account.holds_money:
-                granted = min(answer.amounts[: account.holds_money])
+                money = zip(legs[: account.holds_money], answer.amounts, strict=False)
+                granted = min([amount for leg, amount in money if leg.terms.strict], default=bill.held_nanos)
                 if granted < bill.held_nanos:
                     self._lower(exchange, account, granted)
                 exchange.allow(self.name, "hold", held=Amount(bill.held_nanos, bill.held_in))
@@ -327,7 +321,7 @@ class Charge:
         """Put the usage decoder in the response's way: it sees the application's own bytes."""
         bill, usage = account.bill, exchange.route.usage
         assert usage is not None
-        media = _media(response.headers)
+        media = media_of(response.headers.raw)
         if media.problem is not None or not _is_decodable(exchange, response, media):
             return exchange.deny(_deny(Reason.RESPONSE_UNREADABLE, 502, "The upstream's response cannot be read."))
         reader = self._readers.get(usage)
@@ -382,8 +376,14 @@ class _Ceiling:
         return usage is not None and usage.output_tokens > self._tokens
 
 
-def _media(headers: Headers) -> Media:
-    return read_media(headers.all("content-type"), headers.all("content-encoding"))
+def _bill(route: Route) -> Bill:
+    """What the route says by itself."""
+    bill = Bill(route)
+    if route.price is not None:
+        bill.currency, bill.flat_nanos = route.price.currency, route.price.nanos
+    if route.unit_price is not None:
+        bill.currency, bill.unit_nanos = route.unit_price.currency, route.unit_price.nanos
+    return bill
 
 
 def _read(

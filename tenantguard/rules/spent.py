@@ -35,6 +35,9 @@ class Spent:
     def __init__(self) -> None:
         self._lines: dict[tuple[tuple[str, ...], str], _Refused] = {}
 
+    def __len__(self) -> int:
+        return len(self._lines)
+
     def remember(self, leg: Leg, answer: Exhausted, now_ns: int) -> None:
         """``leg`` was refused with ``answer``; keep that, if what is held has no part in it."""
         if answer.available + answer.held >= answer.needed:
@@ -45,11 +48,12 @@ class Spent:
 
     def find(self, legs: Sequence[Leg], now_ns: int, wall_ns: int) -> tuple[int, Exhausted] | None:
         """The first of ``legs`` that would be refused as one was, with that answer."""
-        if not self._lines:
-            return None
         for index, leg in enumerate(legs):
             refused = self._lines.get((leg.budget, leg.unit))
-            if refused is None or now_ns >= refused.until_ns:
+            if refused is None:
+                continue
+            if now_ns >= refused.until_ns:
+                self._lines.pop((leg.budget, leg.unit), None)
                 continue
             ends_ns = refused.answer.window_ends_ns
             same = leg.limit == refused.leg.limit and leg.terms == refused.leg.terms

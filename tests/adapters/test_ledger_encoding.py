@@ -13,7 +13,6 @@ from tenantguard.adapters.ledger.encoding import (
     account_of,
     account_row,
     alert_json,
-    alert_of,
     budget_json,
     budget_of,
     evidence_json,
@@ -39,7 +38,7 @@ from tenantguard.model.ledger import (
     Threshold,
 )
 from tenantguard.model.period import Period
-from tenantguard.rules.ledger import Account, Grant, Hold
+from tenantguard.rules.ledger import Account, Grant, Hold, read_alert
 
 texts = st.text(max_size=8)
 amounts = st.integers(0, UNITS_MAX)
@@ -117,7 +116,7 @@ def test_an_alert_is_read_as_it_was_written(
     budget: tuple[str, ...], period: Period, tenant: str | None, threshold: Threshold, numbers: list[int]
 ) -> None:
     alert = Alert(budget, period, "USD", None, tenant, threshold, *numbers, 1)
-    assert alert_of(json.loads(alert_json(alert))) == alert
+    assert read_alert(json.loads(alert_json(alert))) == alert
 
 
 @pytest.mark.parametrize("charged", [(), (3, 0)])

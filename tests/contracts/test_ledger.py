@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tenantguard.adapters.ledger.backend import OUTBOX_LEASE_NS, decide
-from tenantguard.adapters.ledger.encoding import alert_of
 from tenantguard.adapters.ledger.memory import MemoryLedger
 from tenantguard.adapters.ledger.postgres import PostgresLedger
 from tenantguard.adapters.ledger.sqlite import SQLiteLedger
@@ -61,7 +60,7 @@ from tenantguard.model.ledger import (
 )
 from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
-from tenantguard.rules.ledger import CLAIM_KEPT_NS, HOLDING, Books
+from tenantguard.rules.ledger import CLAIM_KEPT_NS, HOLDING, Books, read_alert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -270,7 +269,7 @@ def test_whatever_the_commands_a_ledger_answers_as_the_rule_does(
             assert ledger.holds(tenant) == _holds(books, tenant)
             denials = _denials(books, tenant)
             assert ledger.denials(tenant, 1000) == denials[: len(ledger.denials(tenant, 1000))]
-        assert [alert_of(notice.payload) for notice in ledger.outbox(1000)] == books.alerts
+        assert [read_alert(notice.payload) for notice in ledger.outbox(1000)] == books.alerts
         assert ledger.audit() == []
 
 
@@ -708,7 +707,7 @@ def test_a_threshold_is_told_once_in_each_window(ledger: Ledger, clock: Clock) -
             answer(ledger.submit(PlaceHold(op, ACME, (leg(25, terms=terms),))))
             ledger.close()
             answer(ledger.submit(ResolveHold(op, (25,), "completed")))
-        alerts = [alert_of(notice.payload) for notice in ledger.outbox()]
+        alerts = [read_alert(notice.payload) for notice in ledger.outbox()]
         starts_ns = START - START % DAY_NS + window * DAY_NS
         assert alerts == [
             Alert(("b",), Period.DAY, "USD", starts_ns, ACME, Threshold(50), 100, 50, 0, clock.now_ns),
@@ -841,7 +840,7 @@ def test_a_threshold_of_a_rolling_period_is_reached_by_settling(ledger: Ledger, 
     ledger.close()
     assert ledger.notices() == []
     answer(ledger.submit(ResolveHold(hold(1), (45,), "completed")))
-    (alert,) = [alert_of(notice.payload) for notice in ledger.notices()]
+    (alert,) = [read_alert(notice.payload) for notice in ledger.notices()]
     assert (alert.spent, alert.ceiling, alert.threshold) == (90, 100, Threshold(90))
 
 
@@ -851,7 +850,7 @@ def test_a_correction_reaches_a_threshold_of_a_rolling_period(ledger: Ledger, cl
         answer(ledger.submit(Correct(hold(number), ACME, rolling, 45, "invoice")))
         clock.now_ns += 900 * 10**9
         ledger.close()
-    assert [alert_of(notice.payload).spent for notice in ledger.notices()] == [90]
+    assert [read_alert(notice.payload).spent for notice in ledger.notices()] == [90]
 
 
 def test_a_providers_response_is_charged_once_for_ever(ledger: Ledger) -> None:

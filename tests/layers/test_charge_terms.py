@@ -197,6 +197,14 @@ def test_a_soft_budget_brings_terms_that_refuse_nothing() -> None:
     assert not leg.terms.strict
 
 
+def test_what_a_soft_budget_cannot_hold_lowers_no_cap() -> None:
+    soft = BudgetRule(Amount.parse("1 USD"), Period.DAY, mode=Mode.SOFT)
+    both = BudgetSection((*BUDGET.rules, soft))
+    exchange, script = start(CHAT, both, body=chat_body(max_tokens=500))
+    script.answer(Held((hold_of(script).legs[0].most, 0)))
+    assert json.loads(exchange.request.body)["max_tokens"] == 500
+
+
 # currencies and mark-ups
 
 

@@ -135,7 +135,16 @@ MUTANTS = (
         "for other, amount in placed if other is None",
     ),
     Mutant(
-        "one unit more than there is", "ledger/books.py", "if granted < leg.least:", "if granted + 1 < leg.least:"
+        "one unit more than there is",
+        "ledger/books.py",
+        "if granted < leg.least and",
+        "if granted + 1 < leg.least and",
+    ),
+    Mutant(
+        "a soft limit refuses where 64 bits are full",
+        "ledger/books.py",
+        "if granted < leg.least and leg.terms.strict:",
+        "if granted < leg.least:",
     ),
     Mutant(
         "always all that is asked for", "ledger/books.py", "granted = min(leg.most, available)", "granted = leg.most"

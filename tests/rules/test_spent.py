@@ -22,6 +22,7 @@ def test_what_is_spent_is_refused_again_for_a_moment() -> None:
     spent = remembered()
     assert spent.find([LEG], KEPT_NS - 1, 0) == (0, FULL)
     assert spent.find([LEG], KEPT_NS, 0) is None
+    assert not spent
 
 
 def test_what_a_hold_that_ends_could_make_room_for_is_asked_again() -> None:

@@ -224,7 +224,7 @@ class Model:
             carried.append(self.inherited(place, leg.limit, leg.terms))
             left = self.room(place, leg.limit, leg.terms, carried[-1], now)
             left = max(left - sum(amount for at, amount in placed if at == place), 0)
-            if left < leg.least:
+            if left < leg.least and leg.terms.strict:
                 counting = self.counting(place, now)
                 spent, held = sum(map(self.spent, counting)), sum(map(self.held, counting))
                 return Exhausted(index, leg.least, left, spent, held, ends(leg.budget[0], now))

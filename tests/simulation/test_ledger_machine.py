@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tenantguard.adapters.ledger.backend import LEASE_S, decide
-from tenantguard.adapters.ledger.encoding import alert_of
 from tenantguard.adapters.ledger.schema import LedgerFile
 from tenantguard.adapters.ledger.sqlite import SQLiteLedger
 from tenantguard.adapters.ledger.sqlite_backend import SQLiteBackend
@@ -31,7 +30,7 @@ from tenantguard.flow.ports import Correct, Grant, PlaceHold, Refund, ResolveHol
 from tenantguard.model.ledger import PLAIN, CarryOver, Claim, Counted, HoldState, Leg, OnOrphan, Terms, Threshold
 from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
-from tenantguard.rules.ledger import Books
+from tenantguard.rules.ledger import Books, read_alert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -276,7 +275,7 @@ class LedgerMachine(RuleBasedStateMachine):
         entries = [(each.op, each.leg, each.kind, each.amount, each.absorbed) for each in ledger.entries(limit=1000)]
         lines = [(line.op, line.leg, line.kind, line.amount, line.absorbed) for line in books.lines]
         assert sorted(entries) == sorted(lines)
-        told = [alert_of(notice.payload) for notice in ledger.notices()]
+        told = [read_alert(notice.payload) for notice in ledger.notices()]
         assert sorted(told, key=repr) == sorted(books.alerts, key=repr)
 
 

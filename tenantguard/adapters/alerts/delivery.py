@@ -18,10 +18,11 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tenantguard.adapters.alerts.payload import alert_id, read_alert
+from tenantguard.adapters.alerts.payload import alert_id
 from tenantguard.adapters.processes import watch
 from tenantguard.errors import PortError
 from tenantguard.model.ledger import NEVER_NS
+from tenantguard.rules.ledger import read_alert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,34 +7,15 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantguard.model.ledger import Alert, Counted, Threshold
 from tenantguard.model.money import exact_amount
-from tenantguard.model.period import Period
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from tenantguard.model.ledger import Alert
 
 TYPE: Final = "budget.alert"
 """The kind of message, for receivers that hear of other things as well."""
 
 _NS: Final = 1_000_000_000
-
-
-def read_alert(told: Mapping[str, Any]) -> Alert:
-    """The alert that a ledger's outbox tells of: the fields of :class:`Alert`, the period as text."""
-    threshold = Threshold(told["threshold"]["percent"], Counted(told["threshold"]["of"]))
-    return Alert(
-        tuple(told["budget"]),
-        Period.parse(told["period"]),
-        told["unit"],
-        told["window_starts_ns"],
-        told["tenant"],
-        threshold,
-        told["ceiling"],
-        told["spent"],
-        told["held"],
-        told["at_ns"],
-    )
 
 
 def alert_id(alert: Alert) -> str:

@@ -33,7 +33,7 @@ from tenantguard.model.ledger import (
 )
 from tenantguard.model.period import Period
 from tenantguard.model.tenant import TenantId
-from tenantguard.rules.ledger import Account, Grant, Hold, account_key
+from tenantguard.rules.ledger import Account, Grant, Hold, account_key, alert_fields
 from tenantguard.rules.windows import counts_until_ns, span
 
 if TYPE_CHECKING:
@@ -143,37 +143,8 @@ def alerted_of(text: str | None) -> frozenset[str]:
 
 
 def alert_json(alert: Alert) -> str:
-    """What the outbox keeps of an alert, and hands on. Amounts are whole numbers of up to 63 bits."""
-    return _compact(
-        {
-            "budget": alert.budget,
-            "period": str(alert.period),
-            "unit": alert.unit,
-            "window_starts_ns": alert.window_starts_ns,
-            "tenant": alert.tenant,
-            "threshold": {"of": str(alert.threshold.of), "percent": alert.threshold.percent},
-            "ceiling": alert.ceiling,
-            "spent": alert.spent,
-            "held": alert.held,
-            "at_ns": alert.at_ns,
-        }
-    )
-
-
-def alert_of(payload: Mapping[str, Any]) -> Alert:
-    """The alert that :func:`alert_json` wrote, from its payload once that is read."""
-    return Alert(
-        tuple(payload["budget"]),
-        Period.parse(payload["period"]),
-        payload["unit"],
-        payload["window_starts_ns"],
-        payload["tenant"],
-        Threshold(payload["threshold"]["percent"], Counted(payload["threshold"]["of"])),
-        payload["ceiling"],
-        payload["spent"],
-        payload["held"],
-        payload["at_ns"],
-    )
+    """What the outbox keeps of an alert, and hands on."""
+    return _compact(alert_fields(alert))
 
 
 # holds

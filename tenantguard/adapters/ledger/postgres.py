@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from tenantguard.adapters.ledger import postgres_statements as sql
-from tenantguard.adapters.ledger.backend import BESIDE_NS, DENIALS_MAX, OUTBOX_LEASE_NS, PRUNED_AT_ONCE
+from tenantguard.adapters.ledger.backend import BESIDE_NS, DENIALS_MAX, LEASE_S, OUTBOX_LEASE_NS, PRUNED_AT_ONCE
 from tenantguard.adapters.ledger.encoding import (
     account_of,
     balance,
@@ -37,7 +37,7 @@ from tenantguard.adapters.ledger.encoding import (
 from tenantguard.adapters.ledger.postgres_batch import Batch, BeginAgain, Known
 from tenantguard.adapters.ledger.postgres_link import CONFLICTS, Database, NoAnswer, binary, port_errors
 from tenantguard.adapters.ledger.postgres_schema import AUDIT
-from tenantguard.adapters.ledger.writer import BEAT_S, Writer
+from tenantguard.adapters.ledger.writer import BEAT_S, QUEUE_MAX, Writer
 from tenantguard.adapters.processes import GATE
 from tenantguard.rules.ledger import CLAIM_KEPT_NS
 
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from tenantguard.flow.ports import Balance, Denial, Entry, LedgerCommand, Notice, OpenHold, System
     from tenantguard.model.tenant import TenantId
 
-QUEUE_MAX: Final = 10_000
-LEASE_S: Final = 20.0
 SCHEMA: Final = "tenantguard"
 _ORPHANS_AT_ONCE: Final = 512
 _ATTEMPTS: Final = 8

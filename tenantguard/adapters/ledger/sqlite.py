@@ -26,7 +26,7 @@ from tenantguard.adapters.ledger.encoding import (
 )
 from tenantguard.adapters.ledger.schema import AUDIT, LedgerFile, port_errors
 from tenantguard.adapters.ledger.sqlite_backend import SQLiteBackend
-from tenantguard.adapters.ledger.writer import Writer
+from tenantguard.adapters.ledger.writer import QUEUE_MAX, Writer
 from tenantguard.adapters.processes import GATE
 from tenantguard.errors import PortError
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from tenantguard.flow.ports import Balance, Denial, Entry, LedgerCommand, Notice, OpenHold, System
     from tenantguard.model.tenant import TenantId
 
-QUEUE_MAX: Final = 10_000
 _DUE: Final = "delivered_ns IS NULL AND due_ns <= ?1"
 
 

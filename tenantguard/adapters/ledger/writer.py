@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 BATCH_MAX: Final = 512
 BEAT_S: Final = 5.0
+QUEUE_MAX: Final = 10_000
+"""How many placings wait to be written at most, unless told otherwise."""
 _PAUSE_FIRST_S: Final = 0.05
 _PAUSE_LONGEST_S: Final = 1.0
 

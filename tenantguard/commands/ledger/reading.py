@@ -6,13 +6,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.adapters.alerts.payload import alert_id, read_alert
+from tenantguard.adapters.alerts.payload import alert_id
 from tenantguard.commands.ledger.opening import opened
 from tenantguard.commands.ledger.showing import At, Sum, printable, with_progress
 from tenantguard.commands.ledger.times import read_time
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.ledger import NEVER_NS, UNITS_MAX, EntryKind
 from tenantguard.model.period import Period
+from tenantguard.rules.ledger import read_alert
 from tenantguard.rules.statement import model_of
 
 if TYPE_CHECKING:

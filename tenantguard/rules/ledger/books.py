@@ -183,6 +183,8 @@ class Books:
     ) -> Held | Exhausted | Barred | Repeated | Conflict:
         """Hold between ``least`` and ``most`` on every leg, or nothing and name the first leg that has no room.
 
+        A soft leg refuses nothing: near 2**63 it holds less than ``least``.
+
         A ``claim`` is the caller's own idempotency key: while the hold that has it is open, and for ``CLAIM_KEPT_NS``
         where it was settled, no other hold is placed under it. A ``share`` is for leases: as if only so many percent
         of what is left were there, and nobody is denied anything. Raises :class:`LayerError` where a leg's amounts
@@ -214,7 +216,7 @@ class Books:
             if share is not None:
                 available = available * share // _PERCENT
             granted = min(leg.most, available)
-            if granted < leg.least:
+            if granted < leg.least and leg.terms.strict:
                 if share is None:
                     self.refusals.append(Refusal(hold_id, tenant, account, leg.least, available, now_ns))
                 spent = sum([each.spent for each in counting])

@@ -189,6 +189,15 @@ def test_a_soft_limit_refuses_nothing_and_is_charged_what_was_used() -> None:
     conserved(books)
 
 
+def test_a_soft_limit_refuses_nothing_where_64_bits_are_full() -> None:
+    books = Books()
+    place(books, leg(10, terms=SOFT))
+    settle(books, UNITS_MAX)
+    assert place(books, leg(10, terms=SOFT), hold=OTHER) == Held((0,))
+    assert place(books, leg(10, budget="strict"), leg(10, terms=SOFT), hold=THIRD) == Held((10, 0))
+    conserved(books)
+
+
 def test_a_soft_account_keeps_within_64_bits_and_absorbs_the_rest() -> None:
     books = Books()
     place(books, leg(10, terms=SOFT))
