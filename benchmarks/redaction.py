@@ -1,48 +1,42 @@
-"""What redaction costs: processor time a delta of an OpenAI stream and a 2 KB JSON body, and how much is held back.
+"""What redaction costs: searching beside Presidio's engine, bodies, streams, hostile texts, start and memory.
 
     python -m benchmarks.redaction
 
-"no detector" is everything but finding: framing, JSON, channels, holding back, writing. Six recognisers are e-mail,
-card, phone, SSN, IP and IBAN; seventeen are all that Presidio has on by default. "clean" prose has no digit and no
-address; "dense" prose has personal data about every 90 characters. Deltas are cut as a tokeniser cuts: at words,
-long ones in pieces.
+"no detector" is everything but finding: framing, JSON, channels, holding back, writing. "clean", "natural" and
+"dense" chats are those of ``pii_search``; bodies are a chat request of five messages.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import statistics
 from itertools import cycle
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Final
 
-from benchmarks.rounds import interleave, print_table, progress
-from tenantguard.adapters.pii.presidio import PresidioDetector
+from tenantguard.adapters.pii.cascade import CascadeDetector
+
+from benchmarks import pii_search, pii_start, pii_streams
+from benchmarks.pii_streams import KEY, deltas
+from benchmarks.rounds import Target, interleave, print_table, print_targets, progress
+from tenantguard.model.redact_section import Find
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.events import EventStream
-from tenantguard.rules.redaction.hold import TextStream
 from tenantguard.rules.redaction.json_text import LLM_JSON, rewrite_json
 from tenantguard.rules.redaction.rule import RequestMask, ResponseScrub
+from tests.adapters.pii.texts import Density, chat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tenantguard.rules.redaction.rule import Detect
+    from tenantguard.model.pii import Match
+    from tenantguard.rules.redaction.rule import Detecting
 
-ROUNDS = 7
-SIX = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "US_SSN", "IP_ADDRESS", "IBAN_CODE")
-CLEAN = (
-    "Thank you for your message. The parcel left our warehouse this morning and should reach you within the week, "
-    "unless the weather in the mountains gets worse again. You can always follow its way in your account, and our "
-    "colleagues at the counter will be glad to answer whatever else you would like to know about it. "
-)
-DENSE = (
-    "You can write to john.smith@example.com or call +1 415 555 2671 until noon. We charged the card 4111 1111 1111 "
-    "1111 and will refund DE89 3704 0044 0532 0130 00 today. The login came from 192.168.10.7 and named the number "
-    "856-45-6789, so please tell anna_lee@mail.example.org or (212) 555-0100 at once. "
-)
-TEXTS = {"clean": CLEAN * 12, "dense": DENSE * 12}
-SMALL = {
+ROUNDS: Final = 7
+BODIES: Final = 40
+"""Distinct bodies, in turn, so that what a search remembers of one helps little."""
+
+BODY_US_MAX: Final = 100.0
+SMALL: Final = {
     "two numbers, no text": b'{"done": 12, "queued": 3}',
     "five short strings": json.dumps({
         "status": "ok",
@@ -51,11 +45,24 @@ SMALL = {
 }  # fmt: skip
 
 
-def deltas(text: str) -> list[str]:
-    return re.findall(r"\s?\w{1,5}|\s|\W", text)
+class Nothing:
+    """A detector that finds nothing, and must be asked to know it."""
+
+    reach = 0
+    passed = 0
+
+    def clears(self, text: str) -> bool:
+        """Never sure."""
+        return not text
+
+    def detect(self, text: str, after: int = 0) -> list[Match]:
+        """Nothing."""
+        del text, after
+        return []
 
 
 def event(text: str) -> bytes:
+    """One event of an OpenAI stream."""
     chunk = {
         "id": "chatcmpl-CJ7x2v9QkP3mN8sT4uV6wX1yZ",
         "object": "chat.completion.chunk",
@@ -70,13 +77,11 @@ def event(text: str) -> bytes:
     return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
 
 
-def scrub(detect: Detect) -> ResponseScrub:
-    return ResponseScrub(detect, Vault(b"k" * 32), restore=True)
-
-
-def streaming(detect: Detect, text: str) -> Callable[[int], None]:
-    feed = EventStream(scrub(detect), protocol=True).feed
-    events = cycle([event(one) for one in deltas(text)])
+def streaming(detector: Detecting, density: Density) -> Callable[[int], None]:
+    """Feeds events of one long stream."""
+    rule = ResponseScrub(detector, Vault(KEY), restore=True)
+    feed = EventStream(rule, protocol=True).feed
+    events = cycle([event(one) for one in deltas(chat(Random(5), 20_000, density))])
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -85,64 +90,63 @@ def streaming(detect: Detect, text: str) -> Callable[[int], None]:
     return run
 
 
-def body(text: str) -> bytes:
+def body(seed: int, density: Density) -> bytes:
+    """A chat request of about 2 300 bytes."""
+    text = chat(Random(seed), 2_000, density)
     messages = [{"role": "system", "content": "You are the assistant of a shop."}]
-    messages += [{"role": "user", "content": text[at : at + 450]} for at in range(0, 1800, 450)]
+    messages += [{"role": "user", "content": text[at : at + 500]} for at in range(0, 2_000, 500)]
     return json.dumps({"model": "gpt-5-mini", "stream": True, "user": "u-17", "messages": messages}).encode()
 
 
-def rewriting(detect: Detect, text: str) -> Callable[[int], None]:
-    return rewriting_bytes(detect, body(text))
+def rewriting(detector: Detecting, bodies: list[bytes]) -> Callable[[int], None]:
+    """Masks one request after another, each with a vault of its own."""
+    data = cycle(bodies)
 
-
-def rewriting_bytes(detect: Detect, data: bytes) -> Callable[[int], None]:
     def run(count: int) -> None:
         for _ in range(count):
-            rewrite_json(data, RequestMask(detect, Vault(b"k" * 32), escape=True), LLM_JSON)
+            rewrite_json(next(data), RequestMask(detector, Vault(KEY), escape=True), LLM_JSON)
 
     return run
 
 
-def held(detect: Detect, text: str) -> list[int]:
-    stream = TextStream(scrub(detect))
-    lengths = []
-    for delta in deltas(text):
-        stream.feed(delta)
-        lengths.append(stream.held)
-    return lengths
-
-
-def rows(detectors: Mapping[str, Detect], case: Callable[[Detect, str], Callable[[int], None]]) -> list[list[str]]:
-    cases = {
-        f"{kind}, {name}": case(detect, text) for name, detect in detectors.items() for kind, text in TEXTS.items()
-    }
+def rows(cases: Mapping[str, Callable[[int], None]]) -> tuple[list[list[str]], dict[str, float]]:
+    """Lines of a table, and the medians."""
     samples = interleave(cases, ROUNDS)
-    return [[name, f"{samples.median(name):,.0f}", f"{max(samples.rounds[name]):,.0f}"] for name in cases]
+    lines = [[name, f"{samples.median(name):,.1f}", f"{max(samples.rounds[name]):,.1f}"] for name in cases]
+    return lines, {name: samples.median(name) for name in cases}
+
+
+def through_the_rules() -> list[Target]:
+    """Bodies and event streams, end to end."""
+    detectors: dict[str, Detecting] = {
+        "no detector": Nothing(),
+        "hyperscan": CascadeDetector(Find(), fast=True).bounded(),
+        "re": CascadeDetector(Find(), fast=False).bounded(),
+    }
+    progress("streams of events")
+    pairs = [(density, name) for density in Density for name in detectors]
+    lines, _ = rows({f"{kind.value}, {name}": streaming(detectors[name], kind) for kind, name in pairs})
+    print_table("OpenAI stream, us an event", ("text", "median", "worst round"), lines)
+    progress("bodies")
+    bodies = {density: [body(seed, density) for seed in range(BODIES)] for density in Density}
+    lines, medians = rows({f"{kind.value}, {name}": rewriting(detectors[name], bodies[kind]) for kind, name in pairs})
+    size = len(bodies[Density.CLEAN][0])
+    print_table(f"JSON body of {size:,} bytes, us", ("text", "median", "worst round"), lines)
+    lines, _ = rows({name: rewriting(detectors["hyperscan"], [data]) for name, data in SMALL.items()})
+    print_table("Small JSON body, hyperscan, us", ("body", "median", "worst round"), lines)
+    seen = medians["clean, hyperscan"]
+    return [
+        Target(
+            f"clean JSON body of {size:,} bytes", f"<= {BODY_US_MAX:.0f} us", f"{seen:.0f} us", seen <= BODY_US_MAX
+        )
+    ]
 
 
 def main() -> None:
-    progress("loading Presidio")
-    detectors: dict[str, Detect] = {
-        "no detector": lambda _: [],
-        "6 recognisers": PresidioDetector(SIX).detect,
-        "17 recognisers": PresidioDetector().detect,
-    }
-    progress("streams")
-    print_table("OpenAI stream, us a delta", ("text", "median", "worst round"), rows(detectors, streaming))
-    progress("bodies")
-    size = len(body(TEXTS["dense"]))
-    print_table(f"JSON body of {size} bytes, us", ("text", "median", "worst round"), rows(detectors, rewriting))
-    small = {name: rewriting_bytes(detectors["no detector"], data) for name, data in SMALL.items()}
-    samples = interleave(small, ROUNDS)
-    print_table(
-        "Small JSON body, no detector, us", ("body", "median"), [[n, f"{samples.median(n):.1f}"] for n in small]
-    )
-    table = []
-    for kind, text in TEXTS.items():
-        lengths = held(detectors["no detector"], text)
-        cuts = statistics.quantiles(lengths, n=100)
-        table.append([kind, f"{cuts[49]:.0f}", f"{cuts[89]:.0f}", f"{cuts[98]:.0f}", str(max(lengths))])
-    print_table("Held back after a delta, characters", ("text", "p50", "p90", "p99", "most"), table)
+    """Print everything, and the aims beside what was seen."""
+    targets = [*pii_search.report(), *through_the_rules(), *pii_streams.report()]
+    pii_start.report()
+    print_targets(targets)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,9 @@ ENVIRON_KEY: Final = "tenantguard.exchange"
 _READ_BYTES: Final = 65_536
 _UNPREFIXED: Final = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
 
+_TARGETS: Final = ("REQUEST_URI", "RAW_URI", "UNENCODED_URL", "REDIRECT_URL", "REDIRECT_QUERY_STRING")
+"""What servers (Apache, gunicorn, uWSGI, IIS) add beside PEP 3333: the request's target as it came."""
+
 
 class WSGIGuard:
     """A guard as WSGI middleware: ``app.wsgi_app = WSGIGuard(app.wsgi_app, guard=guard)``."""
@@ -307,6 +310,7 @@ class _Run:
             environ["wsgi.input"] = BufferedReader(_Rejoined(b"".join(self._read), environ["wsgi.input"], bound))
         if request.headers.raw is not self._lines:
             _write_headers(environ, request.headers)
+        _write_target(environ, request)
         return environ
 
     def _call_app(self) -> Iterable[bytes]:
@@ -662,6 +666,23 @@ def _write_headers(environ: Environ, headers: Headers) -> None:
         if name in environ:
             text = environ[name] + ("; " if name == "HTTP_COOKIE" else ", ") + text
         environ[name] = text
+
+
+def _write_target(environ: Environ, request: Request) -> None:
+    """Put a changed path and query string into the environ, and drop what servers add that says them again."""
+    query = request.query.decode("latin-1")
+    script = _text(environ.get("SCRIPT_NAME", ""))
+    path_changed = request.path != (_text(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")) or "/")
+    if path_changed:
+        mounted = request.path.startswith(script)
+        path = request.path[len(script) :] if mounted else request.path
+        environ["PATH_INFO"] = path.encode("utf-8", "replace").decode("latin-1")
+        if not mounted:
+            environ["SCRIPT_NAME"] = ""
+    if path_changed or query != environ.get("QUERY_STRING", ""):
+        environ["QUERY_STRING"] = query
+        for name in _TARGETS:
+            environ.pop(name, None)
 
 
 def _response_lines(headers: Headers) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -196,115 +195,6 @@ def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert not key or key.decode() not in captured.err
-
-
-# redact
-
-
-def redact(
-    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], data: bytes, *argv: str
-) -> tuple[int, list[bytes], list[str]]:
-    feed(monkeypatch, data)
-    code = main(["redact", *argv])
-    captured = capsysbinary.readouterr()
-    return code, captured.out.splitlines(), captured.err.decode().splitlines()
-
-
-def test_lines_of_json_are_answered_in_kind(
-    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    lines = [
-        {"text": "Write to ann@example.com or bob@example.org"},
-        {"text": "café 🙂 ann@example.com, +1 415 555 2671", "entities": ["EMAIL_ADDRESS"]},
-        {"text": "NIF 12345678Z", "language": "es", "recognizers": ["EsNifRecognizer"]},
-        {"text": "12345678Z ann@example.com", "threshold": 1.0},
-        {"text": ""},
-        {"text": "\ud800 lone"},
-    ]
-    data = "\n".join(json.dumps(line) for line in lines).encode()
-    code, out, err = redact(monkeypatch, capsysbinary, data)
-    assert (code, err) == (0, [])
-    answers = [json.loads(line) for line in out]
-    assert [answer["text"] for answer in answers] == [
-        "Write to <EMAIL_ADDRESS> or <EMAIL_ADDRESS>",
-        "café 🙂 <EMAIL_ADDRESS>, +1 415 555 2671",
-        "NIF <ES_NIF>",
-        "12345678Z <EMAIL_ADDRESS>",
-        "",
-        "\ud800 lone",
-    ]
-    assert answers[0]["matches"] == [
-        {"entity": "EMAIL_ADDRESS", "start": 9, "end": 24, "score": 1.0},
-        {"entity": "EMAIL_ADDRESS", "start": 28, "end": 43, "score": 1.0},
-    ]
-    for line, answer in zip(lines, answers, strict=True):
-        for match in answer["matches"]:
-            assert str(line["text"])[match["start"] : match["end"]] not in answer["text"]
-
-
-def test_a_bad_line_is_told_by_its_number_and_the_others_are_answered(
-    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    bad = [
-        (b"nope", "not JSON (column 1)"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "must be a JSON object"),
-        (b"{}", "'text' must be there"),
-        (b'{"text": 3}', "'text' must be there"),
-        (b'{"text": "a", "entitis": []}', "unknown key 'entitis'"),
-        (b'{"text": "a", "entities": "EMAIL_ADDRESS"}', "'entities' must be a list"),
-        (b'{"text": "a", "recognizers": [1]}', "'recognizers' must be a list"),
-        (b'{"text": "a", "language": null}', "'language' must be text"),
-        (b'{"text": "a", "threshold": "0.5"}', "'threshold' must be a number"),
-        (b'{"text": "a", "threshold": NaN}', "'threshold' must be a number"),
-        (b'{"text": "a", "entities": ["EMAIL_ADRESS"]}', "EMAIL_ADRESS"),
-        (b'{"text": "a", "recognizers": ["NoRecognizer"]}', "NoRecognizer"),
-        (b"\xff", "not JSON"),
-    ]
-    good = b'{"text": "ann@example.com"}'
-    data = b"\n".join([good, b"", *(line for line, _ in bad), good])
-    code, out, err = redact(monkeypatch, capsysbinary, data)
-    assert code == 1
-    assert [json.loads(line)["text"] for line in out] == ["<EMAIL_ADDRESS>"] * 2
-    assert len(err) == len(bad)
-    for number, (told, (_, message)) in enumerate(zip(err, bad, strict=True), 3):
-        assert told.startswith(f"line {number}: ")
-        assert message in told
-
-
-def test_text_is_redacted_line_by_line_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    text = "\nWrite to ann@example.com\r\nno end of line: bob@example.org"
-    feed(monkeypatch, text.encode())
-    assert main(["redact"]) == 0
-    assert capsysbinary.readouterr().out == b"Write to <EMAIL_ADDRESS>\r\nno end of line: <EMAIL_ADDRESS>"
-    code, out, err = redact(monkeypatch, capsysbinary, b"ann@example.com\n\xff\nbob@example.org\n")
-    assert (code, out, err) == (1, [b"<EMAIL_ADDRESS>"] * 2, ["line 2: not UTF-8"])
-
-
-def test_options_say_what_to_look_for(
-    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    line = b'{"a": "ann@example.com, 192.0.2.1"}\n'
-    code, out, _ = redact(monkeypatch, capsysbinary, line, "--format", "text", "--entities", "IP_ADDRESS")
-    assert (code, out) == (0, [b'{"a": "ann@example.com, <IP_ADDRESS>"}'])
-    assert redact(monkeypatch, capsysbinary, b"a\n", "--entities", "NOTHING")[0] == 2
-    with pytest.raises(SystemExit):
-        main(["redact", "--threshold", "2"])
-
-
-def test_each_line_is_answered_before_the_next_is_sent() -> None:
-    command = [sys.executable, "-c", "from tenantguard.cli import main; raise SystemExit(main(['redact']))"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for name in ("ann", "bob"):
-            process.stdin.write(json.dumps({"text": f"{name}@example.com"}).encode() + b"\n")
-            process.stdin.flush()
-            assert json.loads(process.stdout.readline())["text"] == "<EMAIL_ADDRESS>"
-        process.stdin.close()
-        assert process.wait() == 0
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly() -> None:

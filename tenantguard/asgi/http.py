@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 from tenantguard.asgi.client import ClientWatch
-from tenantguard.asgi.run import BYPASSES
+from tenantguard.asgi.run import BYPASSES, stems_from
 from tenantguard.asgi.waiting import workers
 from tenantguard.errors import ClientLeftError, ResponseCut
 from tenantguard.flow.exchange import CURRENT
@@ -96,7 +96,7 @@ class HTTPRun(ClientWatch):
             else:
                 await self.app(scope, self._receive, self._send)
         except Exception as failure:
-            if self._stop is None or not _stems_from(failure, self._stop):
+            if self._stop is None or not stems_from(failure, self._stop):
                 if self.session.response is not None or self.session.settled:
                     raise
                 step = await self.advance(failure)
@@ -378,20 +378,3 @@ class HTTPRun(ClientWatch):
             {"type": "http.response.start", "status": response.status, "headers": response.headers.raw},
         )
         await self._hand_over({"type": _BODY, "body": body, "more_body": False})
-
-
-def _stems_from(failure: BaseException, origin: BaseException) -> bool:
-    """Whether ``failure`` is ``origin``, or what an application made of it: another exception, or a group."""
-    left: list[BaseException | None] = [failure]
-    seen: set[int] = set()
-    while left:
-        one = left.pop()
-        if one is origin:
-            return True
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        left += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            left += one.exceptions
-    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
+from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
@@ -71,6 +72,7 @@ class Run:
                 query=scope.get("query_string", b""),
                 client=client[0] if client else None,
                 protocol=scope["type"],
+                raw_path=scope.get("raw_path"),
             ),
             guard.ports.system,
             route=guard.routes.find(method, scope["path"]),
@@ -91,9 +93,15 @@ class Run:
         extensions = scope.get("extensions")
         if extensions and self.guard.layers and any(name in extensions for name in BYPASSES):
             scope["extensions"] = {name: value for name, value in extensions.items() if name not in BYPASSES}
-        headers = self.exchange.request.headers.raw
+        request = self.exchange.request
+        headers = request.headers.raw
         if headers is not scope["headers"]:
             scope["headers"] = headers
+        if request.path != scope["path"]:
+            scope["path"] = request.path
+            scope["raw_path"] = request.raw_path if request.raw_path is not None else quote(request.path).encode()
+        if request.query != scope.get("query_string", b""):
+            scope["query_string"] = request.query
         return scope
 
     def leave(self) -> None:
@@ -307,3 +315,20 @@ async def _answered(answer: Promise[T] | Awaitable[T]) -> T:
     if not answer.wait(0) and not await kept(answer):
         raise PortTimeout(answer.port, answer.deadline_s)
     return answer.result()
+
+
+def stems_from(failure: BaseException, origin: BaseException) -> bool:
+    """Whether ``failure`` is ``origin``, or what an application made of it: another exception, or a group."""
+    left: list[BaseException | None] = [failure]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is origin:
+            return True
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+    return False

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from tenantguard.model.period import Period
     from tenantguard.model.price import TokenPrice
+    from tenantguard.model.redact_section import Direction, Listing, RedactSection
     from tenantguard.model.route import Route
     from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.model.token_price import Rates
@@ -122,7 +123,8 @@ def _print_policy(name: str, settings: Settings) -> None:
 
 def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
     from tenantguard.model.pricing_section import PricingSection  # noqa: PLC0415
-    from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection, RedactSection  # noqa: PLC0415
+    from tenantguard.model.redact_section import RedactSection  # noqa: PLC0415
+    from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection  # noqa: PLC0415
 
     for kind, section in resolved.policy.sections.items():
         origin = resolved.origins[kind]
@@ -140,11 +142,73 @@ def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
         elif isinstance(section, PricingSection):
             yield "  pricing", f"{section} on what models cost", source
         elif isinstance(section, RedactSection):
-            found = ", ".join(section.entities) or "all entities"
-            how = f"request {section.request.value}, response {section.response.value}"
-            yield "  redact", f"{how}: {found} (score {section.threshold:g} and above)", source
+            for what, told in _redact(section):
+                yield f"  {what}", told, source
+                source = ""
         else:
             yield f"  {kind.__name__}", str(section), source
+
+
+def _redact(section: RedactSection) -> Iterator[tuple[str, str]]:
+    """What is redacted each way, and on which routes otherwise."""
+    yield "redact request", _direction(section.request)
+    yield "redact response", _direction(section.response) + _restored(section)
+    for name, route in section.routes:
+        if route.request != section.request:
+            yield f"  on {name}", f"request: {_direction(route.request)}"
+        if (route.response, route.restore) != (section.response, section.restore):
+            yield f"  on {name}", f"response: {_direction(route.response)}{_restored(route)}"
+
+
+def _restored(section: RedactSection) -> str:
+    from tenantguard.model.redact_section import Restore  # noqa: PLC0415
+
+    if not section.restore:
+        return ""
+    where = {Restore.ALL: "", Restore.TEXT: " in text", Restore.ARGUMENTS: " in arguments of tools"}
+    return f"; the request's own values restored{where[section.restore]}"
+
+
+def _direction(direction: Direction | None) -> str:
+    """What is found, what becomes of it, and where, as far as it differs from what is usual. Never a listed value."""
+    from tenantguard.model.redact_section import Direction  # noqa: PLC0415
+
+    if direction is None:
+        return "off"
+    find, usual = direction.find, Direction()
+    found = ", ".join([*find.entities, *find.recognizers]) or "all entities"
+    told = [f"{found} (score {find.threshold:g} and above)"]
+    if find.countries:
+        told.append(f"those of {', '.join(find.countries)}")
+    if find.languages != usual.find.languages:
+        told.append(f"in {', '.join(find.languages)}")
+    told += [f"{entity}: {operator.kind.value}" for entity, operator in direction.operators]
+    lists = (("allowed", find.allow), ("denied", find.deny))
+    told += [f"{count} {what}" for what, listing in lists if (count := _entries(listing))]
+    if find.known:
+        told.append(f"{len(find.known)} known secrets")
+    if direction.fields:
+        told.append(f"only {', '.join(direction.fields)}")
+    if direction.skip:
+        told.append(f"not {', '.join(direction.skip)}")
+    switches = {"keys": direction.keys, "numbers": direction.numbers, "query": direction.query}
+    parts = [name for name, on in (switches | {"path": direction.path}).items() if on]
+    parts += [f"header {name}" for name in direction.headers]
+    if parts:
+        told.append(f"also {', '.join(parts)}")
+    for key in ("secrets", "unknown", "on_error"):
+        value = getattr(direction, key)
+        if value is not getattr(usual, key):
+            told.append(f"{key} {value.value}")
+    if find.parity is not usual.find.parity:
+        told.append("by Presidio's own engine")
+    if find.ner:
+        told.append("names by a language model")
+    return "; ".join(told)
+
+
+def _entries(listing: Listing) -> int:
+    return sum(map(len, (listing.exact, listing.regex, listing.domains, listing.networks)))
 
 
 def _counted(per: Period) -> str:

@@ -212,9 +212,12 @@ def describe_body(headers: Headers, length: int) -> None:
 
 
 class Request:
-    """The head of a request. ``body`` may be assigned after ``ReadBody``: the application reads the new bytes."""
+    """The head of a request. What is assigned to it is what the application sees; ``body`` only after ``ReadBody``.
 
-    __slots__ = ("body_read", "client", "headers", "method", "path", "protocol", "query", "replaced")
+    ``path`` is decoded; ``raw_path`` is the same as it was written, None where the server does not tell.
+    """
+
+    __slots__ = ("body_read", "client", "headers", "method", "path", "protocol", "query", "raw_path", "replaced")
 
     def __init__(
         self,
@@ -225,9 +228,11 @@ class Request:
         query: bytes = b"",
         client: str | None = None,
         protocol: Literal["http", "websocket"] = "http",
+        raw_path: bytes | None = None,
     ) -> None:
         self.method = method
         self.path = path
+        self.raw_path = raw_path
         self.query = query
         self.headers = headers if headers is not None else Headers()
         self.client = client
@@ -258,11 +263,13 @@ class Request:
 class Cut:
     """A transform's last word: stop here. ``tail`` still passes the transforms further out, then the stream ends.
 
-    An empty ``tail`` aborts the connection, so that the client sees that the response is not whole.
+    An empty ``tail`` aborts the connection, so that the client sees that the response is not whole. A WebSocket sends
+    none and closes with ``code`` (RFC 6455 7.4.1; 1011: the server met a condition that it did not expect).
     """
 
     reason: str
     tail: bytes = b""
+    code: int = 1011
 
 
 class Transform(Protocol):
@@ -283,6 +290,22 @@ class Transform(Protocol):
         ...
 
 
+class Frames(Protocol):
+    """A pure rewriting of a WebSocket's messages, each whole and by itself: text is ``str``, binary is ``bytes``.
+
+    One that can take more than a microsecond a byte says how many in an attribute ``work``, as a transform does. In
+    each direction it is asked for one message at a time. After a :class:`Cut` nothing more passes, either way.
+    """
+
+    def inbound(self, message: str | bytes) -> str | bytes | Cut:
+        """What the application receives in place of a message of the client's."""
+        ...
+
+    def outbound(self, message: str | bytes) -> str | bytes | Cut:
+        """What the client receives in place of a message of the application's."""
+        ...
+
+
 class Marker(Protocol):
     """Proof of completion in the protocol's own terms, kept by whoever decodes the response."""
 
@@ -291,15 +314,19 @@ class Marker(Protocol):
 
 
 class Response:
-    """Status, headers, and a body: bytes, or None for "stream the application's body" through ``transforms``."""
+    """Status, headers, and a body: bytes, or None for "stream the application's body" through ``transforms``.
 
-    __slots__ = ("body", "headers", "marker", "status", "transforms")
+    The messages of a WebSocket (status 101) pass ``frames`` instead: outward in their order, inward in the reverse.
+    """
+
+    __slots__ = ("body", "frames", "headers", "marker", "status", "transforms")
 
     def __init__(self, status: int, headers: Headers | None = None, body: bytes | None = None) -> None:
         self.status = status
         self.headers = headers if headers is not None else Headers()
         self.body = body
         self.transforms: list[Transform] = []
+        self.frames: tuple[Frames, ...] = ()
         self.marker: Marker | None = None
 
     def __repr__(self) -> str:

@@ -428,10 +428,22 @@ class PriceSource(Protocol):
 
 
 class Detector(Protocol):
-    """Finds personal data in one text. Synchronous: it is called while a response streams."""
+    """Finds personal data in the texts of one body. Synchronous: it is called while a response streams.
 
-    def detect(self, text: str) -> list[Match]:
-        """Matches in ``text``, by start, not overlapping."""
+    ``reach`` is the most characters that a match goes on after a plain word and white space (``hold.py`` says what is
+    plain): a stream holds back so many. ``passed`` counts how often a bound on the work made it report more than it
+    could look at.
+    """
+
+    reach: int
+    passed: int
+
+    def clears(self, text: str) -> bool:
+        """Whether certainly nothing is found in any part of ``text``; cheap, and may be wrongly False."""
+        ...
+
+    def detect(self, text: str, after: int = 0) -> list[Match]:
+        """Matches in ``text``, by start, not overlapping; those that end at or before ``after`` may be missing."""
         ...
 
 

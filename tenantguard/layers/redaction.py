@@ -1,70 +1,80 @@
 """The redaction layer: personal data out of the request before the application sees a byte, and out of the response.
 
-What is redacted: the strings of JSON bodies (values, not keys and not numbers), plain text responses, and event
-streams while they stream. A body that cannot be read (another type of text, an unknown charset, a content encoding)
-is refused; pictures, sound, archives and the like pass by their type, and so do such values in base64 inside of JSON.
-The query string, the path and headers are not redacted. Whatever fails, nothing raw leaves: a request is refused, a
-response cut.
+A request goes through once: its head where the policy says so, then its body, decoded and read whole. The response is
+rewritten as it streams: first what the application wrote is replaced, then the request's own values are put back. The
+messages of a WebSocket are rewritten each by itself. What cannot be redacted is refused, and whatever fails, nothing
+raw leaves, unless the policy says ``on_error = "open"``.
 """
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Final, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
+from tenantguard.errors import ConfigurationError
 from tenantguard.flow.effects import ReadBody, compute
-from tenantguard.flow.http import BODY_LIMIT_BYTES, Cut, Unreadable
+from tenantguard.flow.http import BODY_LIMIT_BYTES, Body, Cut, Unreadable
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.policy import Policy
+from tenantguard.model.redact_section import Direction, Find, RedactSection, Restore
 from tenantguard.model.route import Dialect
-from tenantguard.model.sections import RedactRequest, RedactResponse, RedactSection
 from tenantguard.model.tenant import Tenant
-from tenantguard.rules.media import EVENT_STREAM, media_of
+from tenantguard.rules.encodings import decoding
+from tenantguard.rules.media import content_of
 from tenantguard.rules.placeholders import Vault, tenant_key
-from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, JsonBody, NoBody, TextBody
+from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, Passing, Refused, body_for
 from tenantguard.rules.redaction.events import EventStream
-from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON, rewrite_json
-from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, ResponseScrub
+from tenantguard.rules.redaction.frames import MessageText
+from tenantguard.rules.redaction.heads import redact_path, redact_query, redact_raw_path, redact_value
+from tenantguard.rules.redaction.json_lines import JsonArray, JsonLines
+from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON
+from tenantguard.rules.redaction.operators import TenantKeys
+from tenantguard.rules.redaction.plan import Plan
+from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, ResponseScrub, SecretFoundError
 from tenantguard.rules.refusals import render_error_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
-    from tenantguard.flow.http import Request, Response
+    from tenantguard.flow.http import Headers, Request, Response
     from tenantguard.flow.layer import Handler
     from tenantguard.flow.ports import Detector
-    from tenantguard.rules.media import Media
-    from tenantguard.rules.redaction.json_text import Shape
+    from tenantguard.rules.encodings import Decoder, Decompressor
+    from tenantguard.rules.media import Content
+    from tenantguard.rules.redaction.multipart import Rewriting
+    from tenantguard.rules.redaction.operators import Cipher
+    from tenantguard.rules.redaction.rule import Detecting, Replacing, TextRule
 
 _NAME: Final = "redaction"
-_PLAIN: Final = frozenset({"text/plain", "text/markdown", "text/csv"})
-_BINARY: Final = re.compile(
-    r"(?!image/svg)(?:image|audio|video|font)/[^/]+|application/(?:octet-stream|pdf|zip|gzip|x-tar|wasm)",
-)
 _WORK: Final = 64
 """A body counts as so many times its size when it is decided where to search it: a byte of it can take 80 us."""
 
 _TENANTS: Final = 1024
-"""Of so many tenants the derived key is kept: deriving it costs 2 us."""
+"""Of so many tenants the derived keys are kept: deriving one costs 2 us."""
+
+_PLANS: Final = 4096
+"""So many directions are kept ready: those of all policies that are served."""
+
+_SOCKET_VALUES: Final = 65_536
+"""So many values of a WebSocket can be restored: it may stay open for ever."""
 
 _DESCRIBING: Final = ("content-md5", "digest", "content-digest", "repr-digest")
-
-
-class _Rewriting(Protocol):
-    def feed(self, chunk: bytes) -> bytes: ...
-    def finish(self) -> bytes: ...
+_NO_FUNCTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Redaction:
-    """Redact requests and responses as the policy's :class:`~tenantguard.model.sections.RedactSection` says.
+    """Redact requests and responses as the policy's :class:`~tenantguard.model.redact_section.RedactSection` says.
 
-    ``detector_for`` gives the detector of a section for one request, or for its response; it is called for each that
-    has text, so it looks up what was built with the guard. ``key`` (at least 32 bytes, the same in every process) is
-    what tenants' placeholders are derived from. A JSON request has at most ``request_limit`` bytes, a JSON response
-    at most ``response_limit``.
+    ``detector_for`` gives what finds a :attr:`~tenantguard.model.redact_section.Find.searched` in one body; it is
+    called for each, so it looks up what :meth:`prepare` had it build. ``key`` (at least 32 bytes, the same in every
+    process) is what tenants' placeholders and hashes are derived from. ``functions`` are those that custom operators
+    name, ``cipher_for`` makes the cipher of a tenant by its id, and ``decoders`` undo encodings beside gzip and
+    deflate. A request has at most ``request_limit`` bytes, a response that must be whole ``response_limit``, where
+    the policy says nothing else.
     """
 
     name = _NAME
@@ -72,159 +82,472 @@ class Redaction:
 
     def __init__(
         self,
-        detector_for: Callable[[RedactSection], Detector],
+        detector_for: Callable[[Find], Detector],
         key: bytes,
         *,
         request_limit: int = BODY_LIMIT_BYTES,
         response_limit: int = JSON_BYTES_MAX,
+        functions: Mapping[str, Callable[[str], str]] = _NO_FUNCTIONS,
+        cipher_for: Callable[[str], Cipher] | None = None,
+        decoders: Mapping[str, Callable[[], Decompressor]] = _NO_FUNCTIONS,
     ) -> None:
         tenant_key(key, "")  # refuses a short key now
         self._detector_for = detector_for
         self._key_of = lru_cache(maxsize=_TENANTS)(partial(tenant_key, key))
+        self._keys_of = lru_cache(maxsize=_TENANTS)(self._tenant_keys)
+        self._cipher_for = cipher_for
         self._request_limit = request_limit
         self._response_limit = response_limit
+        self._functions = functions
+        self._decoders = decoders
+        self._compiled = lru_cache(maxsize=_PLANS)(self._compile)
+        self._plans: dict[tuple[int, int], tuple[Direction, Plan]] = {}
+
+    def prepare(self, section: RedactSection) -> None:
+        """Build all that the section needs, so that no request waits for it.
+
+        Raises :class:`ConfigurationError` for what cannot be.
+        """
+        for one in (section, *(route for _, route in section.routes)):
+            for direction, limit in ((one.request, self._request_limit), (one.response, self._response_limit)):
+                if direction is not None:
+                    self._detector(self._plan(direction, limit))
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
-        """Mask the request before ``proceed``, add the response's transform after it."""
+        """Mask the request before ``proceed``, add the response's rewriting after it."""
         section = exchange.get(Policy).section(RedactSection)
-        if section is None or (section.request is RedactRequest.OFF and section.response is RedactResponse.OFF):
+        section = section.of(exchange.route.name) if section is not None else None
+        if section is None or section.off:
             return (yield from proceed(exchange))
-        if exchange.request.protocol == "websocket":
-            message = "This tenant's messages are redacted, which is not possible over a WebSocket."
-            return exchange.deny(Deny(_NAME, Reason.REDACTION_FAILED, 403, message))
-        vault = Vault(self._key_of(exchange.get(Tenant).id))
-        if section.request is RedactRequest.REPLACE:
-            denial = yield from self._mask(exchange, section, vault)
-            if vault.count:
+        tenant = str(exchange.get(Tenant).id)
+        is_socket = exchange.request.protocol == "websocket"
+        vault = Vault(self._key_of(tenant), _SOCKET_VALUES if is_socket else None)
+        inward = self._plan(section.request, self._request_limit) if section.request is not None else None
+        outward = self._plan(section.response, self._response_limit) if section.response is not None else None
+        keys = self._keys_of(tenant, _encrypts(inward) or _encrypts(outward))
+        walk = _Walk(exchange, inward, outward, vault, keys, section.restore)
+        if inward is not None:
+            denial = yield from self._mask(walk, inward)
+            if vault.count or is_socket:
                 exchange.observe(lambda _: vault.erase())
             if denial is not None:
                 return exchange.deny(denial)
-        if section.response is RedactResponse.OFF:
-            return (yield from proceed(exchange))
-        exchange.request.headers.remove("accept-encoding", "range", "if-range")
+        if outward is not None:
+            exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
-        return (yield from self._scrub(exchange, response, section, vault))
+        if is_socket and response.status == 101 and response.body is None:
+            self._join(walk, response)
+            return response
+        if outward is None:
+            return response
+        return (yield from self._scrub(walk, outward, response))
 
-    def _mask(self, exchange: Exchange, section: RedactSection, vault: Vault) -> Flow[Deny | None]:
+    # what is ready
+
+    def _plan(self, direction: Direction, limit: int) -> Plan:
+        """The direction's plan. It is looked up by the very object first: to hash long lists takes long."""
+        place = (id(direction), limit)
+        kept = self._plans.get(place)
+        if kept is None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            kept = self._plans[place] = (direction, self._compiled(direction, limit))  # keeps the id taken
+        return kept[1]
+
+    def _compile(self, direction: Direction, limit: int) -> Plan:
+        plan = Plan(direction, self._functions, limit)
+        if plan.operators.encrypts and self._cipher_for is None:
+            raise ConfigurationError("redact: the operator 'encrypt' needs a cipher, and there is none")
+        return plan
+
+    def _detector(self, plan: Plan) -> Detecting:
+        return plan.around(self._detector_for(plan.find))
+
+    def _tenant_keys(self, tenant: str, encrypts: bool) -> TenantKeys:  # noqa: FBT001 - a key of a cache
+        cipher = self._cipher_for(tenant) if encrypts and self._cipher_for is not None else None
+        return TenantKeys.of(self._key_of(tenant), cipher)
+
+    # the request
+
+    def _mask(self, walk: _Walk, plan: Plan) -> Flow[Deny | None]:
+        exchange = walk.exchange
         request = exchange.request
-        content = media_of(request.headers.raw)
-        if content.problem is None and _BINARY.fullmatch(content.type) and not _is_model_call(exchange):
-            exchange.allow(_NAME, "request.binary")
+        content = content_of(request.headers.raw)
+        is_socket = request.protocol == "websocket"
+        read: Body | Unreadable | None = Body(b"") if is_socket else None
+        if read is None and not content.type:  # most requests without a body name no type
+            read = yield from ReadBody(plan.limit_bytes)
+        if isinstance(read, Body) and not read.data and not plan.reads_heads:
+            if not is_socket:
+                exchange.allow(_NAME, "request", replaced={})
             return None
-        body = yield from ReadBody(self._request_limit)
-        if isinstance(body, Unreadable):
-            return Deny(_NAME, body.reason, body.status, body.message)
-        if not body.data:
-            exchange.allow(_NAME, "request", replaced={})
-            return None
-        if content.problem is not None or not (content.type == "" or content.is_json):
-            problem = content.problem or "is of a type that cannot be redacted: send JSON"
-            return Deny(_NAME, Reason.BODY_ENCODED, 415, f"The request body {problem}.")
-        escape = section.response is RedactResponse.RESTORE
-        rule = RequestMask(self._detector_for(section).detect, vault, escape=escape)
-        shape = LLM_JSON if _is_model_call(exchange) else ANY_JSON
-        masked = yield from compute(partial(_masked, body.data, rule, shape), len(body.data) * _WORK)
-        if isinstance(masked, Deny):
-            return masked
-        if masked != body.data:
-            request.body = masked
-            request.headers.remove(*_DESCRIBING)
-        exchange.allow(_NAME, "request", replaced=dict(rule.replaced))
+        rule = walk.mask(self._detector(plan))
+        body: Rewriting | None = None
+        decoder: Decoder | None = None
+        found = body_for(content, rule, plan.terms(model_call=_is_model_call(exchange)))
+        if read is None and isinstance(found, Passing) and not _is_model_call(exchange):
+            read = Body(b"")  # it passes unread
+        if read is None:
+            read = yield from ReadBody(plan.limit_bytes)
+        if isinstance(read, Unreadable):
+            return Deny(_NAME, read.reason, read.status, read.message)
+        if read.data:
+            if isinstance(found, Passing) and _is_model_call(exchange):
+                found = Refused("is of a type that cannot be redacted: send JSON")
+            if isinstance(found, Refused):
+                return self._unreadable(walk, plan, found.problem)
+            if not isinstance(found, Passing):
+                decoder = self._decoder(content, plan.limit_bytes)
+                if content.encodings and decoder is None:
+                    return self._unreadable(walk, plan, "is encoded in a way that cannot be read: send it plain")
+                body = found
+        if body is not None or plan.reads_heads:
+            work = partial(_masked, request, decoder, body, read.data, rule, plan)
+            masked = yield from compute(work, len(read.data) * _WORK)
+            if isinstance(masked, Deny):
+                return masked
+            if isinstance(masked, _Failed):
+                exchange.allow(_NAME, "request.open", error=masked.kind, **_counts(rule))
+                return None
+            masked.write(request)
+        exchange.allow(_NAME, "request", **_counts(rule))
         return None
 
-    def _scrub(self, exchange: Exchange, response: Response, section: RedactSection, vault: Vault) -> Flow[Response]:
-        if _is_empty(exchange.request, response):
-            return response
+    def _unreadable(self, walk: _Walk, plan: Plan, problem: str) -> Deny | None:
+        if plan.passes_unreadable:
+            walk.exchange.allow(_NAME, "request.open", error=str(Reason.BODY_ENCODED))
+            return None
+        return Deny(_NAME, Reason.BODY_ENCODED, 415, f"The request body {problem}.")
+
+    def _decoder(self, content: Content, limit: int | None) -> Decoder | None:
+        return decoding(content.encodings, self._decoders, limit=limit) if content.encodings else None
+
+    # the response
+
+    def _scrub(self, walk: _Walk, plan: Plan, response: Response) -> Flow[Response]:
+        exchange = walk.exchange
         if response.body is not None and exchange.decisions and exchange.decisions[-1].kind == "deny":
             return response  # a refusal of a layer further in
-        content = media_of(response.headers.raw)
-        readable = content.problem is None and response.status != 206
-        if readable and _BINARY.fullmatch(content.type):
+        is_empty = _is_empty(exchange.request, response)
+        if is_empty and not plan.direction.headers:
             return response
-        detect = self._detector_for(section).detect  # a caller cannot use up what the response needs
-        rule = ResponseScrub(detect, vault, restore=section.response is RedactResponse.RESTORE)
-        body = self._body(content, rule, exchange) if readable else None
-        if body is None:
+        rule = walk.scrub(self._detector(plan))  # a caller cannot use up what the response needs
+        if plan.direction.headers and (failure := _scrub_headers(response.headers, rule, plan)) is not None:
+            return exchange.deny(failure)
+        if is_empty:
+            exchange.allow(_NAME, "response", **_counts(rule))
+            return response
+        content = content_of(response.headers.raw)
+        decoder = self._decoder(content, None)
+        readable = response.status != 206 and not (content.encodings and decoder is None)
+        found = body_for(content, rule, plan.terms(model_call=_is_model_call(exchange)))
+        if isinstance(found, Passing) and response.status != 206:
+            exchange.allow(_NAME, "response", **_counts(rule))
+            return response
+        if not readable or isinstance(found, (Passing, Refused)):
+            if plan.passes_unreadable:
+                exchange.allow(_NAME, "response.open", error=str(Reason.RESPONSE_UNREADABLE))
+                return response
             return exchange.deny(_failure(Reason.RESPONSE_UNREADABLE))
-        transform = _FailClosed(body, exchange, stream=isinstance(body, EventStream))
+        transform = _FailClosed(decoder, found, exchange, plan)
+        if decoder is not None:
+            response.headers.remove("content-encoding")
         if response.body is None:
-            exchange.resolve(lambda _: exchange.allow(_NAME, "response", replaced=dict(rule.replaced)))
+            exchange.resolve(lambda _: _tell(exchange, transform, rule))
             response.transforms.append(transform)
             return response
         whole = yield from compute(partial(transform.whole, response.body), len(response.body) * _WORK)
         if isinstance(whole, Cut):
-            return exchange.deny(_failure(Reason(whole.reason)))
+            return exchange.deny(transform.failure or _failure(Reason(whole.reason)))
         response.body = whole
         response.headers.remove("etag", *_DESCRIBING)
         response.headers.set("content-length", str(len(whole)))
-        exchange.allow(_NAME, "response", replaced=dict(rule.replaced))
+        _tell(exchange, transform, rule)
         return response
 
-    def _body(self, content: Media, rule: ResponseScrub, exchange: Exchange) -> _Rewriting | None:
-        """How a body of this type is redacted; None if it cannot be."""
-        if content.type == "":
-            return NoBody()
-        if content.is_json:
-            return JsonBody(rule, LLM_JSON if _is_model_call(exchange) else ANY_JSON, self._response_limit)
-        if content.type == EVENT_STREAM:
-            return EventStream(rule, protocol=_is_model_call(exchange))
-        return TextBody(rule) if content.type in _PLAIN else None
+    # a WebSocket
+
+    def _join(self, walk: _Walk, response: Response) -> None:
+        frames = _SocketFrames(walk, self._detector)
+        response.frames = (*response.frames, frames)
+        walk.exchange.resolve(lambda _: frames.tell())
+
+
+class _Walk(NamedTuple):
+    """One exchange on its way in and out."""
+
+    exchange: Exchange
+    inward: Plan | None
+    outward: Plan | None
+    vault: Vault
+    keys: TenantKeys
+    restore: Restore
+
+    def mask(self, detector: Detecting, replacing: Replacing | None = None) -> RequestMask:
+        assert self.inward is not None
+        replacing = replacing if replacing is not None else self.inward.replacing(self.keys)
+        return RequestMask(detector, self.vault, escape=bool(self.restore), replacing=replacing)
+
+    def scrub(self, detector: Detecting, replacing: Replacing | None = None) -> ResponseScrub:
+        assert self.outward is not None
+        return ResponseScrub(
+            detector,
+            self.vault,
+            restore=Restore.TEXT in self.restore,
+            restore_arguments=Restore.ARGUMENTS in self.restore,
+            replacing=replacing if replacing is not None else self.outward.replacing(self.keys),
+        )
+
+
+class _Failed(NamedTuple):
+    """Redaction failed, and the policy lets everything pass as it is."""
+
+    kind: str
+
+
+class _Masked(NamedTuple):
+    """What a request becomes; None where a part of it stays."""
+
+    body: bytes | None
+    headers: dict[str, list[str]]
+    query: bytes
+    path: str
+    raw_path: bytes | None
+
+    def write(self, request: Request) -> None:
+        """Put it in place of what the caller sent."""
+        if self.body is not None:
+            request.body = self.body
+            request.headers.remove(*_DESCRIBING)
+        for name, values in self.headers.items():
+            request.headers.remove(name)
+            for value in values:
+                request.headers.add(name, value)
+        request.query, request.path, request.raw_path = self.query, self.path, self.raw_path
 
 
 class _FailClosed:
     """A body's rewriting as a transform. Whatever it raises, the response ends there and nothing raw leaves.
 
-    An event stream ends with the error event of its dialect, anything else by closing the connection.
+    A stream ends with the error event or line of its protocol, anything else by closing the connection. Where the
+    plan says ``open``, a response that fails before anything of it has left passes as it is; later it ends all the
+    same, since what was replaced and what was held back cannot be told apart any more. So does one that cannot be
+    decoded.
     """
 
-    __slots__ = ("_body", "_exchange", "_stream")
+    __slots__ = ("_body", "_decoder", "_exchange", "_open", "_plan", "_raw", "failed", "failure")
     rewrites = True
     work = _WORK
 
-    def __init__(self, body: _Rewriting, exchange: Exchange, *, stream: bool) -> None:
+    def __init__(self, decoder: Decoder | None, body: Rewriting, exchange: Exchange, plan: Plan) -> None:
+        self._decoder = decoder
         self._body = body
         self._exchange = exchange
-        self._stream = stream
+        self._plan = plan
+        self._raw: list[bytes] | None = [] if plan.fails_open else None
+        self._open = False
+        self.failed = ""
+        self.failure: Deny | None = None
 
     def feed(self, chunk: bytes) -> bytes | Cut:
         """Take the next bytes; return what may leave."""
-        try:
-            return self._body.feed(chunk)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
-            return self._cut(failure)
+        return self._through(chunk, last=False)
 
     def finish(self) -> bytes | Cut:
         """The body has ended; return the rest of it."""
-        try:
-            return self._body.finish()
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
-            return self._cut(failure)
+        return self._through(b"", last=True)
 
     def whole(self, data: bytes) -> bytes | Cut:
         """A whole body at once."""
+        return self._through(data, last=True)
+
+    def _through(self, chunk: bytes, *, last: bool) -> bytes | Cut:
         try:
-            return self._body.feed(data) + self._body.finish()
+            if self._decoder is not None:
+                chunk = self._decoder.feed(chunk) + (self._decoder.finish() if last else b"")
         except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
-            return self._cut(failure)
+            self._raw = None
+            return self._end(failure)
+        if self._open:
+            return chunk
+        if self._raw is not None:
+            self._raw.append(chunk)
+        try:
+            out = (self._body.feed(chunk) if chunk else b"") + (self._body.finish() if last else b"")
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
+            return self._end(failure)
+        if out:
+            self._raw = None
+        return out
 
-    def _cut(self, failure: Exception) -> Cut:
-        """Of any failure the reason is told, never the text, which may be personal."""
-        malformed = isinstance(failure, MalformedTextError)
-        reason = Reason.RESPONSE_UNREADABLE if malformed else Reason.REDACTION_FAILED
-        if not self._stream:
-            return Cut(reason)
+    def _end(self, failure: Exception) -> bytes | Cut:
+        """Of any failure the kind is told, never the text, which may be personal."""
+        self.failed = type(failure).__name__
         exchange = self._exchange
-        return Cut(reason, render_error_event(_failure(reason), exchange.dialect, exchange.id))
+        malformed = isinstance(failure, MalformedTextError)
+        if isinstance(failure, SecretFoundError):
+            self.failure = _secret_in_response(failure)
+        elif self._raw is not None and (self._plan.passes_unreadable or not malformed):
+            raw, self._raw, self._open = b"".join(self._raw), None, True
+            return raw
+        else:
+            self.failure = _failure(Reason.RESPONSE_UNREADABLE if malformed else Reason.REDACTION_FAILED)
+        said = b""
+        if isinstance(self._body, EventStream | JsonLines | JsonArray):
+            said = self._body.failure(str(self.failure.reason), self.failure.message)
+        if not said and isinstance(self._body, EventStream):
+            said = render_error_event(self.failure, exchange.dialect, exchange.id)
+        return Cut(self.failure.reason, said)
 
 
-def _masked(data: bytes, rule: RequestMask, shape: Shape) -> bytes | Deny:
+class _SocketFrames:
+    """The messages of a WebSocket, each redacted by itself with a detector of its own, so that none is too much."""
+
+    __slots__ = ("_detector", "_inward", "_outward", "_shape", "_walk")
+    work = _WORK
+
+    def __init__(self, walk: _Walk, detector: Callable[[Plan], Detecting]) -> None:
+        self._walk = walk
+        self._detector = detector
+        self._shape = LLM_JSON if _is_model_call(walk.exchange) else ANY_JSON
+        self._inward = walk.inward.replacing(walk.keys) if walk.inward is not None else None
+        self._outward = walk.outward.replacing(walk.keys) if walk.outward is not None else None
+
+    def inbound(self, message: str | bytes) -> str | bytes | Cut:
+        """What the application receives."""
+        plan = self._walk.inward
+        if plan is None:
+            return message
+        return self._through(message, plan, lambda: self._walk.mask(self._detector(plan), self._inward))
+
+    def outbound(self, message: str | bytes) -> str | bytes | Cut:
+        """What the client receives."""
+        plan = self._walk.outward
+        if plan is None:
+            return message
+        return self._through(message, plan, lambda: self._walk.scrub(self._detector(plan), self._outward))
+
+    def _through(self, message: str | bytes, plan: Plan, rule: Callable[[], TextRule]) -> str | bytes | Cut:
+        try:
+            return MessageText(rule(), self._shape, plan.direction.unknown).message(message)
+        except SecretFoundError:
+            return Cut(Reason.SECRET_FOUND, code=_POLICY_VIOLATION)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, nothing raw passes
+            malformed = isinstance(failure, MalformedTextError)
+            if plan.passes_unreadable or (plan.fails_open and not malformed):
+                return message
+            if malformed:
+                return Cut(Reason.BODY_MALFORMED, code=_UNSUPPORTED_DATA)
+            return Cut(Reason.REDACTION_FAILED)
+
+    def tell(self) -> None:
+        """Record what was replaced both ways."""
+        for name, replacing in (("messages.in", self._inward), ("messages.out", self._outward)):
+            if replacing is not None:
+                kept = {"kept": dict(replacing.kept)} if replacing.kept else {}
+                self._walk.exchange.allow(_NAME, name, replaced=dict(replacing.replaced), **kept)
+
+
+_UNSUPPORTED_DATA: Final = 1003  # RFC 6455 7.4.1
+_POLICY_VIOLATION: Final = 1008
+
+
+def _masked(
+    request: Request, decoder: Decoder | None, body: Rewriting | None, data: bytes, rule: RequestMask, plan: Plan
+) -> _Masked | Deny | _Failed:
+    """The request rewritten. It is changed by whoever waits for this, since this may run elsewhere."""
+    place = "head"
     try:
-        return rewrite_json(data, rule, shape)
-    except MalformedTextError as error:
-        return Deny(_NAME, Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {error}.")
+        direction = plan.direction
+        headers: dict[str, list[str]] = {}
+        for name in direction.headers:
+            place = f"header {name}"
+            values = request.headers.all(name)
+            new = [redact_value(value.encode("latin-1"), rule).decode("latin-1") for value in values]
+            if new != values:
+                headers[name] = new
+        place = "query"
+        query = redact_query(request.query, rule, plan.scope) if direction.query else request.query
+        place = "path"
+        path, raw_path = _masked_path(request, rule) if direction.path else (request.path, request.raw_path)
+        place = "body"
+        written = data
+        if body is not None:
+            plain = data if decoder is None else decoder.feed(data) + decoder.finish()
+            written = body.feed(plain) + body.finish()
+    except SecretFoundError as found:
+        return _secret_in_request(found, place)
     except Exception as error:  # noqa: BLE001 - its text may be personal, and is told to nobody
+        malformed = isinstance(error, MalformedTextError)
+        if plan.passes_unreadable or (plan.fails_open and not malformed):
+            return _Failed(type(error).__name__)
+        if malformed:
+            return Deny(_NAME, Reason.BODY_MALFORMED, 400, f"The request {place} cannot be read: {error}.")
         message = "The request could not be redacted, so it was not passed on."
         return Deny(_NAME, Reason.REDACTION_FAILED, 503, message, details={"error": type(error).__name__})
+    return _Masked(written if written != data else None, headers, query, path, raw_path)
+
+
+def _masked_path(request: Request, rule: TextRule) -> tuple[str, bytes | None]:
+    if request.raw_path is None:
+        return redact_path(request.path, rule), None
+    raw = redact_raw_path(request.raw_path, rule)
+    if raw == request.raw_path:
+        return request.path, raw
+    return unquote_to_bytes(raw).decode("utf-8", "replace"), raw
+
+
+def _scrub_headers(headers: Headers, rule: ResponseScrub, plan: Plan) -> Deny | None:
+    """Rewrite the headers that the plan names; what cannot be is a reason to send nothing."""
+    try:
+        for name in plan.direction.headers:
+            values = headers.all(name)
+            new = [redact_value(value.encode("latin-1"), rule).decode("latin-1") for value in values]
+            if new != values:
+                headers.remove(name)
+                for value in new:
+                    headers.add(name, value)
+    except SecretFoundError as found:
+        return _secret_in_response(found)
+    except Exception:  # noqa: BLE001 - its text may be personal, and is told to nobody
+        return None if plan.fails_open else _failure(Reason.REDACTION_FAILED)
+    return None
+
+
+def _tell(exchange: Exchange, transform: _FailClosed, rule: ResponseScrub) -> None:
+    """Record what became of a response: that it was redacted, that it passed in spite of a failure, or a secret."""
+    if transform.failure is not None:
+        if transform.failure.reason == Reason.SECRET_FOUND:
+            exchange.decisions.append(transform.failure)
+        return
+    if transform.failed:
+        exchange.allow(_NAME, "response.open", error=transform.failed, **_counts(rule))
+    else:
+        exchange.allow(_NAME, "response", **_counts(rule))
+
+
+def _counts(rule: RequestMask | ResponseScrub) -> dict[str, Any]:
+    """What was replaced, by entity; and what stayed, was not looked at, or could not be, where there is such."""
+    counts: dict[str, Any] = {"replaced": dict(rule.replaced)}
+    if rule.kept:
+        counts["kept"] = dict(rule.kept)
+    if rule.skipped:
+        counts["skipped"] = dict(rule.skipped)
+    if rule.passed:
+        counts["passed"] = rule.passed
+    return counts
+
+
+def _secret_in_request(found: SecretFoundError, place: str) -> Deny:
+    where = " ".join(part for part in (place, found.location) if part)
+    message = f"The request holds a secret ({found.kind}, {where}), which may not be sent here."
+    return Deny(_NAME, Reason.SECRET_FOUND, 403, message, details={"secret": found.kind, "location": where})
+
+
+def _secret_in_response(found: SecretFoundError) -> Deny:
+    message = f"The response holds a secret ({found.kind}), so it was not passed on."
+    details = {"secret": found.kind, "location": found.location or "response"}
+    return Deny(_NAME, Reason.SECRET_FOUND, 502, message, details=details)
 
 
 def _is_empty(request: Request, response: Response) -> bool:
@@ -241,3 +564,7 @@ def _failure(reason: Reason) -> Deny:
 
 def _is_model_call(exchange: Exchange) -> bool:
     return exchange.route.usage is not None or exchange.dialect is not Dialect.PROBLEM
+
+
+def _encrypts(plan: Plan | None) -> bool:
+    return plan is not None and plan.operators.encrypts

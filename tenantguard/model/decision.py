@@ -39,6 +39,7 @@ class Reason(StrEnum):
     OUTPUT_UNBOUNDED = "output.unbounded"
     INPUT_UNBOUNDED = "input.unbounded"
     REDACTION_FAILED = "redaction.failed"
+    SECRET_FOUND = "secret.found"  # noqa: S105 - no secret
     RESPONSE_UNREADABLE = "response.unreadable"
     STORE_UNAVAILABLE = "store.unavailable"
     SETTLE_FAILED = "settle.failed"

@@ -161,41 +161,6 @@ class QuotaSection:
             raise ConfigurationError("quota: a unit is either used up or returned, in all its rules")
 
 
-class RedactRequest(StrEnum):
-    """What happens to personal data on the way in."""
-
-    OFF = "off"
-    REPLACE = "replace"
-
-
-class RedactResponse(StrEnum):
-    """What happens on the way out: scrub what the application wrote, and restore what the request's held."""
-
-    OFF = "off"
-    REPLACE = "replace"
-    RESTORE = "restore"
-
-
-@dataclass(frozen=True, slots=True)
-class RedactSection:
-    """What to find (Presidio's entity names; empty: all of the built-in set), from which score on, and what to do.
-
-    ``restore`` on the response needs ``replace`` on the request; it scrubs first and then puts back the request's
-    own values.
-    """
-
-    request: RedactRequest = RedactRequest.REPLACE
-    response: RedactResponse = RedactResponse.REPLACE
-    entities: tuple[str, ...] = ()
-    threshold: float = 0.4
-
-    def __post_init__(self) -> None:
-        if self.response is RedactResponse.RESTORE and self.request is not RedactRequest.REPLACE:
-            raise ConfigurationError("redact: response = 'restore' needs request = 'replace'")
-        if not 0.0 <= self.threshold <= 1.0:
-            raise ConfigurationError("redact: threshold must be between 0 and 1")
-
-
 def _check_counting(what: str, per: Period, mode: Mode, carry: Carry, thresholds: tuple[Threshold, ...]) -> None:
     """What budgets and quotas have in common."""
     if not isinstance(per, Period):

@@ -35,22 +35,31 @@ def tenant_key(key: bytes, tenant: str) -> bytes:
     return hmac.digest(key, b"tenantguard placeholder\0" + tenant.encode(), hashlib.sha256)
 
 
+def name_of(entity: str) -> str:
+    """An entity as it is written in a placeholder: capitals, digits and underscores, at most 40."""
+    return _NOT_IN_A_NAME.sub("_", entity.upper())[:_ENTITY_CHARS_MAX].lstrip("_0123456789").rstrip("_") or "VALUE"
+
+
 class Vault:
     """The placeholders of one exchange. Only what the request's own values were replaced by can be restored.
 
-    It lives in memory, is never written anywhere, and its ``repr`` shows a count alone.
+    It lives in memory, is never written anywhere, and its ``repr`` shows a count alone. At most ``most`` values can
+    be restored (None: as many as there are); placeholders of further ones stay as they are.
     """
 
-    __slots__ = ("_digests", "_key", "_values")
+    __slots__ = ("_digests", "_key", "_most", "_values")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, most: int | None = None) -> None:
         self._key = key
+        self._most = most
         self._values: dict[str, str] = {}
         self._digests: dict[str, str] = {}
 
     def mint(self, entity: str, value: str) -> str:
         """The placeholder of a value of the request; from now on it can be restored."""
         token, digest = self._place(entity, value)
+        if self._most is not None and len(self._values) >= self._most:
+            return token
         self._values[token] = value
         self._digests[token] = digest
         return token
@@ -74,9 +83,7 @@ class Vault:
         self._digests.clear()
 
     def _place(self, entity: str, value: str) -> tuple[str, str]:
-        name = (
-            _NOT_IN_A_NAME.sub("_", entity.upper())[:_ENTITY_CHARS_MAX].lstrip("_0123456789").rstrip("_") or "VALUE"
-        )
+        name = name_of(entity)
         digest = _digest(self._key, name, value)
         for length in _SUFFIX_CHARS:
             token = f"<{name}_{digest[:length]}>"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tenantguard.settings.building import build, load, loopholes
-from tenantguard.settings.layers import import_target
 from tenantguard.settings.ledgers import open_ledger
 from tenantguard.settings.policies import ResolvedPolicy
 from tenantguard.settings.problems import Problem, SettingsError
 from tenantguard.settings.reading import Settings, parse_settings, read_settings
 from tenantguard.settings.shapes import shown_ledger
+from tenantguard.settings.targets import import_target
 
 __all__ = [
     "Problem",

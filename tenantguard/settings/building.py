@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tenantguard.adapters.alerts.delivery import Alerts
@@ -21,12 +21,14 @@ from tenantguard.flow.ports import Ports
 from tenantguard.guard import Guard
 from tenantguard.layers.routes import KnownRoutes
 from tenantguard.model.price import UnknownModel
+from tenantguard.model.redact_section import OnError, RedactSection
 from tenantguard.model.route import Idempotency
-from tenantguard.model.sections import BudgetSection, Mode, QuotaSection, RedactSection
+from tenantguard.model.sections import BudgetSection, Mode, QuotaSection
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.ledgers import open_ledger
 from tenantguard.settings.reading import Settings, read_settings
+from tenantguard.settings.redact import directions_of, functions_of
 
 if TYPE_CHECKING:
     import os
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 
     from tenantguard.adapters.alerts.delivery import Sender
     from tenantguard.flow.layer import Layer
-    from tenantguard.flow.ports import Detector, Ledger, System
+    from tenantguard.flow.ports import Ledger, System
+    from tenantguard.layers.redaction import Redaction
     from tenantguard.model.sections import BudgetRule, QuotaRule
+    from tenantguard.rules.redaction.operators import Cipher
     from tenantguard.settings.policies import ResolvedPolicy
 
 
@@ -97,6 +101,11 @@ def loopholes(settings: Settings) -> list[str]:
         for name, resolved in settings.policies.items()
         for what in _soft(resolved)
     ]
+    found += [
+        f"policies.{name}.redact: on_error = 'open' passes on what could not be redacted, as it is"
+        for name, resolved in settings.policies.items()
+        if _fails_open(resolved)
+    ]
     found += [f"routes: {route.match!r} is public" for route in settings.routes.routes if route.public]
     found += [
         f"routes: {wider.match!r} is free and covers {route.match!r}: another spelling of that path may go free"
@@ -107,6 +116,14 @@ def loopholes(settings: Settings) -> list[str]:
     if settings.guard.ledger == "memory://":
         found.append("guard.ledger = 'memory://': what was spent is forgotten at exit")
     return found
+
+
+def _fails_open(resolved: ResolvedPolicy) -> bool:
+    """Whether this policy itself says that what cannot be redacted passes."""
+    section = resolved.policy.section(RedactSection)
+    if section is None or resolved.origins[RedactSection] != resolved.policy.name:
+        return False
+    return any(direction.on_error is OnError.OPEN for direction in directions_of(section))
 
 
 def _soft(resolved: ResolvedPolicy) -> list[str]:
@@ -204,22 +221,29 @@ def _charge(layer: Any, settings: Settings) -> Layer:
 
 
 def _redaction(layer: Any, settings: Settings) -> Layer:
-    from tenantguard.adapters.pii.presidio import PresidioDetector  # noqa: PLC0415 - takes seconds
+    from tenantguard.adapters.encodings import available_decoders  # noqa: PLC0415 - only who redacts decodes
+    from tenantguard.adapters.pii.detectors import detector_for  # noqa: PLC0415 - takes seconds
 
-    @cache  # bounded by the policies; one that was dropped would be loaded again in a request
-    def detector(entities: tuple[str, ...], threshold: float) -> PresidioDetector:
-        return PresidioDetector(entities, threshold)
-
-    def detector_for(section: RedactSection) -> Detector:
-        return detector(section.entities, section.threshold).bounded()
-
-    for resolved in settings.policies.values():
-        section = resolved.policy.section(RedactSection)
-        if section is not None:
-            detector_for(section)  # now, and not in the first request
+    sections = [section for one in settings.policies.values() if (section := one.policy.section(RedactSection))]
+    built = cache(detector_for)  # bounded by the policies; one that was dropped would be loaded again in a request
     key = settings.redaction_key or secrets.token_bytes(KEY_BYTES_MIN)
-    made: Layer = layer(detector_for, key, request_limit=settings.guard.body_limit)
+    made: Redaction = layer(
+        lambda find: built(find).bounded(),
+        key,
+        request_limit=settings.guard.body_limit,
+        functions={name: function for section in sections for name, function in functions_of(section).items()},
+        cipher_for=partial(_cipher, key),
+        decoders=available_decoders(),
+    )
+    for section in sections:
+        made.prepare(section)  # now, and not in the first request
     return made
+
+
+def _cipher(key: bytes, tenant: str) -> Cipher:
+    from tenantguard.adapters.encryption import ValueCipher  # noqa: PLC0415 - only who encrypts pays for it
+
+    return ValueCipher(key, tenant)
 
 
 def _idempotency(layer: Any, settings: Settings) -> Layer:

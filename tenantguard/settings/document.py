@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tenantguard.errors import BadRequestError, ConfigurationError
@@ -31,10 +32,15 @@ _ERROR_PLACE: Final = re.compile(r" \(at (?:line (?P<line>[0-9]+), column (?P<co
 
 
 class Document:
-    """``data`` as it holds, ``problems`` found in it so far. Raises :class:`SettingsError` for what is no TOML."""
+    """``data`` as it holds, ``problems`` found in it so far. Raises :class:`SettingsError` for what is no TOML.
 
-    def __init__(self, text: str, source: str, environ: Mapping[str, str]) -> None:
+    Relative paths count from ``folder``.
+    """
+
+    def __init__(self, text: str, source: str, environ: Mapping[str, str], folder: FilePath | None = None) -> None:
         self.source = source
+        self.environ = environ
+        self.folder = folder if folder is not None else FilePath()
         self.problems: list[Problem] = []
         try:
             self.data = tomllib.loads(text)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from tenantguard.errors import ConfigurationError
 from tenantguard.flow.layer import Layer, stack
 from tenantguard.model.pricing_section import PricingSection
+from tenantguard.model.redact_section import RedactSection
 from tenantguard.model.route import Idempotency
-from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection, RedactSection
+from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection
 from tenantguard.settings.problems import did_you_mean
+from tenantguard.settings.targets import import_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +48,6 @@ _KEYS: Final[dict[type, str]] = {
     QuotaSection: "quota",
     PricingSection: "pricing",
 }
-_TARGET: Final = re.compile(r"\A[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +122,3 @@ def _check_idempotency(document: Document, names: list[str]) -> None:
         document.problem(
             ("guard", "layers", place), "never applies: guard.layers lacks 'charge', which keeps the keys"
         )
-
-
-def import_target(target: str) -> Any:
-    """What ``"package.module:attribute"`` names. :class:`ConfigurationError` if there is no such thing."""
-    if not _TARGET.match(target):
-        raise ConfigurationError(f"cannot read {target!r}: write 'package.module:attribute'")
-    module, _, attributes = target.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except Exception as failed:  # whatever a user's module raises while it is imported
-        raise ConfigurationError(f"cannot import {module!r}: {type(failed).__name__}: {failed}") from failed
-    for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            raise ConfigurationError(f"{module!r} has no {attributes!r}")
-        found = getattr(found, attribute)
-    return found

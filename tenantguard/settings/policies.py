@@ -28,11 +28,11 @@ from tenantguard.model.sections import (
     QuotaSection,
     RateRule,
     RateSection,
-    RedactSection,
 )
 from tenantguard.model.tenant import TenantId
 from tenantguard.rules.legs import REQUESTS
 from tenantguard.settings.problems import did_you_mean
+from tenantguard.settings.redact import read_redact
 from tenantguard.settings.shapes import (
     AlertShape,
     BudgetShape,
@@ -42,7 +42,6 @@ from tenantguard.settings.shapes import (
     PolicyShape,
     QuotaShape,
     RateShape,
-    RedactShape,
     Shape,
     check,
     kind_of,
@@ -274,22 +273,6 @@ def _read_pricing(document: Document, value: object, path: Path) -> PricingSecti
     return document.attempt(partial(PricingSection, **shares), path)
 
 
-def _read_redact(document: Document, value: object, path: Path) -> RedactSection | None:
-    shape = check(document, RedactShape, value, path)
-    if shape is None:
-        return None
-    if shape.entities:
-        from tenantguard.adapters.pii.presidio import known_entities  # noqa: PLC0415 - takes seconds
-
-        known = known_entities()
-        for index, entity in enumerate(shape.entities):
-            if entity not in known:
-                meant = did_you_mean(entity, known)
-                document.problem((*path, "entities", index), f"Presidio finds no entity {entity!r}", meant)
-    make = partial(RedactSection, shape.request, shape.response, tuple(shape.entities), shape.threshold)
-    return document.attempt(make, path)
-
-
 def _read_own(section: type, document: Document, value: object, path: Path) -> object:
     hints = typing.get_type_hints(section)
     fields: dict[str, Any] = {
@@ -315,5 +298,5 @@ _READERS: Final[dict[str, _Reader]] = {
     "budget": _read_budget,
     "quota": _read_quota,
     "pricing": _read_pricing,
-    "redact": _read_redact,
+    "redact": read_redact,
 }

@@ -21,7 +21,7 @@ from tenantguard.model.route import Route, RouteTable
 from tenantguard.model.tenant import DEFAULT_TENANT, Identity
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.document import Document
-from tenantguard.settings.layers import import_target, read_layers, wanted_layers
+from tenantguard.settings.layers import read_layers, wanted_layers
 from tenantguard.settings.policies import ResolvedPolicy, read_policies
 from tenantguard.settings.prices import check_money, read_prices, read_rates
 from tenantguard.settings.problems import Problem, SettingsError, did_you_mean
@@ -41,6 +41,7 @@ from tenantguard.settings.shapes import (
     check,
     kind_of,
 )
+from tenantguard.settings.targets import import_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -130,8 +131,8 @@ def parse_settings(
     sections: Iterable[type] = (),
 ) -> Settings:
     """As :func:`read_settings`, for a document in memory; relative paths in it count from ``folder``."""
-    document = Document(text, source, os.environ if environ is None else environ)
     folder = folder if folder is not None else FilePath()
+    document = Document(text, source, os.environ if environ is None else environ, folder)
     for name in document.data:
         if name not in TABLES:
             document.problem((name,), "unknown key", did_you_mean(name, TABLES) or f"known are {', '.join(TABLES)}")

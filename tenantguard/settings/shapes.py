@@ -18,6 +18,7 @@ from tenantguard.model.period import Period, PeriodError
 from tenantguard.model.price import UnknownModel, parse_rate
 from tenantguard.model.pricing_section import parse_percent
 from tenantguard.model.rate import Rate
+from tenantguard.model.redact_section import OnError, OperatorKind, Parity, SecretAction, Unknown
 from tenantguard.model.route import (
     DEFAULT_ROUTE,
     Dialect,
@@ -27,7 +28,7 @@ from tenantguard.model.route import (
     Route,
     Success,
 )
-from tenantguard.model.sections import PERCENT_MAX, Mode, RedactRequest, RedactResponse, Scope
+from tenantguard.model.sections import PERCENT_MAX, Mode, Scope
 from tenantguard.model.tenant import Role, TenantId
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.rules.rates import RateTable
@@ -403,13 +404,87 @@ class MarkupShape(Shape):
     discount: _Percent | None = None
 
 
-class RedactShape(Shape):
+class RedactTermsShape(Shape):
+    """What is found in a direction and what becomes of it."""
+
+    entities: list[_Name] = []
+    recognizers: list[_Name] = []
+    countries: list[_Name] = []
+    languages: list[_Name] = Field(["en"], min_length=1)
+    phone_regions: list[_Name] = []
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.4
+    context: bool = True
+    allow: Any = Field({}, repr=False)
+    deny: Any = Field({}, repr=False)
+    operators: dict[str, Any] = {}
+    fields: list[_Name] = []
+    skip: list[_Name] = []
+    keys: bool = False
+    numbers: bool = False
+    headers: list[_Name] = []
+    query: bool = False
+    path: bool = False
+    secrets: Annotated[SecretAction, Field(strict=False)] = SecretAction.REDACT
+    known: dict[str, Any] = Field({}, repr=False)
+    limit: _Count | None = None
+    unknown: Annotated[Unknown, Field(strict=False)] = Unknown.SCRUB
+    on_error: Annotated[OnError, Field(strict=False)] = OnError.CLOSED
+    normalize: bool = False
+    parity: Annotated[Parity, Field(strict=False)] = Parity.CASCADE
+    ner: _Name | None = None
+
+
+class RedactRequestShape(RedactTermsShape):
+    """``request`` of ``redact``, where it is a table."""
+
+    mode: Literal["off", "replace"] = "replace"
+
+
+class RedactResponseShape(RedactTermsShape):
+    """``response`` of ``redact``, where it is a table."""
+
+    mode: Literal["off", "replace", "restore"] = "replace"
+
+
+class RedactRouteShape(RedactTermsShape):
+    """``redact``, and one of its ``routes``. The keys of both directions, and what only one of them has."""
+
+    request: Any = "replace"
+    response: Any = "replace"
+    restore: list[Literal["text", "arguments"]] = ["text", "arguments"]
+
+
+class RedactShape(RedactRouteShape):
     """``redact``."""
 
-    request: Annotated[RedactRequest, Field(strict=False)] = RedactRequest.REPLACE
-    response: Annotated[RedactResponse, Field(strict=False)] = RedactResponse.REPLACE
-    entities: list[_Name] = []
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.4
+    routes: dict[str, Any] = {}
+
+
+class ListingShape(Shape):
+    """``allow`` and ``deny``."""
+
+    exact: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field([], repr=False)
+    regex: list[Annotated[str, Field(min_length=1, max_length=1000)]] = Field([], repr=False)
+    domains: list[_Name] = Field([], repr=False)
+    networks: list[_Name] = Field([], repr=False)
+
+
+class OperatorShape(Shape):
+    """One of ``operators``, where it is a table."""
+
+    kind: Annotated[OperatorKind, Field(strict=False)]
+    value: str | None = None
+    char: str = "*"
+    count: Annotated[int, Field(ge=0)] | None = None
+    from_end: bool = False
+    function: _Name | None = None
+
+
+class KnownShape(Shape):
+    """One of ``known``: where a secret is written, never the secret itself."""
+
+    file: _Name | None = None
+    env: _Name | None = None
 
 
 S = TypeVar("S", bound=Shape)

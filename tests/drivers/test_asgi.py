@@ -1373,6 +1373,141 @@ def test_frames_are_never_sent_past_a_transform_that_would_have_rewritten_them()
     assert socket.sent[0]["status"] == 502
 
 
+class Shouting:
+    """Capital letters towards the application, a mark towards the client; ``!`` inward or ``?`` outward is cut."""
+
+    def __init__(self, work: int = 1, fault: Exception | None = None) -> None:
+        self.work = work
+        self._fault = fault
+
+    def handle(self, exchange: Any, proceed: Any) -> Any:
+        response = yield from proceed(exchange)
+        response.frames = (*response.frames, self)
+        return response
+
+    def inbound(self, message: str | bytes) -> str | bytes | Cut:
+        if "!" in str(message):
+            return Cut("test.loud", code=1008)
+        return message.upper()
+
+    def outbound(self, message: str | bytes) -> str | bytes | Cut:
+        if "?" in str(message):
+            if self._fault is not None:
+                raise self._fault
+            return Cut("test.question")
+        return message + "." if isinstance(message, str) else message + b"."
+
+
+@pytest.mark.parametrize("work", [1, 1_000_000])
+def test_messages_pass_the_frames_whole_in_both_directions(work: int) -> None:
+    watching, heard = Watching(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        for _ in range(2):
+            message = await receive()
+            heard.append(message)
+            await send({**message, "type": "websocket.send"})
+        heard.append(await receive())
+
+    socket = Socket(
+        text("é"), {"type": "websocket.receive", "bytes": b"b", "text": None}, {**leaves(1000), "reason": "r"}
+    )
+    socket.serve(app, [watching, Shouting(work), Shouting(work)])
+    assert heard == [
+        {"type": "websocket.receive", "text": "É"},
+        {"type": "websocket.receive", "bytes": b"B"},
+        {"type": "websocket.disconnect", "code": 1000, "reason": "R"},
+    ]
+    assert socket.sent[1:] == [{"type": "websocket.send", "text": "É.."}, {"type": "websocket.send", "bytes": b"B.."}]
+    assert (watching.outcome.ending, watching.outcome.received, watching.outcome.sent) == ("completed", 3, 7)
+
+
+def test_both_kinds_of_data_in_one_message_never_pass_beside_each_other() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "bytes": b"b", "text": "raw"})
+        await send({"type": "websocket.close", "reason": "é" * 61})
+
+    socket = Socket()
+    socket.serve(app, [Shouting()])
+    assert socket.sent[1] == {"type": "websocket.send", "bytes": b"b."}
+    assert socket.sent[2]["reason"] == "é" * 61 + "."
+    socket = Socket()
+    socket.serve(app, [Shouting(), Shouting()])
+    assert socket.sent[2]["reason"] == ""
+
+
+@pytest.mark.parametrize("fault", [None, ValueError("raw")])
+def test_a_message_that_is_cut_closes_the_socket_and_stops_the_application(fault: Exception | None) -> None:
+    till, watching, stopped = Till(), Watching(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        for data in ("fine", "what?", "more"):
+            try:
+                await send({"type": "websocket.send", "text": data})
+            except OSError as stop:
+                stopped.append(stop)
+        stopped.append(await receive())
+        raise RuntimeError("stopped") from stopped[0]
+
+    socket = Socket(text("a"))
+    socket.serve(app, [watching, Holding(), Shouting(fault=fault)], till)
+    assert socket.sent[1:] == [
+        {"type": "websocket.send", "text": "fine."},
+        {"type": "websocket.close", "code": 1011, "reason": ""},
+    ]
+    assert len(stopped) == 3
+    assert stopped[2]["code"] == 1011
+    reason = "test.question" if fault is None else "frames.ValueError"
+    assert (watching.outcome.ending, watching.outcome.reason) == ("cut", reason)
+    assert till.endings == ["cut"]
+
+
+def test_a_message_of_the_clients_that_is_cut_is_a_disconnect_to_the_application() -> None:
+    watching, heard = Watching(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        for _ in range(3):
+            heard.append(await receive())
+        await send({"type": "websocket.send", "text": "late"})
+
+    socket = Socket(text("loud!"), text("raw"))
+    socket.serve(app, [watching, Shouting()])
+    assert [message["type"] for message in heard[1:]] == ["websocket.disconnect"] * 2
+    assert socket.sent[1:] == [{"type": "websocket.close", "code": 1008, "reason": ""}]
+    assert (watching.outcome.ending, watching.outcome.reason) == ("cut", "test.loud")
+
+
+def test_a_receive_that_is_cancelled_while_its_message_is_rewritten_loses_nothing() -> None:
+    begun, go, heard = threading.Event(), threading.Event(), []
+
+    class Waits(Shouting):
+        def inbound(self, message: str | bytes) -> str | bytes | Cut:
+            begun.set()
+            assert go.wait(10)
+            return message.upper()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        first = asyncio.ensure_future(receive())
+        await anyio.to_thread.run_sync(begun.wait)
+        first.cancel()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        heard.append(await receive())
+        await send({"type": "websocket.close"})
+
+    Socket(text("a")).serve(app, [Waits(1_000_000)])
+    assert heard == [{"type": "websocket.receive", "text": "A"}]
+
+
 def test_an_application_may_refuse_a_socket_itself() -> None:
     async def closes(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.close", "code": 4000})
@@ -1387,6 +1522,20 @@ def test_an_application_may_refuse_a_socket_itself() -> None:
         assert (watching.outcome.ending, watching.outcome.reason) == ("failed", reason)
         assert watching.outcome.status == status
         assert till.endings == ["failed"]
+
+
+@pytest.mark.parametrize("tail", [b"", b"end"])
+def test_what_an_application_refuses_a_socket_with_passes_the_transforms(tail: bytes) -> None:
+    async def denies(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": [(b"content-length", b"6")]})
+        await send({"type": "websocket.http.response.body", "body": b"raw", "more_body": True})
+        await send({"type": "websocket.http.response.body", "body": b"raw"})
+
+    watching, socket = Watching(), Socket(denial=True)
+    socket.serve(denies, [watching, Cutting(tail)])
+    assert socket.sent[0]["headers"] == []
+    assert socket.sent[1:] == [{"type": "websocket.http.response.body", "body": tail, "more_body": False}]
+    assert watching.outcome.ending == "cut"
 
 
 def test_a_client_that_leaves_before_it_was_accepted_has_left() -> None:

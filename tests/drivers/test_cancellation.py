@@ -27,8 +27,9 @@ from tenantguard.model.money import Amount
 from tenantguard.model.period import Period
 from tenantguard.model.policy import Policy
 from tenantguard.model.rate import Rate
+from tenantguard.model.redact_section import RedactSection
 from tenantguard.model.route import Route, Success
-from tenantguard.model.sections import BudgetRule, BudgetSection, RateRule, RateSection, RedactSection
+from tenantguard.model.sections import BudgetRule, BudgetSection, RateRule, RateSection
 from tenantguard.model.tenant import Identity, TenantId
 from tenantguard.testing import manual_system, memory_ports
 from tests.drivers.asgi_client import body, http_scope, idle, start
@@ -291,7 +292,13 @@ POLICY = Policy.of(
 
 
 class NoMatches:
-    def detect(self, text: str) -> list[Any]:
+    reach = 0
+    passed = 0
+
+    def clears(self, text: str) -> bool:
+        return True
+
+    def detect(self, text: str, after: int = 0) -> list[Any]:
         return []
 
 

@@ -26,8 +26,8 @@ from tenantguard.layers.tenant import TenantContext
 from tenantguard.model.money import Amount
 from tenantguard.model.policy import Policy
 from tenantguard.model.price import PriceBook, TokenPrice, UnknownModel
+from tenantguard.model.redact_section import RedactSection
 from tenantguard.model.route import Route
-from tenantguard.model.sections import RedactRequest, RedactResponse, RedactSection
 from tenantguard.model.tenant import Identity, TenantId
 from tenantguard.settings import parse_settings
 from tenantguard.settings.building import loopholes
@@ -319,8 +319,12 @@ class _Blocking:
     def __init__(self) -> None:
         self.busy = threading.Event()
         self.served = threading.Event()
+        self.reach = self.passed = 0
 
-    def detect(self, text: str) -> list[Match]:
+    def clears(self, text: str) -> bool:
+        return False
+
+    def detect(self, text: str, after: int = 0) -> list[Match]:
         if text.startswith("hard"):
             self.busy.set()
             assert self.served.wait(PATIENCE_S), "the event loop was busy with another tenant's text"
@@ -334,10 +338,7 @@ HARD = json.dumps({"content": "hard " + "1 " * 1000}).encode()
 def test_a_text_that_takes_long_holds_nobody_else_up(direction: str) -> None:
     """The body is small enough to be read in place, and takes seconds all the same."""
     detector = _Blocking()
-    section = RedactSection(
-        RedactRequest.REPLACE if direction == "request" else RedactRequest.OFF,
-        RedactResponse.OFF if direction == "request" else RedactResponse.REPLACE,
-    )
+    section = RedactSection(response=None) if direction == "request" else RedactSection(request=None)
     guard = _guard([TenantContext(), Redaction(lambda _: detector, b"k" * 32)], sections=[section])
     pieces = [HARD] if direction == "response" else [HARD[:-1], HARD[-1:]]
     hard = guard.asgi(_say_ok if direction == "request" else _say(*pieces))

@@ -32,6 +32,7 @@ from tenantguard.model.pii import Match
 from tenantguard.model.policy import Policy
 from tenantguard.model.price import PriceBook, TokenPrice
 from tenantguard.model.rate import Rate
+from tenantguard.model.redact_section import RedactSection, Restore
 from tenantguard.model.route import Idempotency as OnKey
 from tenantguard.model.route import Route, RouteTable
 from tenantguard.model.sections import (
@@ -41,8 +42,6 @@ from tenantguard.model.sections import (
     QuotaSection,
     RateRule,
     RateSection,
-    RedactResponse,
-    RedactSection,
 )
 from tenantguard.model.tenant import DEFAULT_TENANT
 from tenantguard.testing import ManualClock, RecordingSink, SequentialIds
@@ -72,7 +71,13 @@ Answer = tuple[int, list[tuple[str, str]], list[bytes]]
 class Emails:
     """A detector of one kind of value."""
 
-    def detect(self, text: str) -> list[Match]:
+    reach = 0
+    passed = 0
+
+    def clears(self, text: str) -> bool:
+        return EMAIL.search(text) is None
+
+    def detect(self, text: str, after: int = 0) -> list[Match]:
         return [Match("EMAIL_ADDRESS", found.start(), found.end(), 1.0) for found in EMAIL.finditer(text)]
 
 
@@ -98,7 +103,7 @@ class World:
                 RateSection((RateRule(Rate(10, HOUR_S * 10**9)),)),
                 QuotaSection((QuotaRule("requests", 20, Period.MONTH),)),
                 BudgetSection((BudgetRule(Amount.parse("2.50 USD"), Period.MONTH),)),
-                RedactSection(response=RedactResponse.RESTORE),
+                RedactSection(restore=Restore.ALL),
             ],
         )
         self.limits = MemoryLimits(self.clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from tenantguard.layers.redaction import Redaction
 from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.pii import Match
 from tenantguard.model.policy import Policy
+from tenantguard.model.redact_section import Find, RedactSection, Restore
 from tenantguard.model.route import Dialect, Route
-from tenantguard.model.sections import RedactRequest, RedactResponse, RedactSection
 from tenantguard.model.tenant import Tenant, TenantId
 from tenantguard.testing import Script, make_exchange
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from tenantguard.flow.exchange import Exchange
 
 KEY = b"k" * 32
-RESTORE = RedactSection(response=RedactResponse.RESTORE)
-REPLACE = RedactSection(response=RedactResponse.REPLACE)
-RESPONSE_ONLY = RedactSection(request=RedactRequest.OFF)
-REQUEST_ONLY = RedactSection(response=RedactResponse.OFF)
+RESTORE = RedactSection(restore=Restore.ALL)
+REPLACE = RedactSection()
+RESPONSE_ONLY = RedactSection(request=None)
+REQUEST_ONLY = RedactSection(response=None)
 CHAT = Route("POST /v1/chat/completions", usage="openai-chat")
 MESSAGES = Route("POST /v1/messages", usage="anthropic-messages")
 JSON = {"content-type": "application/json"}
@@ -42,17 +43,23 @@ ADDRESS = "john@smith.com"
 class Mails:
     """Finds e-mail addresses, or fails with the text that it was given."""
 
+    reach = 0
+    passed = 0
+
     def __init__(self, *, failing: bool = False) -> None:
         self.failing = failing
 
-    def detect(self, text: str) -> Sequence[Match]:
+    def clears(self, text: str) -> bool:
+        return "@" not in text
+
+    def detect(self, text: str, after: int = 0) -> Sequence[Match]:
         if self.failing and "@" in text:
             raise ValueError(text)
         return [Match("EMAIL_ADDRESS", *found.span(), 1.0) for found in re.finditer(r"[\w.]+@[\w.]+\w", text)]
 
 
 def layer(detector: Any = None, **limits: int) -> Redaction:
-    return Redaction(lambda section: detector or Mails(), KEY, **limits)
+    return Redaction(lambda find: detector or Mails(), KEY, **limits)
 
 
 def exchange_of(
@@ -116,7 +123,7 @@ def denial_of(exchange: Exchange) -> Deny:
     return denial
 
 
-@pytest.mark.parametrize("section", [None, RedactSection(RedactRequest.OFF, RedactResponse.OFF)])
+@pytest.mark.parametrize("section", [None, RedactSection(None, None)])
 def test_a_policy_without_redaction_passes_untouched(section: RedactSection | None) -> None:
     exchange = exchange_of(section, b'"john@smith.com"', {"accept-encoding": "gzip"})
     response, _ = walk(layer(), exchange, response_of({"content-type": "text/html"}))
@@ -221,16 +228,17 @@ def test_an_anthropic_stream_is_restored_while_it_streams() -> None:
         (JSON, b'{"a":', 400, Reason.BODY_MALFORMED),
         (JSON, b'"\xff"', 400, Reason.BODY_MALFORMED),
         (JSON, b"[" * 10_000, 400, Reason.BODY_MALFORMED),
-        ({}, b"hello", 400, Reason.BODY_MALFORMED),
-        ({"content-type": "text/plain"}, b"hello", 415, Reason.BODY_ENCODED),
-        ({"content-type": "application/x-www-form-urlencoded"}, b"a=b", 415, Reason.BODY_ENCODED),
-        ({"content-type": "multipart/form-data; boundary=x"}, b"--x--", 415, Reason.BODY_ENCODED),
-        ({**JSON, "content-encoding": "gzip"}, b"\x1f\x8b", 415, Reason.BODY_ENCODED),
+        ({}, b"caf\xe9", 400, Reason.BODY_MALFORMED),
+        ({"content-type": "text/plain"}, b"caf\xe9", 400, Reason.BODY_MALFORMED),
+        ({"content-type": "multipart/form-data; boundary=x"}, b"no boundary", 400, Reason.BODY_MALFORMED),
+        ({"content-type": "multipart/form-data"}, b"--x--", 415, Reason.BODY_ENCODED),
+        ({**JSON, "content-encoding": "gzip"}, b"\x1f\x8b", 400, Reason.BODY_MALFORMED),
+        ({**JSON, "content-encoding": "gzip"}, gzip.compress(b" " * 20_000_000), 400, Reason.BODY_MALFORMED),
         ({**JSON, "content-encoding": "identity, br"}, b"x", 415, Reason.BODY_ENCODED),
-        ({"content-type": "application/json; charset=utf-16"}, b"x", 415, Reason.BODY_ENCODED),
+        ({**JSON, "content-encoding": "gzip, gzip, gzip"}, b"x", 415, Reason.BODY_ENCODED),
+        ({"content-type": "application/json; charset=ebcdic"}, b"x", 415, Reason.BODY_ENCODED),
         ({"content-type": "application/json, image/png"}, b"{}", 415, Reason.BODY_ENCODED),
         ({"content-type": "nonsense"}, b"{}", 415, Reason.BODY_ENCODED),
-        ({"content-type": "image/svg+xml"}, b"<svg/>", 415, Reason.BODY_ENCODED),
     ],
 )
 def test_a_request_that_cannot_be_read_is_refused(
@@ -280,10 +288,33 @@ def test_a_body_that_could_not_be_read_is_refused_for_its_reason() -> None:
     assert script.result.status == 413
 
 
-def test_a_websocket_is_refused_where_messages_must_be_redacted() -> None:
+def test_the_messages_of_a_websocket_are_redacted_and_restored() -> None:
     exchange = exchange_of(RESTORE)
     exchange.request.protocol = "websocket"
-    assert walk(layer(), exchange)[0].status == 403
+    response, called = walk(layer(), exchange, response_of({}, 101))
+    assert called
+    (frames,) = response.frames
+    sent = frames.inbound(json.dumps({"say": f"I am {ADDRESS}"}))
+    assert isinstance(sent, str)
+    assert ADDRESS not in sent
+    assert json.loads(str(frames.outbound(sent))) == {"say": f"I am {ADDRESS}"}
+    assert "evil" not in str(frames.outbound("eve@evil.com"))
+    assert frames.inbound(b"\xff") == Cut(Reason.BODY_MALFORMED, code=1003)
+    end(exchange)
+    assert [decision.details for decision in exchange.decisions] == [
+        {"replaced": {"EMAIL_ADDRESS": 1}},
+        {"replaced": {"EMAIL_ADDRESS": 1}},
+    ]
+    assert frames.outbound(sent) == sent  # the vault is empty
+
+
+def test_a_websocket_whose_detector_fails_is_cut_and_nothing_raw_passes() -> None:
+    exchange = exchange_of(REPLACE)
+    exchange.request.protocol = "websocket"
+    response, _ = walk(layer(Mails(failing=True)), exchange, response_of({}, 101))
+    (frames,) = response.frames
+    assert frames.inbound(ADDRESS) == Cut(Reason.REDACTION_FAILED)
+    assert frames.outbound(ADDRESS) == Cut(Reason.REDACTION_FAILED)
 
 
 def test_a_detector_that_fails_refuses_the_request_and_tells_nothing() -> None:
@@ -334,7 +365,7 @@ def test_a_detector_that_fails_cuts_any_other_response_without_a_word(content_ty
         (SSE, b"data: \xff\n\n"),
         (JSON, b"{broken"),
         ({"content-type": "text/plain"}, b"caf\xe9 "),
-        ({}, b"no type"),
+        ({}, b"caf\xe9 "),
     ],
 )
 def test_a_response_that_is_not_what_it_says_is_cut(headers: dict[str, str], chunk: bytes) -> None:
@@ -356,13 +387,9 @@ def test_a_json_response_over_its_limit_is_cut() -> None:
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({**JSON, "content-encoding": "gzip"}, 200),
-        ({"content-type": "text/plain; charset=latin-1"}, 200),
-        ({"content-type": "text/html"}, 200),
-        ({"content-type": "application/xml"}, 200),
-        ({"content-type": "image/svg+xml"}, 200),
+        ({**JSON, "content-encoding": "br"}, 200),
+        ({"content-type": "text/plain; charset=ebcdic"}, 200),
         ({"content-type": "multipart/mixed"}, 200),
-        ({"content-type": "application/x-ndjson"}, 200),
         ({"content-type": ";"}, 200),
         (JSON, 206),
     ],
@@ -423,19 +450,23 @@ def test_a_whole_response_of_a_layer_further_in_is_redacted_and_measured_again()
 
 
 def test_a_detector_is_asked_for_where_there_is_text_and_the_vault_heard_of_where_something_is_in_it() -> None:
-    asked: list[RedactSection] = []
+    asked: list[Find] = []
 
-    def detector_for(section: RedactSection) -> Any:
-        asked.append(section)
+    def detector_for(find: Find) -> Any:
+        asked.append(find)
         return Mails()
 
     guarded = Redaction(detector_for, KEY)
     exchange = exchange_of(RESTORE, b"")
     response, _ = walk(guarded, exchange, response_of({"content-type": "image/png"}))
-    assert (asked, exchange.observers, exchange.resolvers, response.transforms) == ([], [], [], [])
-    assert exchange.decisions == [Allow("redaction", "request", {"replaced": {}})]
+    assert (exchange.observers, exchange.resolvers, response.transforms) == ([], [], [])
+    assert exchange.decisions == [
+        Allow("redaction", "request", {"replaced": {}}),
+        Allow("redaction", "response", {"replaced": {}, "skipped": {"image": 1}}),
+    ]
+    asked.clear()
     walk(guarded, exchange_of(RESTORE, b'{"a":1}'), response_of(JSON))
-    assert asked == [RESTORE, RESTORE]
+    assert len(asked) == 2
     exchange = exchange_of(RESTORE, f'"{ADDRESS}"'.encode())
     walk(guarded, exchange)
     assert len(exchange.observers) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantguard.rules.media import EVENT_STREAM, Media, media_of, read_media
+from tenantguard.rules.media import EVENT_STREAM, Content, Media, content_of, media_of, read_media
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,45 @@ def test_of_a_head_only_the_lines_that_describe_the_body_count() -> None:
     assert media_of([*head, (b"content-type", b"text/plain")]).problem is not None
     assert media_of([]) == Media("", None)
     assert media_of([(b"content-type", b"caf\xe9/x")]).problem is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "content"),
+    [
+        ("Text/CSV; charset=ISO-8859-1; header=present", Content("text/csv", "iso-8859-1")),
+        ("text/plain;charset=Windows-1252", Content("text/plain", "cp1252")),
+        ("text/plain; charset=UTF-16LE", Content("text/plain", "utf-16-le")),
+        ("text/plain; charset=us-ascii", Content("text/plain", "utf-8")),
+        ('multipart/form-data; boundary="a b\\\\\'x"', Content("multipart/form-data")),
+        (
+            'multipart/form-data; BOUNDARY="a b=x"; charset=utf-8',
+            Content("multipart/form-data", "utf-8", (), "a b=x"),
+        ),
+        ("multipart/form-data; boundary=" + "b" * 70, Content("multipart/form-data", boundary="b" * 70)),
+        ("multipart/form-data; boundary=" + "b" * 71, Content("multipart/form-data")),
+        ("multipart/form-data; boundary=", Content("multipart/form-data")),
+        ("application/json; utf-8", Content("application/json")),
+        ("text/html;", Content("text/html")),
+    ],
+)
+def test_the_parameters_of_a_type_are_read(given: str, content: Content) -> None:
+    assert content_of([(b"Content-Type", given.encode())]) == content
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["a/b; charset=utf-7", "a/b; charset=", "a/b; charset=utf-8; Charset=utf-8", "a/b; boundary=x; boundary=x",
+     'a/b; charset="utf-8', "a/b; =x", "a/b; x=y z", "a/b; charset=base64", "a/b; charset=rot13"],
+)  # fmt: skip
+def test_parameters_that_are_open_to_two_readings_are_a_problem(given: str) -> None:
+    content = content_of([(b"content-type", given.encode())])
+    assert content.problem is not None
+    assert content.type == content.boundary == content.charset == ""
+    assert read_media([given], []).problem is not None
+
+
+def test_encodings_are_told_in_the_order_in_which_they_were_applied() -> None:
+    head = [(b"content-encoding", b"GZIP, identity"), (b"content-type", b"a/b"), (b"Content-Encoding", b" br ,")]
+    assert content_of(head) == Content("a/b", "", ("gzip", "br"))
+    assert content_of(head[:1]) == Content("", "", ("gzip",))
+    assert content_of([(b"content-encoding", b"identity")]) == Content("")

@@ -111,3 +111,44 @@ def test_check_shows_everything_that_is_charged(tmp_path: Path, capsys: pytest.C
     (listed,) = [line for line in lines if line.startswith("prices.json: ")]
     assert listed.startswith("prices.json: 1 price (version ours-1-")
     assert listed.endswith("), of acme")
+
+
+def test_what_is_redacted_is_shown_each_way_and_by_route_and_no_listed_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tenantguard.toml"
+    file.write_text("""
+[tenancy]
+mode = "single"
+[[routes]]
+match = "POST /v1/chat"
+name = "chat"
+[policies.default.redact]
+entities = ["EMAIL_ADDRESS"]
+countries = ["DE"]
+languages = ["de"]
+response = "restore"
+restore = ["text"]
+skip = ["id"]
+operators = { US_SSN = "redact" }
+deny = { exact = ["Project Bluebird"] }
+headers = ["x-user"]
+[policies.default.redact.request]
+query = true
+on_error = "open"
+secrets = "refuse"
+fields = ["messages"]
+[policies.default.redact.routes.chat]
+response = "off"
+""")
+    assert main(["check", str(file)]) == 0
+    out = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    usual = "EMAIL_ADDRESS (score 0.4 and above); those of DE; in de; US_SSN: redact; 1 denied"
+    special = "only messages; not id; also query, header x-user; secrets refuse; on_error open"
+    assert f"redact request {usual}; {special}" in lines
+    restored = "the request's own values restored in text"
+    assert f"redact response {usual}; not id; also header x-user; {restored}" in lines
+    assert "on chat response: off" in lines
+    assert any(line.startswith("weakens the guard: policies.default.redact: on_error") for line in lines)
+    assert "Bluebird" not in out

@@ -132,10 +132,50 @@ of = "committed"
 markup = "1%"
 discount = "0%"
 [policies.default.redact]
-request = "off"
-response = "off"
+request = "replace"
 entities = []
+recognizers = []
+countries = []
+languages = ["en"]
+phone_regions = []
 threshold = 0.5
+context = true
+fields = []
+skip = []
+keys = false
+numbers = false
+headers = []
+query = false
+path = false
+secrets = "off"
+limit = 1
+unknown = "scrub"
+on_error = "closed"
+normalize = false
+parity = "cascade"
+restore = ["text"]
+[policies.default.redact.allow]
+exact = []
+regex = []
+domains = []
+networks = []
+[policies.default.redact.deny]
+exact = []
+regex = []
+domains = []
+networks = []
+[policies.default.redact.operators]
+EMAIL_ADDRESS = "hash"
+[policies.default.redact.operators.US_SSN]
+kind = "mask"
+char = "x"
+count = 1
+from_end = true
+[policies.default.redact.response]
+mode = "restore"
+ner = "none"
+[policies.default.redact.routes.chat]
+keys = true
 """
 LINES = WHOLE.split("\n")
 

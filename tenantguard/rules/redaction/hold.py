@@ -5,30 +5,37 @@ The rules, on which every split of a text into pieces gives the same result:
 1. A *token* is a run of characters between separators (white space, full-width punctuation). Its end is known once a
    separator follows.
 2. A token is *plain* if no entity of several tokens can go on beyond it: it holds a letter, no digit, ``@``, ``+`` or
-   bracket, is not one of at most four capitals (the groups of an IBAN) and no word before a telephone extension. Of
-   a token with a placeholder, what follows the placeholder counts.
+   bracket, is not one of at most four capitals and no word before a telephone extension, and no group of an IBAN in
+   small letters, which are known by the letters and digits that it begins with. Of a token with a placeholder, what
+   follows the placeholder counts.
 3. Behind each separator that follows a plain token the text can be cut: what is before can leave, scanned together
-   with the 96 characters that left before it. Full-width punctuation behind a ``/`` may belong to an address, and
-   only white space ends that. Whether a place is a cut depends on nothing that comes after it.
-4. Where ``HOLD_CHARS_MAX`` characters hold no cut, the text is cut by force, at a separator if there is one, and
-   never inside a match, a minted placeholder or the last 64 characters. A run without separators that has begun as
-   an address (``@``, ``://``) and does not end is replaced at once and swallowed up to its end, and so is a match
-   that fills all that is held. What came before a run began to look like anything has left by then.
+   with the ``CONTEXT_CHARS`` characters that left before it. Full-width punctuation behind a ``/`` may belong to an
+   address, and only white space ends that. Whether a place is a cut depends on nothing that comes after it.
+4. Where the rule has a ``reach`` (listed phrases, whose words are plain), a cut counts only once there is another so
+   many characters behind it, up to which the text is scanned; a match that crosses the cut moves it to its own start.
+5. A private key (PEM) is held from its first line on, and leaves as one placeholder once its last line is there, or
+   ``PEM_CHARS_MAX`` characters of it.
+6. Where ``HOLD_CHARS_MAX`` characters (and the reach) hold no cut, the text is cut by force, at a separator if there
+   is one, and never inside a match, a minted placeholder or the last 64 characters. A run without separators that has
+   begun as an address (``@``, ``://``) and does not end is replaced at once and swallowed up to its end, and so is a
+   match that fills all that is held. What came before a run began to look like anything has left by then.
 
 Rule 2 fits the recognisers on by default, whose entities never begin with a word in small letters; a detector must
-need no more context than rule 3 gives. Measured against whole texts: see ``tests/adapters/test_presidio.py``.
+need no more context than rule 3 gives. Measured against whole texts: see ``tests/adapters/pii``.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import PLACEHOLDER, PLACEHOLDER_CHARS_MAX
+from tenantguard.rules.secrets import pem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tenantguard.rules.redaction.rule import TextRule
 
@@ -46,6 +53,11 @@ _SPACE: Final = re.compile(r"\s")
 _TERMINATOR: Final = re.compile(rf"[{_SEPARATORS}\"'<>()]")
 _ADDRESS: Final = re.compile(r"@|://")
 _OPEN: Final = re.compile(r"[\d@+()\[\]（）［］]")  # noqa: RUF001
+_MARK: Final = pem.MARK.rstrip()
+_LABEL: Final = re.compile(re.escape(pem.MARK) + "[A-Z0-9 ]*+")
+_IBAN_HEAD: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}[A-Za-z\d-]*\Z")
+_IBAN_GROUPS: Final = re.compile(r"[A-Za-z\d-]+")
+_IBAN_CHARS_MAX: Final = 44  # 34 (ISO 13616) and a space before each group of four, and some
 _EXTENSION: Final = frozenset({"x", "xt", "xtn", "ext", "extn", "extension", "extensión", "int", "anexo", "доб"})
 
 
@@ -61,23 +73,40 @@ def join(pieces: Iterable[Piece]) -> str:
     return "".join([source if new is None else new for source, new in pieces])
 
 
+def whole(rule: TextRule, text: str) -> str:
+    """What a stream makes of ``text``, however it is cut into pieces."""
+    if rule.clears(text) and _ADDRESS.search(text) is None:
+        return text
+    stream = TextStream(rule)
+    return join([*stream.feed(text), *stream.finish()])
+
+
 class TextStream:
     """One text that arrives in pieces, redacted by ``rule``. See the rules at the top of this file."""
 
-    __slots__ = ("_held", "_open", "_path", "_rule", "_seen", "_swallowing", "_tail")
+    __slots__ = (
+        "_block", "_cleared", "_cuts", "_held", "_iban", "_limit", "_open", "_path", "_rule", "_searched", "_seen",
+        "_swallowing", "_tail",
+    )  # fmt: skip
 
     def __init__(self, rule: TextRule) -> None:
         self._rule = rule
+        self._limit = HOLD_CHARS_MAX + rule.reach
         self._tail = ""
         self._held = ""
-        self._seen = 0  # so far, held tokens have been looked at, and none is plain
+        self._seen = 0  # so far, held tokens have been looked at
+        self._cuts: list[int] = []  # in what was looked at; without reach only the last
         self._open = False  # the last whole token is not plain
+        self._iban = 0  # so many characters further, an IBAN may go on in any letters
         self._path = False  # an address may go on beyond full-width punctuation
+        self._block: int | None = None  # where a private key may begin
+        self._searched = 0  # one does, and does not end before here
+        self._cleared = 0  # before here, none begins
         self._swallowing = False
 
     @property
     def held(self) -> int:
-        """How many characters wait: at most ``HOLD_CHARS_MAX``."""
+        """How many characters wait: at most ``HOLD_CHARS_MAX`` where the rule has no reach and no key has begun."""
         return len(self._held)
 
     def feed(self, text: str) -> list[Piece]:
@@ -100,41 +129,125 @@ class TextStream:
             if self._swallowing:
                 self._swallow(pieces)
                 continue
-            cut, stuck = self._last_cut()
-            if cut:
-                self._release(cut, self._find(cut), pieces)
+            known = self._cuts[-1:]
+            stuck = self._look()
+            if self._cuts[-1:] != known:
+                self._cut(pieces)
+            if self._block is not None:
+                if self._pass_block(pieces):
+                    continue
+                break
             if not stuck:
                 break
             self._force(pieces)
 
-    def _last_cut(self) -> tuple[int, bool]:
-        """The last cut before a gap of more than ``HOLD_CHARS_MAX``, and whether there is such a gap."""
-        last = 0
-        while (found := _TOKEN.match(self._held, self._seen)) is not None:
-            token, cut = found["token"], found.start("separators")
+    def _look(self) -> bool:
+        """Look at the tokens that are whole now; whether there is a gap between cuts that is too long."""
+        if self._block is not None:
+            return False
+        held, cuts = self._held, self._cuts
+        last = cuts[-1] if cuts else 0
+        while (found := _TOKEN.match(held, self._seen)) is not None:
+            token, separators = found.groups()
+            cut = found.start(2)
+            if token.endswith(_MARK) and cut > self._cleared and cut + 1 - last <= self._limit:
+                self._block = cut - len(_MARK)
+                return False
             self._seen = found.end()
             if token:
-                self._open = not _is_plain(token)
+                self._open = self._goes_on(token, separators)
+            else:
+                self._iban = 0
             self._path = self._path or "/" in token
             if self._path:
-                space = _SPACE.search(self._held, cut, found.end())
+                space = _SPACE.search(held, cut, found.end())
                 if space is None:
                     continue
                 self._path, cut = False, space.start()
             if self._open:
                 continue
-            if cut + 1 - last > HOLD_CHARS_MAX:
-                return last, True
+            if cut + 1 - last > self._limit:
+                return True
             last = found.end()
-        return last, len(self._held) - last > HOLD_CHARS_MAX
+            if not self._rule.reach:
+                cuts.clear()
+            cuts.append(last)
+        return len(held) - last > self._limit
+
+    def _goes_on(self, token: str, separators: str) -> bool:
+        """Whether an entity may go on beyond this token, which is the next one."""
+        is_open = not _is_plain(token)
+        if is_open and _IBAN_HEAD.search(token):
+            self._iban = _IBAN_CHARS_MAX
+        elif self._iban > 0:
+            self._iban = self._iban - len(token) - 1 if _IBAN_GROUPS.fullmatch(token) else 0
+            is_open = is_open or self._iban > 0
+        if separators != " ":
+            self._iban = 0
+        return is_open
+
+    def _cut(self, pieces: list[Piece]) -> None:
+        """Release what is before the last cut, or before what a match of the rule's reach may cross."""
+        cuts, reach = self._cuts, self._rule.reach
+        end = cuts[-1]
+        if not reach:
+            self._release(end, self._find(end), pieces)
+            return
+        usable = bisect_right(cuts, end - reach)
+        if not usable:
+            return
+        cut = cuts[usable - 1]
+        matches = list(self._parted(self._find(end)))
+        crossing = next((match for match in matches if match.start < cut < match.end), None)
+        if crossing is not None:
+            cut = crossing.start
+        if cut:
+            self._release(cut, matches, pieces)
+
+    def _parted(self, matches: Iterable[Match]) -> Iterator[Match]:
+        """``matches``, those of phrases that overlap one another without end in parts."""
+        cuts = self._cuts
+        for match in matches:
+            start = match.start
+            while match.end - start > self._limit:
+                at = bisect_right(cuts, start + self._limit)
+                if at == len(cuts) or cuts[at] >= match.end:
+                    break
+                yield Match(match.entity, start, cuts[at], match.score)
+                start = cuts[at]
+            yield Match(match.entity, start, match.end, match.score)
+
+    def _pass_block(self, pieces: list[Piece]) -> bool:
+        """Release a private key as a whole, or learn that there is none; False while that needs more text."""
+        held, begin = self._held, self._block
+        assert begin is not None
+        if not self._searched:
+            found = pem.BEGIN.match(held, begin)
+            if found is None and _may_begin(held, begin):
+                return False
+            if found is None or not any(one.start <= begin < one.end for one in self._find(found.end())):
+                self._block, self._cleared = None, begin + len(_MARK)
+                return True
+            self._searched = found.end()
+        most = begin + pem.PEM_CHARS_MAX
+        end = pem.END.search(held, self._searched, most)
+        if end is None and len(held) < most:
+            self._searched = max(self._searched, len(held) - pem.END_CHARS_MAX)
+            return False
+        stop = end.end() if end is not None else most
+        self._release(stop, self._find(stop), pieces)
+        self._block, self._searched, self._iban, self._open, self._path = None, 0, 0, True, False
+        return True
 
     def _find(self, end: int) -> list[Match]:
         """Matches in the first ``end`` held characters, counted from the first that has not left yet."""
         before = len(self._tail)
-        matches = self._rule.find(self._tail + self._held[:end])
+        text = self._tail + self._held[:end]
+        if self._rule.clears(text):
+            return []
         return [
             Match(match.entity, max(match.start - before, 0), match.end - before, match.score)
-            for match in matches
+            for match in self._rule.find(text, before)
             if match.end > before
         ]
 
@@ -154,10 +267,14 @@ class TextStream:
         self._tail = (self._tail + held[:end])[-CONTEXT_CHARS:]
         self._held = held[end:]
         self._seen = max(self._seen - end, 0)
+        self._cuts = [cut - end for cut in self._cuts if cut > end]
+        self._cleared = max(self._cleared - end, 0)
+        if self._block is not None:
+            self._block -= end
 
     def _force(self, pieces: list[Piece]) -> None:
-        """Let go of some of the first ``HOLD_CHARS_MAX`` characters, which hold no cut."""
-        window = self._held[:HOLD_CHARS_MAX]
+        """Let go of some of the first characters, which hold no cut."""
+        window = self._held[: self._limit]
         matches = self._find(len(window))
         end = HOLD_CHARS_MAX - _KEPT_CHARS
         separator = _LAST_SEPARATOR.search(window, 0, end)
@@ -171,7 +288,8 @@ class TextStream:
         if crossing is not None:
             end = crossing.start or crossing.end
         self._release(end, matches, pieces)
-        self._seen, self._open, self._path = 0, True, False
+        self._seen, self._iban, self._open, self._path = 0, 0, True, False
+        self._cuts.clear()
         if end == len(window):
             self._swallowing = True
             self._tail = ""
@@ -185,7 +303,17 @@ class TextStream:
         self._swallowing = end is None
 
 
+def _may_begin(held: str, begin: int) -> bool:
+    """Whether a private key may begin there; more text is needed to tell."""
+    label = _LABEL.match(held, begin)
+    if label is None or (label.end() < len(held) and "PRIVATE KEY" not in label[0]):
+        return False
+    return len(held) - begin <= pem.BEGIN_CHARS_MAX
+
+
 def _is_plain(token: str) -> bool:
+    if token.isalpha():
+        return not (len(token) <= 4 and token.isupper()) and token.lower() not in _EXTENSION
     placed = "<" in token and len(parts := PLACEHOLDER.split(token)) > 1
     if placed:
         token = parts[-1]

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import re
-from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from tenantguard.errors import BadRequestError, PortError
+from tenantguard.errors import BadRequestError
 from tenantguard.model.pii import Match
+from tenantguard.model.redact_section import OperatorKind
 from tenantguard.rules.placeholders import LITERAL, PLACEHOLDER
+from tenantguard.rules.redaction.matches import checked, outside, united
+from tenantguard.rules.redaction.operators import Operators, TenantKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tenantguard.model.redact_section import Operator
     from tenantguard.rules.placeholders import Vault
 
-Detect: TypeAlias = "Callable[[str], Sequence[Match]]"
+
+class Detecting(Protocol):
+    """A detector (:class:`~tenantguard.flow.ports.Detector`), as rules see it."""
+
+    reach: int
+
+    @property
+    def passed(self) -> int:
+        """How often a bound on the work made it report more than it could look at."""
+        ...
+
+    def clears(self, text: str) -> bool:
+        """Whether certainly nothing is found in any part of ``text``."""
+        ...
+
+    def detect(self, text: str, after: int = 0) -> Sequence[Match]:
+        """Matches by start, not overlapping; those that end at or before ``after`` may be missing."""
+        ...
+
 
 _MINTED: Final = "PLACEHOLDER"
 _OPAQUE_CHARS_MIN: Final = 256
@@ -31,6 +52,18 @@ class MalformedTextError(BadRequestError):
     """Bytes are not what their type says (JSON, UTF-8, an event stream), or more than may be read."""
 
 
+class SecretFoundError(BadRequestError):
+    """A secret stands where the policy refuses secrets. It tells the kind and the place, never the secret.
+
+    ``location`` is filled in on the way out, by whoever knows the place: ``messages[0].content``, a form's field.
+    """
+
+    def __init__(self, kind: str, location: str = "") -> None:
+        super().__init__("there is a secret")
+        self.kind = kind
+        self.location = location
+
+
 class Edit(NamedTuple):
     """``text[start:end]`` becomes ``new``."""
 
@@ -40,12 +73,27 @@ class Edit(NamedTuple):
 
 
 class TextRule(Protocol):
-    """Finds what to replace in a text, and says by what. ``replaced`` counts by entity, never values."""
+    """Finds what to replace in a text, and says by what.
+
+    ``replaced`` counts by entity, ``skipped`` by the kind of what was not looked at; never values. ``reach`` is the
+    detector's (:class:`~tenantguard.flow.ports.Detector`). ``arguments`` is the rule for the arguments of tool calls.
+    """
 
     replaced: dict[str, int]
+    skipped: dict[str, int]
+    reach: int
 
-    def find(self, text: str) -> list[Match]:
-        """What to replace, by start, not overlapping."""
+    @property
+    def arguments(self) -> TextRule:
+        """The rule for the arguments of tool calls; often this one."""
+        ...
+
+    def clears(self, text: str) -> bool:
+        """Whether certainly nothing in any part of ``text`` is replaced."""
+        ...
+
+    def find(self, text: str, after: int = 0) -> list[Match]:
+        """What to replace, by start, not overlapping; what ends at or before ``after`` may be missing."""
         ...
 
     def replace(self, entity: str, value: str) -> str:
@@ -53,53 +101,153 @@ class TextRule(Protocol):
         ...
 
 
+class Replacing:
+    """What is done with the values of one exchange's entities, and how often it was.
+
+    ``operators`` by entity, with the tenant's ``keys``; without one a value becomes a placeholder. Entities that
+    ``refused`` names may not be there at all: :class:`SecretFoundError`.
+    """
+
+    __slots__ = ("_keys", "_operators", "_refused", "kept", "replaced")
+
+    def __init__(
+        self,
+        operators: Operators | None = None,
+        keys: TenantKeys | None = None,
+        refused: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.replaced: dict[str, int] = {}
+        self.kept: dict[str, int] = {}
+        self._operators = operators if operators is not None else _PLACEHOLDERS
+        self._keys = keys if keys is not None else _NO_KEYS
+        self._refused = refused
+
+    def operator(self, entity: str) -> Operator | None:
+        """The operator of a value that was found, counted; None: a placeholder."""
+        if self._refused is not None and self._refused(entity):
+            raise SecretFoundError(entity)
+        operator = self._operators.of(entity) if entity != LITERAL else None
+        counts = self.kept if operator is not None and operator.kind is OperatorKind.KEEP else self.replaced
+        counts[entity] = counts.get(entity, 0) + 1
+        return operator
+
+    def found(self, detector: Detecting, text: str, after: int) -> list[Match]:
+        """What the detector finds, beside values that were encrypted here: a history brings them back."""
+        matches = checked(detector.detect(text, after), text)
+        encrypted = self._keys.encrypted(text) if matches else []
+        return outside(matches, encrypted) if encrypted else matches
+
+    def text(self, operator: Operator, entity: str, value: str) -> str:
+        """What the operator makes of a value."""
+        return self._operators.text(operator, entity, value, self._keys)
+
+
+_PLACEHOLDERS: Final = Operators()
+_NO_KEYS: Final = TenantKeys(b"", None)
+
+
 class RequestMask:
-    """Replaces personal data of the request by placeholders that the vault can undo.
+    """Replaces personal data of the request, by placeholders that the vault can undo unless ``replacing`` says other.
 
     With ``escape``, text that looks like a placeholder is replaced too, so that a restored response holds the user's
     own text again and nobody can ask for a value by writing its placeholder.
     """
 
-    __slots__ = ("_detect", "_escape", "_vault", "replaced")
+    __slots__ = ("_detector", "_escape", "_replacing", "_vault", "kept", "reach", "replaced", "skipped")
 
-    def __init__(self, detect: Detect, vault: Vault, *, escape: bool) -> None:
-        self.replaced: dict[str, int] = {}
-        self._detect = detect
+    def __init__(
+        self, detector: Detecting, vault: Vault, *, escape: bool, replacing: Replacing | None = None
+    ) -> None:
+        self._replacing = replacing if replacing is not None else Replacing()
+        self.replaced = self._replacing.replaced
+        self.kept = self._replacing.kept
+        self.skipped: dict[str, int] = {}
+        self.reach = detector.reach
+        self._detector = detector
         self._vault = vault
         self._escape = escape
 
-    def find(self, text: str) -> list[Match]:
+    @property
+    def arguments(self) -> RequestMask:
+        """This rule."""
+        return self
+
+    @property
+    def passed(self) -> int:
+        """As the detector's."""
+        return self._detector.passed
+
+    def clears(self, text: str) -> bool:
+        """Whether nothing is found, and nothing looks like a placeholder."""
+        return not (self._escape and "<" in text) and self._detector.clears(text)
+
+    def find(self, text: str, after: int = 0) -> list[Match]:
         """Detected matches and, with ``escape``, what looks like a placeholder."""
-        matches = _checked(self._detect(text), text)
+        matches = self._replacing.found(self._detector, text, after)
         if not self._escape or "<" not in text:
             return matches
         literals = [Match(LITERAL, *found.span(), 1.0) for found in PLACEHOLDER.finditer(text)]
-        return _united(matches, literals) if literals else matches
+        return united(matches, literals) if literals else matches
 
     def replace(self, entity: str, value: str) -> str:
-        """The value's placeholder, which can be restored."""
-        self.replaced[entity] = self.replaced.get(entity, 0) + 1
-        return self._vault.mint(entity, value)
+        """The value's placeholder, which can be restored, or what its operator makes of it."""
+        operator = self._replacing.operator(entity)
+        if operator is None:
+            return self._vault.mint(entity, value)
+        return self._replacing.text(operator, entity, value)
 
 
 class ResponseScrub:
     """Replaces personal data that the application wrote and, with ``restore``, puts the request's own values back.
 
     A placeholder minted in this exchange is opaque: nothing is looked for in it, and what is restored for it is not
-    looked at again. Any other placeholder is text like any other.
+    looked at again. Any other placeholder is text like any other. ``restore_arguments`` is for the arguments of tool
+    calls; None: as ``restore``.
     """
 
-    __slots__ = ("_detect", "_restore", "_vault", "replaced")
+    __slots__ = (
+        "_arguments", "_detector", "_replacing", "_restore", "_vault", "kept", "reach", "replaced", "skipped",
+    )  # fmt: skip
 
-    def __init__(self, detect: Detect, vault: Vault, *, restore: bool) -> None:
-        self.replaced: dict[str, int] = {}
-        self._detect = detect
+    def __init__(
+        self,
+        detector: Detecting,
+        vault: Vault,
+        *,
+        restore: bool,
+        restore_arguments: bool | None = None,
+        replacing: Replacing | None = None,
+    ) -> None:
+        self._replacing = replacing if replacing is not None else Replacing()
+        self.replaced = self._replacing.replaced
+        self.kept = self._replacing.kept
+        self.skipped: dict[str, int] = {}
+        self.reach = detector.reach
+        self._detector = detector
         self._vault = vault
         self._restore = restore
+        self._arguments = self
+        if restore_arguments is not None and restore_arguments is not restore:
+            self._arguments = ResponseScrub(detector, vault, restore=restore_arguments, replacing=self._replacing)
+            self._arguments.skipped = self.skipped
 
-    def find(self, text: str) -> list[Match]:
+    @property
+    def arguments(self) -> ResponseScrub:
+        """The rule for the arguments of tool calls: this one, unless other things are restored there."""
+        return self._arguments
+
+    @property
+    def passed(self) -> int:
+        """As the detector's."""
+        return self._detector.passed
+
+    def clears(self, text: str) -> bool:
+        """Whether nothing is found, and no placeholder can stand in it."""
+        return not (self._vault.count and "<" in text) and self._detector.clears(text)
+
+    def find(self, text: str, after: int = 0) -> list[Match]:
         """Detected matches outside minted placeholders, and those placeholders."""
-        matches = _checked(self._detect(text), text)
+        matches = self._replacing.found(self._detector, text, after)
         if not self._vault.count or "<" not in text:
             return matches
         minted = [
@@ -107,17 +255,18 @@ class ResponseScrub:
             for found in PLACEHOLDER.finditer(text)
             if self._vault.value(found[0]) is not None
         ]
-        return sorted([*_outside(matches, minted), *minted], key=_start) if minted else matches
+        return sorted([*outside(matches, minted), *minted], key=_start) if minted else matches
 
     def replace(self, entity: str, value: str) -> str:
-        """The request's value of a minted placeholder, else the placeholder of what was found."""
+        """The request's value of a minted placeholder, else what takes the place of what was found."""
         token = value if entity == _MINTED else self._vault.mask(entity, value)
         minted = self._vault.value(token) if self._restore else None
         if minted is not None:
             return minted
-        if entity != _MINTED:
-            self.replaced[entity] = self.replaced.get(entity, 0) + 1
-        return token
+        if entity == _MINTED:
+            return token
+        operator = self._replacing.operator(entity)
+        return token if operator is None else self._replacing.text(operator, entity, value)
 
 
 def text_edits(rule: TextRule, text: str) -> list[Edit]:
@@ -155,43 +304,5 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
     return "".join(pieces)
 
 
-def _checked(matches: Sequence[Match], text: str) -> list[Match]:
-    at = 0
-    for match in matches:
-        if not at <= match.start < match.end <= len(text):
-            raise PortError("detector", "its matches overlap, are out of order or lie outside the text")
-        at = match.end
-    return list(matches)
-
-
 def _start(match: Match) -> int:
     return match.start
-
-
-def _united(matches: list[Match], others: list[Match]) -> list[Match]:
-    united: list[Match] = []
-    for match in sorted([*matches, *others], key=lambda match: (match.start, -match.end)):
-        last = united[-1] if united else None
-        if last is not None and match.start < last.end:
-            united[-1] = Match(last.entity, last.start, max(last.end, match.end), last.score)
-        else:
-            united.append(match)
-    return united
-
-
-def _outside(matches: list[Match], holes: list[Match]) -> list[Match]:
-    outside: list[Match] = []
-    first = 0
-    for match in matches:
-        at = match.start
-        while first < len(holes) and holes[first].end <= at:
-            first += 1
-        for hole in islice(holes, first, None):
-            if hole.start >= match.end:
-                break
-            if at < hole.start:
-                outside.append(Match(match.entity, at, hole.start, match.score))
-            at = hole.end
-        if at < match.end:
-            outside.append(Match(match.entity, at, match.end, match.score))
-    return outside

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import Vault
+from tenantguard.rules.redaction.matches import united
 from tenantguard.rules.redaction.rule import RequestMask, ResponseScrub
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _PATTERN = re.compile(
     r"(?P<EMAIL_ADDRESS>\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b)"
@@ -48,8 +49,25 @@ LONG = st.sampled_from([
 PLACES = st.lists(st.integers(min_value=0))
 
 
+class Detecting:
+    """A detector that is a function."""
+
+    def __init__(self, search: Callable[[str], list[Match]], reach: int = 0) -> None:
+        self.reach = reach
+        self.passed = 0
+        self._search = search
+
+    def clears(self, text: str) -> bool:
+        return not self._search(text)
+
+    def detect(self, text: str, after: int = 0) -> list[Match]:
+        return [match for match in self._search(text) if match.end > after]
+
+
 class Tools:
     """What the tests of this folder share."""
+
+    detecting = Detecting
 
     prose = PROSE
     long = st.lists(PROSE | LONG, max_size=5).map("".join)
@@ -62,10 +80,22 @@ class Tools:
         return Vault(b"k" * 32)
 
     def mask(self, vault: Vault | None = None, *, escape: bool = True) -> RequestMask:
-        return RequestMask(self.detect, vault or self.vault(), escape=escape)
+        return RequestMask(Detecting(self.detect), vault or self.vault(), escape=escape)
 
     def scrub(self, vault: Vault | None = None, *, restore: bool = False) -> ResponseScrub:
-        return ResponseScrub(self.detect, vault or self.vault(), restore=restore)
+        return ResponseScrub(Detecting(self.detect), vault or self.vault(), restore=restore)
+
+    def phrases(self, *listed: str) -> ResponseScrub:
+        """A rule that finds these values and, as a deny list does, these phrases."""
+        longest = sorted(listed, key=len, reverse=True)
+        pattern = re.compile(r"\b(?=(" + "|".join(map(re.escape, longest)) + r")\b)")
+
+        def search(text: str) -> list[Match]:
+            return united(
+                self.detect(text), [Match("DENY_LIST", *one.span(1), 1.0) for one in pattern.finditer(text)]
+            )
+
+        return ResponseScrub(Detecting(search, len(longest[0])), self.vault(), restore=False)
 
     def cut(self, whole: Any, places: Sequence[int]) -> list[Any]:
         edges = sorted({0, len(whole), *(place % (len(whole) + 1) for place in places)})

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantguard.rules.redaction import events
-from tenantguard.rules.redaction.events import EventStream
+from tenantguard.rules.redaction.events import EventStream, json_events
 from tenantguard.rules.redaction.rule import MalformedTextError, TextRule
 
 TEXTS = st.sampled_from([
@@ -54,18 +53,39 @@ ANTHROPIC = st.lists(
 )  # fmt: skip
 
 
+def responses(kind: str, number: Any, index: Any, said: str, item: str, **rest: Any) -> dict[str, Any]:
+    place = {"item_id": item, "output_index": index, "content_index": 0}
+    return {"type": f"response.output_text.{kind}", "sequence_number": number, **place, kind: said, **rest}
+
+
+def gemini(index: Any, said: str, thought: bool, finish: Any, count: int) -> dict[str, Any]:  # noqa: FBT001
+    part = {"text": said, "thought": thought}
+    candidate = {"content": {"parts": [part], "role": "model"}, "index": index, "finishReason": finish}
+    return {"candidates": [candidate], "usageMetadata": {"totalTokenCount": count}, "modelVersion": "g"}
+
+
+NUMBERS = st.integers(min_value=0, max_value=12) | st.sampled_from([1.5, -1, "3", None, 10**20])
+RESPONSES = st.lists(
+    st.builds(responses, st.sampled_from(["delta", "done"]), NUMBERS, INDEX, TEXTS, NAMES)
+    | st.builds(responses, st.just("delta"), NUMBERS, INDEX, TEXTS, NAMES, logprobs=st.sampled_from([[], ["a@b.io"]]))
+)
+GEMINI = st.lists(
+    st.builds(gemini, INDEX, TEXTS, st.booleans(), st.sampled_from([None, "STOP"]), st.integers(min_value=0))
+)
+
+
 def feed(rule: TextRule, chunks: list[bytes], forms: int | None) -> list[bytes]:
     """What leaves after each chunk; None: events have no form, so each is read place by place."""
     with pytest.MonkeyPatch.context() as patch:
         if forms is None:
-            patch.setattr(events, "_form", lambda *_: None)
+            patch.setattr(json_events, "_form", lambda *_: None)
         else:
-            patch.setattr(events, "_FORMS_MAX", forms)
+            patch.setattr(json_events, "_FORMS_MAX", forms)
         stream = EventStream(rule, protocol=True)
         return [*map(stream.feed, chunks), stream.finish()]
 
 
-@given(said=OPENAI | ANTHROPIC)
+@given(said=OPENAI | ANTHROPIC | RESPONSES | GEMINI)
 def test_an_event_becomes_what_it_becomes_to_who_has_seen_no_other(tools: Any, said: list[dict[str, Any]]) -> None:
     chunks = [f"data: {json.dumps(one)}\n\n".encode() for one in said]
     plain = tools.scrub()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,14 +13,15 @@ from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.hold import HOLD_CHARS_MAX, OVERLONG, TextStream, join
 from tenantguard.rules.redaction.rule import ResponseScrub, TextRule, apply, text_edits
+from tenantguard.rules.secrets import pem
 
 
-def stream(rule: TextRule, pieces: list[str]) -> str:
+def stream(rule: TextRule, pieces: list[str], most: int = HOLD_CHARS_MAX) -> str:
     text = TextStream(rule)
     out = []
     for piece in pieces:
         out.append(join(text.feed(piece)))
-        assert text.held <= HOLD_CHARS_MAX
+        assert text.held <= most
     return "".join(out) + join(text.finish())
 
 
@@ -90,8 +92,8 @@ def test_a_long_run_without_separators_does_not_grow_the_buffer(tools: Any) -> N
     assert stream(tools.scrub(), ["b" * 50] * 100) == "b" * 5000
 
 
-def test_a_long_piece_costs_linear_time() -> None:
-    rule = ResponseScrub(lambda _: [], Vault(b"k" * 32), restore=False)
+def test_a_long_piece_costs_linear_time(tools: Any) -> None:
+    rule = ResponseScrub(tools.detecting(lambda _: []), Vault(b"k" * 32), restore=False)
     text = "Ab1/" * 500_000
     assert stream(rule, [text]) == text
 
@@ -122,15 +124,75 @@ def test_cards_in_a_table_longer_than_the_bound_are_all_found(tools: Any) -> Non
     assert rule.replaced == {"CREDIT_CARD": 40}
 
 
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_listed_phrases_are_found_at_every_split(tools: Any, data: st.DataObject) -> None:
+    listed = ("hello a", "call write to me please now", "I don't", "4111 hello", "to")
+    words = st.sampled_from(["hello", "a", "call", "write", "to", "me", "please", "now", "I", "don't", *listed])
+    parts = data.draw(st.lists(st.tuples(words | st.just("a@b.io"), st.sampled_from([" ", " ", ", ", "\n"]))))
+    text = "".join("".join(part) for part in parts) + data.draw(tools.prose)[:100]
+    whole = apply(text, text_edits(tools.phrases(*listed), text))
+    assert stream(tools.phrases(*listed), tools.cut(text, data.draw(tools.places)), most=1024) == whole
+    assert stream(tools.phrases(*listed), list(text), most=1024) == whole
+
+
+def test_phrases_that_overlap_without_end_are_replaced_in_parts(tools: Any) -> None:
+    text = "tick tock " * 500 + "done with it all"
+    rule = tools.phrases("tick tock tick", "tock tick tock")
+    pieces = {
+        re.sub(r"<[^>]*>", "#", stream(rule, [text[at : at + size] for at in range(0, len(text), size)], most=1024))
+        for size in (1, 7, 5000)
+    }
+    assert len(pieces) == 1
+    said = pieces.pop()
+    assert said.endswith("# done with it all")
+    assert "tick" not in said
+
+
+KEY = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEpAIBAAKCAQEA/+longwordsonly\n" * 40 + "-----END RSA PRIVATE KEY-----"
+
+
+def keys(tools: Any) -> TextRule:
+    def search(text: str) -> list[Match]:
+        begins = [found.start() for found in pem.BEGIN.finditer(text)]
+        return [Match(pem.PRIVATE_KEY, begin, pem.block_end(text, begin), 1.0) for begin in begins[:1]]
+
+    return ResponseScrub(tools.detecting(search), tools.vault(), restore=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"here it is: {KEY} and more",
+        f"{KEY}\n",
+        KEY[:200],
+        f"mine -----BEGIN is no key, {KEY}",
+        "-----BEGIN PUBLIC KEY-----\nMIIEpAIBAAKCAQEA and so on",
+        "-----BEGIN RSA PRIVATE KEY----- is how it begins, he said, and went on to talk about other things for long",
+        "-----BEGIN " + "PRIVATE KEY " * 40 + "end",
+        "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEpAIBAAKCAQEA " * 2000 + "and the end",
+        "so -----BEGIN RSA PRIVATE KEY-----\n" + "MIIEpAIBAAKCAQEA" * 2000 + " and the end",
+    ],
+)
+def test_a_private_key_is_one_placeholder_at_every_split(tools: Any, text: str) -> None:
+    """C-39."""
+    whole = apply(text, text_edits(keys(tools), text))
+    most = pem.PEM_CHARS_MAX + HOLD_CHARS_MAX + 4096
+    assert stream(keys(tools), list(text), most=most) == stream(keys(tools), [text], most=most) == whole
+    if len(text) < 3000:
+        for at in range(0, len(text), 3):
+            assert stream(keys(tools), [text[:at], text[at:]], most=most) == whole
+
+
+def test_a_label_alone_holds_nothing_back_for_long(tools: Any) -> None:
+    text = TextStream(keys(tools))
+    assert join(text.feed("-----BEGIN CERTIFICATE-----\nabcdefgh of it ")).startswith("-----BEGIN CERTIFICATE-----\n")
+
+
 def test_a_match_that_began_in_what_has_left_is_replaced_from_there_on(tools: Any) -> None:
-    class Late:
-        replaced = tools.scrub().replaced
+    def search(text: str) -> list[Match]:
+        at = text.find("word secret")
+        return [Match("X", at, at + 11, 1.0)] if at >= 0 else []
 
-        def find(self, text: str) -> list[Match]:
-            at = text.find("word secret")
-            return [Match("X", at, at + 11, 1.0)] if at >= 0 else []
-
-        def replace(self, entity: str, value: str) -> str:
-            return f"[{value}]"
-
-    assert stream(Late(), ["word ", "secret"]) == "word [secret]"
+    rule = ResponseScrub(tools.detecting(search), tools.vault(), restore=False)
+    assert stream(rule, ["word ", "secret"]).startswith("word <X_")

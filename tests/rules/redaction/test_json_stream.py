@@ -47,6 +47,18 @@ def test_any_split_of_any_text_gives_the_same(tools: Any, data: st.DataObject) -
     assert stream(tools.scrub(), list(text)) == at_once
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), ascii_only=st.booleans())
+def test_listed_phrases_are_found_at_every_split(tools: Any, data: st.DataObject, *, ascii_only: bool) -> None:
+    listed = ("hello a", "call the Größe", "I don't write")
+    words = st.lists(st.sampled_from(["hello", "a", "call", "the", "Größe", "I", "don't", "write", *listed]))
+    value = data.draw(st.lists(words.map(" ".join) | tools.prose.map(lambda text: text[:100])))
+    text = json.dumps({"to": value}, ensure_ascii=ascii_only)
+    whole = apply(text, json_edits(places(text), text, tools.phrases(*listed), keys=True))
+    assert stream(tools.phrases(*listed), tools.cut(text, data.draw(tools.places))) == whole
+    assert stream(tools.phrases(*listed), list(text)) == whole
+
+
 def test_an_address_is_found_at_every_split_position_however_it_is_escaped(tools: Any) -> None:
     text = r'{"to": "\u006aohn\u0040smith.com", "\ud83d\ude00": "see \"john@smith.com\""}'
     results = {stream(tools.scrub(), [text[:at], text[at:]]) for at in range(len(text) + 1)}
@@ -57,8 +69,8 @@ def test_an_address_is_found_at_every_split_position_however_it_is_escaped(tools
     json.loads(redacted)
 
 
-def test_a_long_piece_costs_linear_time() -> None:
-    rule = ResponseScrub(lambda _: [], Vault(b"k" * 32), restore=False)
+def test_a_long_piece_costs_linear_time(tools: Any) -> None:
+    rule = ResponseScrub(tools.detecting(lambda _: []), Vault(b"k" * 32), restore=False)
     text = json.dumps([{"n": 1, "x": "y"}] * 20_000)
     assert stream(rule, [text]) == text
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from base64 import b64decode, b64encode
 from typing import Any
 
 import pytest
@@ -10,19 +12,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
+from tenantguard.rules.redaction import json_text
+from tenantguard.rules.redaction.fields import EVERYWHERE, Scope, compile_fields
 from tenantguard.rules.redaction.json_text import (
     ANY_JSON,
     DEPTH_MAX,
     LLM_JSON,
+    RPC_JSON,
     Kind,
     Shape,
+    _read_quickly,
     decode,
     escape,
     json_edits,
     places,
     rewrite_json,
+    rewrite_text,
+    rpc_or_any,
 )
-from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply
+from tenantguard.rules.redaction.rule import (
+    MalformedTextError,
+    RequestMask,
+    ResponseScrub,
+    SecretFoundError,
+    TextRule,
+    apply,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
@@ -35,10 +50,19 @@ class Replacing:
 
     def __init__(self, word: str, new: str) -> None:
         self.replaced: dict[str, int] = {}
+        self.skipped: dict[str, int] = {}
+        self.reach = 0
         self._word = word
         self._new = new
 
-    def find(self, text: str) -> list[Match]:
+    @property
+    def arguments(self) -> Replacing:
+        return self
+
+    def clears(self, text: str) -> bool:
+        return self._word not in text
+
+    def find(self, text: str, after: int = 0) -> list[Match]:
         at = text.find(self._word)
         return [Match("X", at, at + len(self._word), 1.0)] if at >= 0 else []
 
@@ -101,10 +125,15 @@ def test_text_that_is_no_json_is_an_error_that_repeats_none_of_it(text: str) -> 
         list(places(text))
 
 
-KEYS = st.sampled_from(["a", "id", "type", "arguments", "logprobs", "content", "@", "k:", '"'])
+KEYS = st.sampled_from(["a", "id", "type", "arguments", "input", "logprobs", "content", "jsonrpc", "@", "k:", '"'])
 WORDS = st.sampled_from([
     "", "john@smith.com", "call_1", "a@b", '{"mail":"john@smith.com"}', '{"john@smith.com":[1,"a@b"]}', "[", ':"@",',
-    "\\", "\n@", "é@", "<EMAIL_ADDRESS_k7f3q2abcd>",
+    "\\", "\n@", "é@", "<EMAIL_ADDRESS_k7f3q2abcd>", "2.0", '{"a":"john\\u0040smith.com"}', "aB3/" * 80,
+    b64encode(b"write to john@smith.com now " * 9).decode(), b64encode(b"nothing to be seen in here " * 9).decode(),
+    "data:text/plain;base64," + b64encode(b'{"m":"john\\u0040smith.com"}').decode(), "data:;base64,", "data:x",
+    b64encode(b64encode(b"write to john@smith.com now " * 12)).decode(),
+    json.dumps({"file": b64encode(b"write to john@smith.com now " * 9).decode(), "image": "aB3/" * 80}),
+    json.dumps({"file": b64encode(b"nothing to be seen in here " * 9).decode(), "image": "aB3/" * 80}),
 ])  # fmt: skip
 BODIES = st.recursive(
     st.none() | st.integers() | WORDS,
@@ -127,6 +156,7 @@ def written(value: Any, space: str, *, ascii_only: bool) -> str:
 
 
 def in_place(text: str, rule: TextRule, shape: Shape) -> bytes:
+    shape = rpc_or_any(places(text), text) if shape is ANY_JSON else shape
     return apply(text, json_edits(places(text), text, rule, shape)).encode()
 
 
@@ -137,8 +167,10 @@ def test_a_small_text_becomes_what_a_large_one_becomes(
     text = space + written(value, space, ascii_only=ascii_only) + space
     for shape in (ANY_JSON, LLM_JSON):
         small, large = tools.mask(), tools.mask()
-        assert rewrite_json(text.encode(), small, shape) == in_place(text, large, shape)
+        asked = None if shape is ANY_JSON else shape
+        assert rewrite_json(text.encode(), small, asked) == in_place(text, large, shape)
         assert small.replaced == large.replaced
+        assert small.skipped == large.skipped
 
 
 @given(text=st.text(), letter=st.sampled_from('{}[],:"\\ \n01e.-tfn'), at=st.integers(min_value=0))
@@ -159,21 +191,46 @@ def test_a_small_text_that_is_no_json_is_refused_as_a_large_one_is(
 
 def test_a_text_is_one_text_whatever_its_size(tools: Any) -> None:
     small = b'{"a":"john@smith.com","n":[1,2]}'
-    large = small[:-2] + b",3" * 40_000 + small[-2:]
+    large = small[:-2] + b",3" * 140_000 + small[-2:]
     assert rewrite_json(large, tools.mask())[:40] == rewrite_json(small, tools.mask())[:40]
 
 
-def test_in_an_empty_string_nothing_is_looked_for() -> None:
-    asked: list[str] = []
+class Asked(Replacing):
+    """Keeps what it was asked."""
 
-    class Asked(Replacing):
-        def find(self, text: str) -> list[Match]:
-            asked.append(text)
-            return super().find(text)
+    def __init__(self, word: str, new: str) -> None:
+        super().__init__(word, new)
+        self.looked: list[str] = []
+        self.searched: list[str] = []
 
-    data = b'{"":"","a":["",1,null,"b"]}'
-    assert rewrite_json(data, Asked("x", "y")) == data
-    assert asked == ["b"]
+    def clears(self, text: str) -> bool:
+        self.looked.append(text)
+        return super().clears(text)
+
+    def find(self, text: str, after: int = 0) -> list[Match]:
+        self.searched.append(text)
+        return super().find(text, after)
+
+
+def test_a_clean_body_is_looked_at_once_and_a_string_only_where_the_whole_is_not_clear() -> None:
+    data = b'{"":"","a":["",1,null,"b"],"x":"y\\u007a"}'
+    rule = Asked("x", "y")
+    assert rewrite_json(data, rule) is data
+    (looked,) = rule.looked
+    assert looked.split("\n\0\n") == ["b", "yz"]
+    assert rule.searched == []
+    rule = Asked("z", "")
+    assert rewrite_json(data, rule) == data.replace(b"\\u007a", b"")
+    assert rule.searched == ["yz"]
+
+
+def test_what_the_protocol_owns_or_no_text_is_not_looked_at() -> None:
+    rule = Asked("@", "")
+    image = "data:image/png;base64," + "aB3/" * 30
+    data = json.dumps({"id": "call_1", "role": "user", "content": "hello", "image": image}).encode()
+    assert rewrite_json(data, rule, LLM_JSON) is data
+    assert rule.looked == ["hello"]
+    assert rule.skipped == {"base64": 1}
 
 
 def test_bytes_that_are_not_utf8_are_an_error(tools: Any) -> None:
@@ -232,9 +289,51 @@ def test_an_escaped_text_is_read_back_as_it_was(text: str) -> None:
     assert [ord(letter) for letter in json.loads(literal)] == [ord(letter) for letter in json.loads(json.dumps(text))]
 
 
-def test_keys_and_numbers_are_not_strings_of_a_value(tools: Any) -> None:
-    data = b'{"a@b.io":4111111111111111}'
-    assert rewrite_json(data, tools.mask()) == data
+def test_keys_and_numbers_are_redacted_by_option(tools: Any) -> None:
+    """E+16: a number becomes a string."""
+    data = b'{"a@b.io":4111111111111111,"x":[-4111111111111111.50, 12, 1e999]}'
+    assert rewrite_json(data, tools.mask()) is data
+    keys = rewrite_json(data, tools.mask(), scope=Scope(keys=True))
+    assert keys.startswith(b'{"<EMAIL_ADDRESS_')
+    assert keys.endswith(data[9:])
+    vault = tools.vault()
+    token = vault.mint("CREDIT_CARD", "4111111111111111").encode()
+    numbers = rewrite_json(data, tools.mask(vault), scope=Scope(numbers=True))
+    assert numbers == b'{"a@b.io":"%s","x":["-%s.50", 12, 1e999]}' % (token, token)
+    restored = rewrite_json(numbers, tools.scrub(vault, restore=True))
+    assert restored == data.replace(b"4111111111111111", b'"4111111111111111"', 1).replace(
+        b"-4111111111111111.50", b'"-4111111111111111.50"'
+    )
+    clean = b'{"a":[1,-2.5,12345678901234567890]}'
+    assert rewrite_json(clean, tools.mask(), scope=Scope(keys=True, numbers=True)) is clean
+
+
+@pytest.mark.parametrize(
+    ("only", "skip", "left"),
+    [
+        (["messages[*].content"], [], ["user", "name"]),
+        (["**.content"], ["messages[1]"], ["user", "name", "second"]),
+        ([], ["user", "**.name"], ["user", "name"]),
+        (["nothing"], [], ["user", "name", "first", "second"]),
+        (["messages"], [], ["user"]),
+    ],
+)
+def test_only_the_fields_of_the_policy_are_looked_at(tools: Any, only: Any, skip: Any, left: list[str]) -> None:
+    text = json.dumps({
+        "user": "user@b.io",
+        "messages": [{"content": "first@b.io", "name": "name@b.io"}, {"content": [{"text": "second@b.io"}]}],
+    })  # fmt: skip
+    redacted = rewrite_text(text, tools.mask(), scope=Scope(compile_fields(only, skip)))
+    assert [name for name in ("user", "name", "first", "second") if f"{name}@b.io" in redacted] == left
+    keyed = f'{{"{text[2:6]}@b.io":1,"messages":[{{"content":{{"first@b.io":1}}}}]}}'
+    scope = Scope(compile_fields(["messages[*].content"]), keys=True, numbers=True)
+    assert rewrite_text(keyed, tools.mask(), scope=scope).count("@b.io") == 1
+
+
+def test_a_field_is_found_however_deep_it_lies(tools: Any) -> None:
+    text = '{"a":' * 50 + '{"mail":"a@b.io","note":"a@b.io"}' + "}" * 50
+    redacted = rewrite_text(text, tools.mask(), scope=Scope(compile_fields(["**.mail"])))
+    assert redacted.count("a@b.io") == 1
 
 
 def test_a_text_as_deep_as_is_allowed_is_redacted(tools: Any) -> None:
@@ -282,6 +381,22 @@ def test_arguments_that_are_no_json_are_plain_text(tools: Any) -> None:
         assert b"a@b.io" not in rewrite_json(data, tools.mask(), LLM_JSON)
 
 
+@pytest.mark.parametrize(
+    ("cut", "hidden"),
+    [
+        ('{"to":"john\\u0040smith.com', "john\\u0040smith.com"),
+        ('["\\/ john\\u0040smith\\u002ecom \\q \\n', "john\\u0040smith\\u002ecom"),
+        ("{ \\u006aohn@smith.com }", "\\u006aohn@smith.com"),
+        ('{"a":"\\ud83d\\ude00","b":"john\\u0040smith.com"', "john\\u0040smith.com"),
+    ],
+)
+def test_arguments_that_are_cut_short_hide_nothing_in_escapes(tools: Any, cut: str, hidden: str) -> None:
+    vault = tools.vault()
+    token = vault.mint("EMAIL_ADDRESS", "john@smith.com")
+    redacted = rewrite_json(json.dumps({"arguments": cut}).encode(), tools.mask(vault), LLM_JSON)
+    assert json.loads(redacted)["arguments"] == cut.replace(hidden, token)
+
+
 def test_a_protocols_own_identifiers_stay_and_nothing_else_under_their_keys_does(tools: Any) -> None:
     number = "4111 1111 1111 1111".replace(" ", "-")
     data = json.dumps({"id": number, "type": "a@b.io", "x": number}).encode()
@@ -317,3 +432,144 @@ def test_token_probabilities_are_dropped_with_the_text_that_they_repeat(tools: A
 def test_a_binary_value_in_base64_passes_like_a_binary_body(value: str, *, opaque: bool) -> None:
     data = json.dumps([value]).encode()
     assert (rewrite_json(data, Replacing("1111", "-")) == data) is opaque
+
+
+@pytest.mark.parametrize(
+    "head", ["", "data:text/plain;charset=utf-8;base64,", "data:;base64,", "DATA:application/pdf;base64,"]
+)
+def test_a_text_in_base64_is_seen_through(tools: Any, head: str) -> None:
+    vault = tools.vault()
+    token = vault.mint("EMAIL_ADDRESS", "a@b.io")
+    text = "é write to a@b.io, or do not. " * 9
+    sent = json.loads(
+        rewrite_json(json.dumps([head + b64encode(text.encode()).decode()]).encode(), tools.mask(vault))
+    )[0]
+    assert sent.startswith(head)
+    assert b64decode(sent[len(head) :]).decode() == text.replace("a@b.io", token)
+    back = rewrite_json(json.dumps([sent]).encode(), tools.scrub(vault, restore=True))
+    assert b64decode(json.loads(back)[0][len(head) :]).decode() == text
+
+
+def test_a_clean_text_in_base64_stays(tools: Any) -> None:
+    data = json.dumps([b64encode(b'{"a":"nothing of interest"}' * 20).decode()]).encode()
+    rule = tools.mask()
+    assert rewrite_json(data, rule) is data
+    assert rule.skipped == {}
+
+
+RPC_CALL = {
+    "jsonrpc": "2.0", "id": "4111-1111-1111-1111", "method": "tools/call",
+    "params": {
+        "name": "4111-1111-1111-1111",
+        "arguments": {"name": "4111-1111-1111-1111", "id": "a@b.io", "type": "4111-1111-1111-1111"},
+        "_meta": {"progressToken": "4111-1111-1111-1111", "who": "a@b.io"},
+    },
+}  # fmt: skip
+RPC_RESULT = {
+    "jsonrpc": "2.0", "id": 4111111111111111, "result": {
+        "content": [
+            {"type": "text", "text": "a@b.io"}, {"type": "image", "data": "aB3/" * 80, "mimeType": "image/png"},
+            {"type": "resource", "resource": {"uri": "mailto:a@b.io", "mimeType": "text/x", "text": "a@b.io"}},
+        ],
+        "structuredContent": {"type": "4111-1111-1111-1111", "jsonrpc": "a@b.io"}, "isError": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_of_tool_traffic_in_json_rpc_the_identifiers_stay_and_nothing_else(tools: Any, *, batch: bool) -> None:
+    call, result = tools.mask(), tools.scrub()
+    sent = json.loads(rewrite_json(json.dumps([RPC_CALL] if batch else RPC_CALL).encode(), call, None))
+    sent = sent[0] if batch else sent
+    assert {key: sent[key] for key in ("jsonrpc", "id", "method")} == {
+        key: RPC_CALL[key] for key in ("jsonrpc", "id", "method")
+    }
+    assert sent["params"]["name"] == sent["params"]["_meta"]["progressToken"] == "4111-1111-1111-1111"
+    assert call.replaced == {"CREDIT_CARD": 2, "EMAIL_ADDRESS": 2}
+    back = rewrite_json(json.dumps([RPC_RESULT] if batch else RPC_RESULT).encode(), result, None)
+    assert result.replaced == {"CREDIT_CARD": 1, "EMAIL_ADDRESS": 4}
+    assert result.skipped == {"base64": 1}
+    assert b'"id": 4111111111111111' in back
+
+
+def test_what_does_not_say_that_it_is_json_rpc_has_no_identifiers(tools: Any) -> None:
+    for text in (
+        '{"id":"4111-1111-1111-1111","x":{"jsonrpc":"2.0"}}',
+        '{"jsonrpc":"1.0","id":"4111-1111-1111-1111"}',
+    ):
+        assert b"4111" not in rewrite_json(text.encode(), tools.mask(), None)
+        assert rpc_or_any(places(text), text) is ANY_JSON
+    for text in ('{"a":1,"jsonrpc":"2.0"}', '[{"jsonrpc":"2.0"}]'):
+        assert rpc_or_any(places(text), text) is RPC_JSON
+
+
+def test_tool_arguments_follow_their_own_rule_whether_they_are_a_string_or_an_object(tools: Any) -> None:
+    vault = tools.vault()
+    token = vault.mint("EMAIL_ADDRESS", "a@b.io")
+    body = {
+        "choices": [{"message": {"content": token, "tool_calls": [{"function": {"arguments": f'["{token}"]'}}]}}],
+        "content": [{"type": "text", "text": token}, {"type": "tool_use", "name": "send", "input": {"to": [token]}}],
+        "candidates": [{"content": {"parts": [{"functionCall": {"name": "send", "args": {"to": token}}}]}}],
+        "input": [{"role": "user", "content": token}],
+    }  # fmt: skip
+    data = json.dumps(body).encode()
+    for told, arguments, left in ((True, False, 3), (False, True, 3), (True, True, 0), (False, False, 6)):
+        rule = ResponseScrub(tools.detecting(tools.detect), vault, restore=told, restore_arguments=arguments)
+        back = rewrite_json(data, rule, LLM_JSON)
+        assert back.count(token.encode()) == left
+    only_text = rewrite_json(
+        data, ResponseScrub(tools.detecting(tools.detect), vault, restore=True, restore_arguments=False), LLM_JSON
+    )
+    assert json.loads(only_text)["input"][0]["content"] == "a@b.io"
+    assert json.loads(only_text)["content"][1]["input"]["to"] == [token]
+
+
+class Refusing(RequestMask):
+    def replace(self, entity: str, value: str) -> str:
+        raise SecretFoundError(entity)
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"messages": [{"content": "x"}, {"content": "a@b.io"}]}, "messages[1].content"),
+        ({"a@b.io": "a@b.io"}, "?"),
+        (["x", {"k": ["x", "a@b.io"]}], "[1].k[1]"),
+        ({"arguments": '{"to":{"mail":"a@b.io"}}'}, "arguments:to.mail"),
+        ({"arguments": '{"a@b.io":1}'}, "arguments:?"),
+    ],
+)
+def test_a_secret_is_told_with_its_place_and_never_with_itself(tools: Any, body: Any, place: str) -> None:
+    """S+7."""
+    for scope in (Scope(), Scope(compile_fields(["**"]))):
+        rule = Refusing(tools.detecting(tools.detect), tools.vault(), escape=False)
+        with pytest.raises(SecretFoundError) as caught:
+            rewrite_json(json.dumps(body).encode(), rule, LLM_JSON, scope)
+        assert caught.value.location == place
+        assert "b.io" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ['["', '{"arguments":"{\\"'])
+@pytest.mark.parametrize("part", ['\\"', '"\\q', '\\\\\\"', "\\u00"])
+def test_a_hostile_text_costs_linear_time(tools: Any, start: str, part: str) -> None:
+    with pytest.raises(MalformedTextError):
+        rewrite_text(start + part * 200_000, tools.mask(), LLM_JSON)
+    rewrite_text(json.dumps({"arguments": start + part * 100_000}), tools.mask(), LLM_JSON)
+
+
+@pytest.mark.parametrize("size", [262_144, 900_000])
+@pytest.mark.parametrize("part", ['"",', "1,", "1000,", "0.5,", "[],", '{"a":"b"},', '"\\u0041",'])
+def test_a_hostile_text_costs_little_memory_to_read(part: str, size: int) -> None:
+    text = f"[{part * (size // len(part))}1]"
+    tracemalloc.start()
+    try:
+        _read_quickly(text, None, EVERYWHERE)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_list_of_many_numbers_is_read_without_looking_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_text, "places", None)
+    text = json.dumps({"data": [{"embedding": [0.5, -1e-9, 12345] * 50_000, "object": "embedding"}]})
+    assert rewrite_text(text, Replacing("x", "y"), LLM_JSON) is text

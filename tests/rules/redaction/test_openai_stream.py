@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.rules.redaction.events import EventStream
+from tenantguard.rules.redaction.events.json_events import CHANNELS_MAX
 from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply, text_edits
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5-mini"}
@@ -220,3 +221,11 @@ def test_a_stream_that_cannot_be_read_is_an_error(tools: Any, stream: bytes) -> 
     with pytest.raises(MalformedTextError) as caught:
         run(tools.scrub(), stream)
     assert "broken" not in str(caught.value)
+
+
+def test_a_stream_of_more_texts_at_once_than_are_remembered_is_an_error(tools: Any) -> None:
+    stream = EventStream(tools.scrub(), protocol=True)
+    for index in range(CHANNELS_MAX):
+        stream.feed(chunk(delta(index, content="a")))
+    with pytest.raises(MalformedTextError):
+        stream.feed(chunk(delta(CHANNELS_MAX, content="a")))

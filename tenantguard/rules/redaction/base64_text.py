@@ -1,0 +1,46 @@
+"""Values in base64: those that are text are seen through, those that are binary are left alone."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from typing import Final, NamedTuple
+
+from tenantguard.rules.redaction.rule import is_opaque
+
+_DATA_URL: Final = re.compile(r"data:[\w.+/-]{0,127}(?:;[\w.=+-]{0,127}){0,8};base64,", re.ASCII | re.IGNORECASE)
+
+OPAQUE: Final = "base64"
+"""What binary values in base64 count as, where what is skipped is counted."""
+
+
+class Encoded(NamedTuple):
+    """A value that is base64 from character ``start`` on, and the text that it stands for; None if it is binary."""
+
+    start: int
+    text: str | None
+
+    def written(self, text: str) -> str:
+        """``text`` in base64."""
+        return b64encode(text.encode("utf-8", "surrogatepass")).decode()
+
+
+def read_base64(value: str) -> Encoded | None:
+    """A string that is a ``data:`` URL in base64, or base64 of some length, and nothing else; None for any other.
+
+    Text is what decodes as UTF-8: of 192 random bytes, the fewest that count without a ``data:``, none ever does.
+    """
+    if value[:5].lower() != "data:":
+        return Encoded(0, _text(value)) if is_opaque(value) else None
+    head = _DATA_URL.match(value)
+    if head is None:
+        return None
+    text = _text(value[head.end() :])
+    return Encoded(head.end(), text) if text is not None or is_opaque(value) else None
+
+
+def _text(coded: str) -> str | None:
+    try:
+        return b64decode(coded, validate=True).decode("utf-8")
+    except ValueError:
+        return None

@@ -1,0 +1,81 @@
+"""Conflicts between matches that overlap, settled as Presidio's anonymizer settles them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from tenantguard.model.pii import Match
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def distinct(matches: Iterable[Match]) -> list[Match]:
+    """Without matches of score 0, and those that lie in another of their entity with an equal or higher score.
+
+    Presidio's analyzer does so with the results of each recogniser, and again with those of all.
+    """
+    kept: list[Match] = []
+    around: list[Match] = []  # those of the running entity that do not end before the running match
+    for match in sorted(set(matches), key=lambda match: (match.entity, match.start, -match.end, -match.score)):
+        around = [other for other in around if other.entity == match.entity and other.end >= match.start]
+        if match.score > 0.0 and not any(match.end <= other.end and match.score <= other.score for other in around):
+            kept.append(match)
+            around.append(match)
+    return kept
+
+
+def resolve(matches: Iterable[Match]) -> list[Match]:
+    """Settle conflicts as Presidio's anonymizer does with ``REMOVE_INTERSECTIONS``; the result does not overlap.
+
+    Matches of one entity that overlap become one with the higher score. One that lies in another is dropped, of two
+    with the same span the one with the lower score, and the earlier one on a tie. Of two that overlap otherwise, the
+    one with the lower score (the later on a tie) gives way and keeps the rest of its span.
+    """
+    ordered = sorted(matches, key=lambda match: (match.start, match.end))
+    kept: list[Match] = []
+    for match in sorted(_uncontained(_merged(ordered)), key=lambda match: (-match.score, match.start)):
+        for start, end in _gaps(match, kept):
+            insort(kept, Match(match.entity, start, end, match.score), key=attrgetter("start"))
+    return kept
+
+
+def _gaps(match: Match, kept: list[Match]) -> list[tuple[int, int]]:
+    """The parts of a match's span that no match of ``kept`` covers."""
+    gaps: list[tuple[int, int]] = []
+    start = match.start
+    for at in range(max(bisect_right(kept, start, key=attrgetter("start")) - 1, 0), len(kept)):
+        if kept[at].start >= match.end:
+            break
+        if start < kept[at].start:
+            gaps.append((start, kept[at].start))
+        start = max(start, kept[at].end)
+    if start < match.end:
+        gaps.append((start, match.end))
+    return gaps
+
+
+def _merged(ordered: Iterable[Match]) -> list[Match]:
+    """Matches with those of one entity that overlap united, in the place of the last of them."""
+    merged: list[Match | None] = []
+    last: dict[str, int] = {}
+    for match in ordered:
+        place = last.get(match.entity)
+        other = merged[place] if place is not None else None
+        if place is not None and other is not None and match.start < other.end:
+            merged[place] = None
+            match = Match(match.entity, other.start, max(other.end, match.end), max(other.score, match.score))  # noqa: PLW2901
+        last[match.entity] = len(merged)
+        merged.append(match)
+    return [match for match in merged if match is not None]
+
+
+def _uncontained(matches: list[Match]) -> list[Match]:
+    order = sorted(range(len(matches)), key=lambda at: (matches[at].start, -matches[at].end, -matches[at].score, -at))
+    kept: list[Match] = []
+    for at in order:
+        if not kept or matches[at].end > kept[-1].end:
+            kept.append(matches[at])
+    return kept

@@ -1,0 +1,130 @@
+"""Server-sent events redacted: their data as JSON events or text, their other lines as plain text.
+
+Events keep their order, framing and every byte that is not redacted. A comment, and a field other than ``data`` that
+is no identifier, is a plain text by itself. Any other line ends the stream: no reader of events is told of it, but
+whoever reads the bytes is (another kind of body under the name of an event stream).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from tenantguard.model.redact_section import Unknown
+from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
+from tenantguard.rules.redaction.json_text import decode_utf8
+from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
+from tenantguard.rules.sse import BYTE_ORDER_MARK, SSEFramer, read_field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tenantguard.rules.redaction.events.view import Said
+    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.sse import SSEEvent
+
+_DONE: Final = b"[DONE]"
+_LINES: Final = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:(?:(?:data|event|id|retry)(?::[^\r\n]*+)?|:[^\r\n]*+)?+(?:\r\n|\r|\n|\Z))*+",
+)
+"""Comments and the fields of the WHATWG HTML standard, section 9.2.6, and nothing else."""
+
+_USUAL_LINES: Final = re.compile(
+    rb"(?:(?:data:[^\r\n]*+|(?:event|id|retry): ?[A-Za-z0-9_.:/+=-]*+|:)?+(?:\r\n|\r|\n))*+",
+)
+"""Of these, nothing but data can be personal."""
+
+
+class EventStream:
+    """Redacts the bytes of one event stream by ``rule``.
+
+    With ``protocol``, the stream must be that of a model provider: data that is neither JSON nor ``[DONE]`` is a
+    :class:`~tenantguard.rules.redaction.rule.MalformedTextError`. Without it, such data is text, each event's by
+    itself. ``unknown`` says what happens to that, and to JSON of no known shape.
+    """
+
+    def __init__(self, rule: TextRule, *, protocol: bool, unknown: Unknown = Unknown.SCRUB) -> None:
+        self._rule = rule
+        self._protocol = protocol
+        self._unknown = unknown
+        self._framer = SSEFramer()
+        self._events = JsonEvents(rule, protocol=protocol, unknown=unknown)
+        self._waiting: tuple[SSEEvent, str] | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes; return what may leave."""
+        out = [self._event(event) for event in self._framer.feed(chunk)]
+        if self._framer.overflowed:
+            raise MalformedTextError("an event of the stream is too large")
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """The stream has ended; return the rest of it. An unfinished event with data is an error."""
+        last = SSEFramer()
+        out = [self._event(event) for event in last.feed(self._framer.finish() + b":")]  # what a last CR waited for
+        rest = last.finish()[:-1]
+        unfinished = b"".join(event.data for event in SSEFramer().feed(rest + b"\n\n"))
+        if unfinished.strip() not in {b"", _DONE}:
+            raise MalformedTextError("the stream ended inside an event")
+        return b"".join(out) + self._let_go(last=True) + _written(self._events.close()) + self._lines(rest)
+
+    def failure(self, code: str, message: str) -> bytes:
+        """The event with which this stream ends where it is cut; empty where the dialect of refusals has it."""
+        said = self._events.failure(code, message)
+        return b"" if said is None else _written([said])
+
+    def _event(self, event: SSEEvent) -> bytes:
+        if _USUAL_LINES.fullmatch(event.raw) is None:
+            event = replace(event, raw=self._lines(event.raw))
+        data = event.data.strip()
+        if not data:
+            return self._let_go() + event.raw
+        if data == _DONE:
+            return self._let_go(last=True) + _written(self._events.close()) + event.raw
+        text = decode_utf8(event.data)
+        before = self._let_go()
+        if waits(text):
+            self._waiting = event, text
+            return before
+        return before + self._rewritten(event, text)
+
+    def _let_go(self, *, last: bool = False) -> bytes:
+        """The event that waited for what follows it."""
+        if self._waiting is None:
+            return b""
+        (event, text), self._waiting = self._waiting, None
+        return self._rewritten(event, text, last=last)
+
+    def _rewritten(self, event: SSEEvent, text: str, *, last: bool = False) -> bytes:
+        try:
+            before, new = self._events.event(text, last=last)
+        except MalformedTextError:
+            if self._protocol or self._unknown is Unknown.BLOCK or text.lstrip()[:1] in {"{", "["}:
+                raise
+            before, new = [], self._plain(text)
+        said = _written(before) if before else b""
+        return said + (event.raw if new == text else event.with_data(new.encode()))
+
+    def _plain(self, text: str) -> str:
+        if self._unknown is Unknown.PASS:
+            self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
+            return text
+        return apply(text, text_edits(self._rule, text))
+
+    def _lines(self, raw: bytes) -> bytes:
+        """``raw`` with what is no data in it redacted, line by line."""
+        if _LINES.fullmatch(raw) is None:
+            raise MalformedTextError("a line of the stream is no field of an event")
+        lines = raw.splitlines(keepends=True)
+        for position, line in enumerate(lines):
+            if read_field(line.removeprefix(BYTE_ORDER_MARK), b"data") is None:
+                text = decode_utf8(line)
+                lines[position] = apply(text, text_edits(self._rule, text)).encode()
+        return b"".join(lines)
+
+
+def _written(events: Iterable[Said]) -> bytes:
+    """Events of our own as bytes."""
+    lines = [f"event: {name}\ndata: {data}\n\n" if name else f"data: {data}\n\n" for name, data in events]
+    return "".join(lines).encode()

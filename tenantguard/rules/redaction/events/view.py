@@ -1,0 +1,95 @@
+"""What a protocol's module says of one event, and what such modules share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+
+from tenantguard.rules.redaction.json_text import LLM_JSON, Kind, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tenantguard.rules.redaction.json_text import Path, Place
+
+Key: TypeAlias = tuple[str, ...]
+"""A channel, as its protocol names it; the last step is the field that it is said in."""
+
+JSON_FIELDS: Final = LLM_JSON.json_keys
+"""Fields whose deltas join to JSON."""
+
+ARGUMENT_FIELDS: Final = JSON_FIELDS | {"input", "code", "command"}
+"""Fields in which a tool is told what to do."""
+
+
+class Said(NamedTuple):
+    """An event of our own: its name where the protocol names events, and its data."""
+
+    name: str
+    data: str
+
+
+class Event:
+    """The places of one event's JSON by their paths."""
+
+    __slots__ = ("text", "values")
+
+    def __init__(self, found: Iterable[Place], text: str) -> None:
+        self.values: dict[Path, Place] = {place.path: place for place in found if place.kind is not Kind.KEY}
+        self.text = text
+
+    def string(self, *path: str | int) -> str:
+        """The string at ``path``, "" where there is none."""
+        place = self.values.get(path)
+        return self.decoded(place) if place is not None and place.kind is Kind.STRING else ""
+
+    def raw(self, *path: str | int) -> str:
+        """What is written at ``path``, "" where nothing is or it is a container."""
+        place = self.values.get(path)
+        if place is None or place.kind is Kind.CONTAINER:
+            return ""
+        return self.text[place.start : place.end]
+
+    def head(self, names: Iterable[str]) -> str:
+        """The members of these names, as they are written, if not personal; behind each a comma."""
+        return "".join([f'"{name}":{raw},' for name in names if (raw := self.plain(name))])
+
+    def decoded(self, place: Place) -> str:
+        """The value of a string."""
+        return decode(self.text[place.start : place.end])
+
+    def plain(self, name: str) -> str:
+        """What is written under ``name``, "" unless it is a number, a literal or an identifier."""
+        place = self.values.get((name,))
+        if place is None or place.kind is Kind.CONTAINER:
+            return ""
+        raw = self.text[place.start : place.end]
+        return raw if place.kind is Kind.SCALAR or LLM_JSON.leaves(place.path, decode(raw)) else ""
+
+
+class View(Protocol):
+    """One event as its protocol reads it."""
+
+    def channel(self, path: Path) -> Key | None:
+        """The channel of the string at ``path``, None where it is no delta."""
+        ...
+
+    def repeats(self, path: Path) -> str | None:
+        """The field that the string at ``path`` says again as a whole; None where it is a text by itself."""
+        ...
+
+    def ends(self, key: Key) -> bool:
+        """Whether nothing follows in that channel after this event."""
+        ...
+
+    def delta(self, key: Key, text: str) -> Said:
+        """An event that says ``text`` in that channel."""
+        ...
+
+    def failure(self, code: str, message: str) -> Said | None:
+        """The event with which such a stream ends when it fails; None where the dialect of refusals has it."""
+        ...
+
+
+def number(raw: str) -> str:
+    """``raw`` if it is a plain index, else 0: it goes into an event of our own."""
+    return raw if raw.isascii() and raw.isdigit() and len(raw) < 10 else "0"

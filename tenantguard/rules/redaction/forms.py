@@ -1,0 +1,68 @@
+"""Forms (``application/x-www-form-urlencoded``) and query strings, value by value."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from tenantguard.rules.redaction.fields import EVERYWHERE, Scope, shown
+from tenantguard.rules.redaction.json_text import loose_edits
+from tenantguard.rules.redaction.percent import Percent
+from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply
+
+if TYPE_CHECKING:
+    from tenantguard.rules.redaction.rule import TextRule
+
+_PAIR: Final = re.compile(r"[^&]+")
+
+
+def rewrite_form(data: bytes, rule: TextRule, charset: str = "utf-8", scope: Scope = EVERYWHERE) -> bytes:
+    """``data`` with the values of its fields rewritten by ``rule``, and their names with ``scope.keys``.
+
+    A value that is JSON is looked at as such. Names, order, and every byte that is not replaced stay as written.
+    Raises :class:`MalformedTextError` if the form is not in ``charset``.
+    """
+    form = data.decode("latin-1")
+    edits: list[Edit] = []
+    for found in _PAIR.finditer(form):
+        name, equals, value = found[0].partition("=")
+        try:
+            new = f"{_name(name, rule, charset, scope)}{equals}{_value(name, value, rule, charset, scope)}"
+        except UnicodeError:
+            raise MalformedTextError(f"a field of the form is not in {charset}") from None
+        if new != found[0]:
+            edits.append(Edit(*found.span(), new))
+    return apply(form, edits).encode("latin-1") if edits else data
+
+
+def _name(raw: str, rule: TextRule, charset: str, scope: Scope) -> str:
+    if not (raw and scope.keys):
+        return raw
+    name = Percent(raw, charset, plus=True)
+    if not scope.fields.everything and not _looks(name.text, scope):
+        return raw
+    try:
+        edits = loose_edits(name.text, rule)
+    except SecretFoundError as found:
+        found.location = "?"
+        raise
+    return name.changed(edits) if edits else raw
+
+
+def _value(name: str, raw: str, rule: TextRule, charset: str, scope: Scope) -> str:
+    if not raw or not (scope.fields.everything or _looks(Percent(name, charset, plus=True).text, scope)):
+        return raw
+    value = Percent(raw, charset, plus=True)
+    try:
+        edits = loose_edits(value.text, rule)
+        if not edits and "+" in raw:
+            value = Percent(raw, charset, plus=False)  # who reads it as no form, or wrote it so, means a plus
+            edits = loose_edits(value.text, rule)
+    except SecretFoundError as found:
+        found.location = shown((Percent(name, charset, plus=True).text,), found.location)
+        raise
+    return value.changed(edits) if edits else raw
+
+
+def _looks(name: str, scope: Scope) -> bool:
+    return scope.fields.looks(scope.fields.enter(scope.fields.start, name))

@@ -1,0 +1,232 @@
+"""Multipart bodies (RFC 2046, RFC 7578) as they come: text parts redacted, file parts passed, every other byte kept.
+
+What two readers of such a body could read differently is refused, since one of them could take for a file what the
+other takes for text: a boundary that is no line of its own, text before the first one or after the last, header
+lines that are folded, broken or said twice, a multipart body in another.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from tenantguard.rules.media import Content, read_type
+from tenantguard.rules.redaction.fields import shown
+from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply, text_edits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tenantguard.rules.redaction.rule import TextRule
+
+PARTS_MAX: Final = 1000
+HEAD_BYTES_MAX: Final = 16_384
+_PADDING_BYTES_MAX: Final = 64
+_LINE: Final = re.compile(r"([\w!#$%&'*+.^`|~-]+):[ \t]*+([^\r\n\0]*)", re.ASCII)
+_DISPOSITION: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+(?=[ \t]*(?:;|\Z))", re.ASCII)
+_PARAMETER: Final = re.compile(
+    r'[ \t]*;[ \t]*([\w!#$%&\'*+.^`|~-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*+)"|([^\s;"]*+))[ \t]*',
+    re.ASCII,
+)
+_AFTER: Final = re.compile(rb"(?P<end>--)|[ \t]*+\r\n")
+_PLAIN_TRANSFER: Final = frozenset({"", "7bit", "8bit", "binary"})
+
+
+class Part(NamedTuple):
+    """What the head of a part says: its name ("" if it has none), whether it is a file, what its bytes are."""
+
+    name: str
+    is_file: bool
+    content: Content
+
+
+class Rewriting(Protocol):
+    """A body that is rewritten as it comes. Raises :class:`MalformedTextError` for what is not what it says."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes; return what may leave."""
+        ...
+
+    def finish(self) -> bytes:
+        """The body has ended; return the rest of it."""
+        ...
+
+
+class MultipartBody:
+    """A multipart body with this boundary; ``opening`` says how each part is rewritten, None if it passes.
+
+    At most ``PARTS_MAX`` parts, each with a head of at most ``HEAD_BYTES_MAX`` bytes. Names of files are rewritten by
+    ``rule``. Raises :class:`~tenantguard.rules.redaction.rule.MalformedTextError` for what is no such body.
+    """
+
+    def __init__(self, boundary: str, rule: TextRule, opening: Callable[[Part], Rewriting | None]) -> None:
+        self._mark = b"--" + boundary.encode("ascii")
+        self._rule = rule
+        self._opening = opening
+        self._waiting = b"\r\n"  # before the first boundary none stands: it is added, and not sent
+        self._begun = False
+        self._in_head = False
+        self._ended = False
+        self._parts = 0
+        self._name = ""
+        self._body: Rewriting | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes; return what may leave."""
+        data = self._waiting + chunk
+        out: list[bytes] = []
+        at = 0
+        while (after := self._step(data, at, out)) is not None:
+            at = after
+        self._waiting = data[at:]
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """The body has ended; return the rest of it."""
+        if not self._begun and self._waiting == b"\r\n":
+            return b""
+        if not self._ended:
+            raise MalformedTextError("the multipart body is not whole")
+        return b""
+
+    def _step(self, data: bytes, at: int, out: list[bytes]) -> int | None:
+        """Take what can be taken at ``at``; where to go on, None if more bytes are needed."""
+        if self._ended:
+            if data[at:].strip():
+                raise MalformedTextError("the multipart body goes on after its last boundary")
+            out.append(data[at:])
+            return None if at == len(data) else len(data)
+        return self._head(data, at, out) if self._in_head else self._content(data, at, out)
+
+    def _content(self, data: bytes, at: int, out: list[bytes]) -> int | None:
+        mark = data.find(self._mark, at)
+        if mark < 0:
+            end = len(data) - len(self._mark) - 1  # a boundary may have begun behind that, after a line's end
+            if end <= at:
+                return None
+            self._send(data[at:end], out)
+            return end
+        after = _AFTER.match(data, mark + len(self._mark))
+        if after is None:
+            rest = data[mark + len(self._mark) :]
+            if len(rest) > _PADDING_BYTES_MAX or rest.strip(b" \t") not in {b"", b"-", b"\r"}:
+                raise MalformedTextError("a boundary of the multipart body is no line of its own")
+            return None
+        if mark - at < 2 or data[mark - 2 : mark] != b"\r\n":
+            raise MalformedTextError("a boundary of the multipart body is no line of its own")
+        self._send(data[at : mark - 2], out)
+        if self._begun:
+            out += (self._told(b"", finish=True), b"\r\n")
+        out.append(data[mark : after.end()])
+        self._begun, self._body = True, None
+        self._ended = after["end"] is not None
+        self._in_head = not self._ended
+        return after.end()
+
+    def _head(self, data: bytes, at: int, out: list[bytes]) -> int | None:
+        end = at if data.startswith(b"\r\n", at) else data.find(b"\r\n\r\n", at, at + HEAD_BYTES_MAX)
+        if end < 0:
+            if len(data) - at >= HEAD_BYTES_MAX:
+                raise MalformedTextError("the head of a part is too large")
+            return None
+        self._parts += 1
+        if self._parts > PARTS_MAX:
+            raise MalformedTextError(f"the multipart body has more than {PARTS_MAX} parts")
+        head = data[at:end]
+        part, file_name = _read_head(_text(head))
+        out.append(self._with_file_name(head, file_name))
+        start = end + 2 if end == at else end + 4
+        out.append(data[end:start])
+        self._name = part.name
+        self._body = self._opening(part)
+        self._in_head = False
+        return start
+
+    def _send(self, content: bytes, out: list[bytes]) -> None:
+        if content and not self._begun:
+            raise MalformedTextError("the multipart body does not begin with its boundary")
+        if content:
+            out.append(self._told(content))
+
+    def _told(self, content: bytes, *, finish: bool = False) -> bytes:
+        """What leaves of the open part for ``content``, or for its end."""
+        if self._body is None:
+            return content
+        try:
+            return self._body.finish() if finish else self._body.feed(content)
+        except SecretFoundError as found:
+            found.location = shown((self._name,), found.location)
+            raise
+
+    def _with_file_name(self, head: bytes, at: tuple[int, int] | None) -> bytes:
+        if at is None:
+            return head
+        text = _text(head)
+        name = text[slice(*at)]
+        edits = [
+            Edit(edit.start + at[0], edit.end + at[0], _in_quotes(edit.new)) for edit in text_edits(self._rule, name)
+        ]
+        return apply(text, edits).encode(_charset(head)) if edits else head
+
+
+def _read_head(head: str) -> tuple[Part, tuple[int, int] | None]:
+    """What the head of a part says, and where in it the name of the file stands, if it is one."""
+    fields: dict[str, tuple[int, str]] = {}
+    at = 0
+    for line in head.split("\r\n") if head else ():
+        found = _LINE.fullmatch(line)
+        if found is None or found[1].lower() in fields:
+            raise MalformedTextError("the head of a part is not clear")
+        fields[found[1].lower()] = (at + found.start(2), found[2])
+        at += len(line) + 2
+    start, disposition = fields.get("content-disposition", (0, ""))
+    parameters = _parameters(disposition)
+    name = parameters["name"][1] if "name" in parameters else ""
+    files = [parameters[key] for key in ("filename", "filename*") if key in parameters]
+    is_file = any(value for _, value in files)
+    content = read_type(fields["content-type"][1]) if "content-type" in fields else Content("")
+    if content.problem is not None:
+        raise MalformedTextError(f"a part {content.problem}")
+    transfer = fields["content-transfer-encoding"][1] if "content-transfer-encoding" in fields else ""
+    if not is_file and transfer.strip().lower() not in _PLAIN_TRANSFER:
+        raise MalformedTextError("a part is encoded: send it as it is")
+    if not files:
+        return Part(name, is_file, content), None
+    offset, value = files[0]
+    return Part(name, is_file, content), (start + offset, start + offset + len(value))
+
+
+def _parameters(disposition: str) -> dict[str, tuple[int, str]]:
+    """The parameters of a ``content-disposition`` by name: where each value stands, and the value as written."""
+    if not disposition:
+        return {}
+    found = _DISPOSITION.match(disposition)
+    parameters: dict[str, tuple[int, str]] = {}
+    while found is not None and found.end() < len(disposition):
+        found = _PARAMETER.match(disposition, found.end())
+        if found is not None:
+            name, group = found[1].lower(), 2 if found[2] is not None else 3
+            if name in parameters:
+                found = None
+            else:
+                parameters[name] = (found.start(group), found[group])
+    if found is None:
+        raise MalformedTextError("the head of a part is not clear")
+    return parameters
+
+
+def _in_quotes(text: str) -> str:
+    """As the HTML standard has the names of files written ("multipart/form-data encoding algorithm")."""
+    return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _text(head: bytes) -> str:
+    return head.decode(_charset(head))
+
+
+def _charset(head: bytes) -> str:
+    try:
+        head.decode()
+    except UnicodeDecodeError:
+        return "iso-8859-1"
+    return "utf-8"
