@@ -41,6 +41,13 @@ the layer's three tests pass
 06:00 UTC, globex  200, Retry-After: none
 """
 
+REDACTION_TOUR = """\
+acme asks:      Write to ann@example.com or call +1 415 555 2671 about card 4111 1111 1111 1111.
+the model sees: Write to <EMAIL_ADDRESS_*> or call <PHONE_NUMBER_*> about card ************** 1111.
+acme reads:     Write to ann@example.com or call +1 415 555 2671 about card ************** 1111.
+globex sends one: 403 The request holds a secret (URL_PASSWORD, body messages[0].content), which may not be sent here.
+"""
+
 QUOTAS_TOUR = """\
 acme orders a report                 200 report 1
 acme asks again, under the same key  200 report 1
@@ -127,6 +134,7 @@ def clean() -> Iterator[None]:
         ("custom_layer.py", LAYER_TOUR),
         ("llm_proxy.py", MODEL_TOUR),
         ("quotas.py", QUOTAS_TOUR),
+        ("redaction.py", REDACTION_TOUR),
     ],
 )
 def test_an_example_shows_what_it_says(name: str, printed: str, tmp_path: Path) -> None:
@@ -146,6 +154,7 @@ def test_the_proxy_is_shown_without_the_openai_sdk_too(tmp_path: Path) -> None:
         ("django_app", "ASGIGuard"),
         ("custom_layer", "ASGIGuard"),
         ("quotas", "ASGIGuard"),
+        ("redaction", "ASGIGuard"),
     ],
 )
 def test_what_a_server_is_told_to_serve_is_there(module: str, kind: str, tmp_path: Path) -> None:
@@ -164,11 +173,12 @@ def test_the_layers_own_tests_are_tests(tmp_path: Path) -> None:
 
 
 def test_every_example_is_shown() -> None:
-    shown = {"fastapi_app.py", "flask_app.py", "django_app.py", "custom_layer.py", "llm_proxy.py", "quotas.py"}
-    assert {file.name for file in EXAMPLES.glob("*.py")} == shown | {"tour.py"}
+    web = {"fastapi_app.py", "flask_app.py", "django_app.py", "tour.py"}
+    shown = web | {"custom_layer.py", "llm_proxy.py", "quotas.py", "redaction.py"}
+    assert {file.name for file in EXAMPLES.glob("*.py")} == shown
 
 
-@pytest.mark.parametrize("name", ["tenantguard.toml", "llm_proxy.toml", "quotas.toml"])
+@pytest.mark.parametrize("name", ["tenantguard.toml", "llm_proxy.toml", "quotas.toml", "redaction.toml"])
 def test_the_settings_of_the_examples_are_right(name: str) -> None:
     assert read_settings(EXAMPLES / name, environ={}).keys
 
