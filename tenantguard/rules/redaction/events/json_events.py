@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.rule import TextRule
 
 _VIEWS: Final = (openai_chat.view, openai_responses.view, anthropic.view, cohere.view, gemini.view, ollama.view)
-_READ_FIELDS: Final = frozenset({"type", "index", "item_id"})
+_READ_FIELDS: Final = frozenset({"type", "index", *openai_responses.PLACE})
 _HEADS: Final = frozenset({*openai_chat.HEAD, *gemini.HEAD})
 CHANNELS_MAX: Final = 1024
 """Texts that are open at once in one stream; each may hold back a kilobyte, of a private key 16."""
