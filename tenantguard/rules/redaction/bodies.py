@@ -123,6 +123,8 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
             return Refused("is a form in a charset that does not hold ASCII: send UTF-8")
         rewrite = partial(rewrite_form, rule=rule, charset=content.charset or UTF8, scope=terms.scope)
         return WholeBody(rewrite, terms.limit)
+    if kind == "multipart/byteranges":
+        return Refused("is in parts that a value may be split over")
     if kind in _MULTIPART:
         if not content.boundary:
             return Refused("names no boundary")

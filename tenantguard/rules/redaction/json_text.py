@@ -68,6 +68,7 @@ _READER: Final = json.JSONDecoder(
 """Tells whether a text is JSON, and builds none of its values but lists."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_FIGURES: Final = re.compile(r"[^A-Za-z]{7,}")  # more than an index: may be a card or a telephone number
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/+=-]*")
 _NUMBER: Final = re.compile(r"-?[0-9][0-9.eE+-]*")
 _BETWEEN: Final = "\n\0\n"
@@ -146,10 +147,11 @@ class Shape:
         """Whether the string at ``path`` is the protocol's own; in the arguments of a tool call none is."""
         if not path or self.in_arguments(path):
             return False
-        own = path[-1] in self.protocol_keys or (
-            self.protocol_paths is not None and self.protocol_paths.ends_at(path)
-        )
-        return own and _IDENTIFIER.fullmatch(value) is not None
+        if self.protocol_paths is not None and self.protocol_paths.ends_at(path):
+            return _IDENTIFIER.fullmatch(value) is not None
+        if path[-1] not in self.protocol_keys or _IDENTIFIER.fullmatch(value) is None:
+            return False
+        return _FIGURES.fullmatch(value) is None
 
     def in_arguments(self, path: Path) -> bool:
         """Whether what stands at ``path`` belongs to the arguments of a tool call."""
@@ -370,7 +372,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> None:
                 quick.texts.append((at, path, value))
                 if encoded is not None and encoded.text is not None:
                     _see_through(quick, encoded.text)
-                elif path and path[0] in shape.json_keys:
+                elif (path and path[0] in shape.json_keys) or ("\\" in value and is_whole_json(value)):
                     _see_through(quick, value)
         path = ()
     if quick.arguments and left:  # some of these may be no identifiers, but a tool's
@@ -508,6 +510,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _plain_edits(value: str, rule: TextRule) -> list[Edit]:
+    """Every change in a text; where it is base64 or JSON, in what it says, so that no escape hides anything."""
     encoded = read_base64(value)
     if encoded is not None:
         if encoded.text is None:
@@ -515,7 +518,17 @@ def _plain_edits(value: str, rule: TextRule) -> list[Edit]:
         elif edits := loose_edits(encoded.text, rule):
             return [Edit(encoded.start, len(value), encoded.written(apply(encoded.text, edits)))]
         return []
+    if "\\" in value and is_whole_json(value):
+        return json_edits(places(value), value, rule, keys=True)
     return [] if rule.clears(value) else text_edits(rule, value)
+
+
+def is_whole_json(text: str) -> bool:
+    """Whether a text is an object or an array in JSON that does not nest too deeply."""
+    try:
+        return is_json(text) is True
+    except MalformedTextError:
+        return False
 
 
 def edit_literal(text: str, place: Place, edits: Sequence[Edit]) -> Edit | None:

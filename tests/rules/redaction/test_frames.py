@@ -50,6 +50,6 @@ def test_binary_messages_are_text_or_refused_or_passed(tools: Any) -> None:
 
 
 def test_identifiers_of_a_provider_stay(tools: Any) -> None:
-    message = '{"type": "message", "id": "4111-1111-1111-1111", "text": "hi"}'
+    message = '{"type": "message", "id": "m-4111-1111-1111-1111", "text": "hi"}'
     assert MessageText(tools.scrub(), LLM_JSON).message(message) == message
     assert MessageText(tools.scrub()).message(message) != message

@@ -398,13 +398,36 @@ def test_arguments_that_are_cut_short_hide_nothing_in_escapes(tools: Any, cut: s
 
 
 def test_a_protocols_own_identifiers_stay_and_nothing_else_under_their_keys_does(tools: Any) -> None:
-    number = "4111 1111 1111 1111".replace(" ", "-")
-    data = json.dumps({"id": number, "type": "a@b.io", "x": number}).encode()
+    number = "4111-1111-1111-1111"
+    named = f"call-{number}"
+    data = json.dumps({"id": named, "call_id": number, "type": "a@b.io", "x": number, "role": "7"}).encode()
     redacted = json.loads(rewrite_json(data, tools.mask(), LLM_JSON))
-    assert redacted["id"] == number
+    assert (redacted["id"], redacted["role"]) == (named, "7")
+    assert redacted["call_id"].startswith("<CREDIT_CARD_")
     assert redacted["x"].startswith("<CREDIT_CARD_")
     assert redacted["type"].startswith("<EMAIL_ADDRESS_")
-    assert json.loads(rewrite_json(data, tools.mask(), ANY_JSON))["id"].startswith("<CREDIT_CARD_")
+    assert "<CREDIT_CARD_" in json.loads(rewrite_json(data, tools.mask(), ANY_JSON))["id"]
+
+
+@pytest.mark.parametrize("key", ["input", "args", "arguments"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_in_the_arguments_of_a_tool_no_key_is_the_protocols(tools: Any, key: str, depth: int) -> None:
+    inner: Any = {"id": "card-4111-1111-1111-1111", "model": "m"}
+    for _ in range(depth):
+        inner = {"type": inner}
+    redacted = rewrite_json(
+        json.dumps({"content": [{"type": "tool_use", key: inner}]}).encode(), tools.mask(), LLM_JSON
+    )
+    assert b"4111" not in redacted
+    assert b'"type": "tool_use"' in redacted
+
+
+@pytest.mark.parametrize("shape", [ANY_JSON, LLM_JSON])
+def test_json_inside_of_a_string_is_read_as_json(tools: Any, shape: Shape) -> None:
+    inner = json.dumps({"u": "x\njohn@smith.com", "hidden": "john@smith.com"}).replace("hn@", "hn\\u0040", 1)
+    redacted = json.loads(rewrite_json(json.dumps({"t": inner}).encode(), tools.mask(), shape))
+    assert "smith" not in redacted["t"]
+    assert json.loads(redacted["t"])["u"].startswith("x\n<EMAIL_ADDRESS_")
 
 
 def test_token_probabilities_are_dropped_with_the_text_that_they_repeat(tools: Any) -> None:

@@ -229,3 +229,61 @@ def test_a_stream_of_more_texts_at_once_than_are_remembered_is_an_error(tools: A
         stream.feed(chunk(delta(index, content="a")))
     with pytest.raises(MalformedTextError):
         stream.feed(chunk(delta(CHANNELS_MAX, content="a")))
+
+
+def parts_of(value: Any) -> str:
+    """Every text of a nested delta, in order."""
+    if isinstance(value, dict):
+        return "".join(parts_of(one) for name, one in value.items() if name not in {"type", "index"})
+    if isinstance(value, list):
+        return "".join(map(parts_of, value))
+    return value if isinstance(value, str) else ""
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        lambda text: {"content": [{"type": "text", "text": text}]},
+        lambda text: {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]},
+        lambda text: {"reasoning_details": [{"index": 0, "type": "reasoning.text", "text": text}]},
+    ],
+    ids=["content", "thinking", "details"],
+)
+def test_parts_of_a_delta_that_is_a_list_are_one_text(tools: Any, delta: Any) -> None:
+    pieces = ["write to john@sm", "ith.com or jo", "hn@smith.com"]
+    chunks = [
+        f"data: {json.dumps({'choices': [{'index': 0, 'delta': delta(piece)}]})}\n\n".encode() for piece in pieces
+    ]
+    redacted = run(tools.scrub(), *chunks, b"data: [DONE]\n\n")
+    assert parts_of([event["choices"][0]["delta"] for event in read(redacted)]) == whole(
+        tools.scrub(), "".join(pieces)
+    )
+
+
+@pytest.mark.parametrize("index", ["0.0", "-0", "0e0", "00"])
+def test_another_name_for_an_index_is_refused(tools: Any, index: str) -> None:
+    with pytest.raises(MalformedTextError):
+        run(tools.scrub(), f'data: {{"choices":[{{"index":{index},"delta":{{"content":"a"}}}}]}}\n\n'.encode())
+
+
+@pytest.mark.parametrize("line", [b"id: 078-05-1120", b"retry: 4111111111111111", b"event: +14155552671"])
+def test_figures_in_other_fields_are_looked_at(tools: Any, line: bytes) -> None:
+    seen: list[str] = []
+
+    class Seen:
+        def __init__(self, rule: Any) -> None:
+            self._rule = rule
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._rule, name)
+
+        def find(self, text: str, after: int = 0) -> Any:
+            seen.append(text)
+            return self._rule.find(text, after)
+
+        def clears(self, text: str) -> bool:
+            return False
+
+    rule: Any = Seen(tools.scrub())
+    run(rule, line + b'\ndata: {"choices":[]}\n\n')
+    assert any(line.decode() in text for text in seen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.events.view import Said, number
+from tenantguard.rules.redaction.events.view import Said, number, plain_index
 from tenantguard.rules.redaction.json_text import LLM_JSON, escape
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class AnthropicEvent:
         self._event = event
         self._type = kind
         index = event.values.get(("index",))
-        self._index = event.text[index.start : index.end] if index is not None else "0"
+        self._index = plain_index(event.raw("index")) if index is not None else "0"
 
     def channel(self, path: Path) -> Key | None:
         """A string of a delta, or with which a block begins."""

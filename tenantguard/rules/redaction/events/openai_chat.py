@@ -1,19 +1,24 @@
 """Chat completion chunks: OpenAI's, and those of the many who write the same (Mistral, vLLM, OpenRouter, ...).
 
-Each string of a delta is a channel of its choice (``content``, ``refusal``, ``reasoning_content``, ...), and so are
-the arguments of each tool call. A choice ends with the chunk that has its ``finish_reason``.
+Each string of a delta is a channel of its choice (``content``, ``refusal``, ``reasoning_content``, the arguments of
+each tool call, the parts of Mistral's ``content`` and OpenRouter's ``reasoning_details``, ...), in lists by the
+``index`` of the element, else its place. A choice ends with the chunk that has its ``finish_reason``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.events.view import Said, number
+from tenantguard.rules.redaction.events.view import Said, number, plain_index
 from tenantguard.rules.redaction.json_text import LLM_JSON, Kind, escape
 
 if TYPE_CHECKING:
     from tenantguard.rules.redaction.events.view import Event, Key
     from tenantguard.rules.redaction.json_text import Path
+
+_STEPS_MAX: Final = 6
+_ELEMENT: Final = "#"
+"""What begins a step that is an element of a list."""
 
 HEAD: Final = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
@@ -38,18 +43,22 @@ class OpenAIChunk:
         """A string of a delta."""
         if len(path) < 3 or path[0] != "choices" or not isinstance(path[1], int):
             return None
-        match path[2:]:
-            case ("text",):
-                steps: Key = ("text",)
-            case ("delta", str(field)) if field not in LLM_JSON.protocol_keys:
-                steps = ("delta", field)
-            case ("delta", "function_call", "arguments") | ("delta", "audio", "transcript"):
-                steps = ("delta", str(path[3]), str(path[4]))
-            case ("delta", "tool_calls", int(), "function", "arguments"):
-                steps = ("delta", "tool_calls", self._name(path[:5]), "function", "arguments")
-            case _:
-                return None
-        return (self._name(path[:2]), *steps)
+        if path[2:] == ("text",):
+            return (self._name(path[:2]), "text")
+        if path[2] != "delta" or not 4 <= len(path) <= _STEPS_MAX + 3 or path[-1] in LLM_JSON.protocol_keys:
+            return None
+        steps = [self._name(path[:2]), "delta"]
+        for at in range(3, len(path)):
+            step = path[at]
+            if isinstance(step, int):
+                if isinstance(path[at - 1], int) or at == len(path) - 1:
+                    return None  # a list in a list, or of texts: no protocol says more of a text so
+                steps.append(_ELEMENT + self._name(path[: at + 1]))
+            else:
+                steps.append(step)
+        if steps[2] == "tool_calls" and steps[-2:] != ["function", "arguments"]:
+            return None
+        return tuple(steps)
 
     def repeats(self, path: Path) -> None:  # noqa: ARG002 - a view's method
         """Nothing is said twice."""
@@ -63,12 +72,16 @@ class OpenAIChunk:
         """A chunk with one string."""
         choice, *steps = key
         said = f'"{escape(steps[-1])}":"{escape(text)}"'
-        if len(steps) == 5:
-            said = f'"tool_calls":[{{"index":{number(steps[2])},"function":{{{said}}}}}]'
-        elif len(steps) == 3:
-            said = f'"{steps[1]}":{{{said}}}'
-        if len(steps) > 1:
-            said = f'"delta":{{{said}}}'
+        inner = steps[-1]
+        element = ""
+        for step in reversed(steps[:-1]):
+            if step.startswith(_ELEMENT):
+                kind = f'"type":"{inner}",' if inner == "text" else ""
+                element = f'[{{"index":{number(step[1:])},{kind}{said}}}]'
+            else:
+                said = f'"{escape(step)}":{element or f"{{{said}}}"}'
+                element = ""
+            inner = step
         head = self._event.head(HEAD)
         return Said("", f'{{{head}"choices":[{{"index":{number(choice)},{said},"finish_reason":null}}]}}')
 
@@ -78,5 +91,4 @@ class OpenAIChunk:
 
     def _name(self, path: Path) -> str:
         """What the element at ``path`` calls itself, its place in the list where it has no ``index``."""
-        index = self._event.values.get((*path, "index"))
-        return self._event.text[index.start : index.end] if index is not None else str(path[-1])
+        return plain_index(self._event.raw(*path, "index")) or str(path[-1])

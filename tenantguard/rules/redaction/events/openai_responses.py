@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.events.view import Said
+from tenantguard.rules.redaction.events.view import Said, plain_index
 from tenantguard.rules.redaction.json_text import escape
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ResponsesEvent:
     def __init__(self, event: Event, kind: str) -> None:
         self._type = kind
         self._family, _, self._last = kind.rpartition(".")
-        self._place = {name: event.raw(name) for name in PLACE}
+        self._place = {name: plain_index(event.raw(name)) for name in PLACE}
         self._head = event.head(PLACE)
 
     def channel(self, path: Path) -> Key | None:

@@ -31,7 +31,8 @@ _LINES: Final = re.compile(
 """Comments and the fields of the WHATWG HTML standard, section 9.2.6, and nothing else."""
 
 _USUAL_LINES: Final = re.compile(
-    rb"(?:(?:data:[^\r\n]*+|(?:event|id|retry): ?[A-Za-z0-9_.:/+=-]*+|:)?+(?:\r\n|\r|\n))*+",
+    rb"(?:(?:data:[^\r\n]*+|(?:event|id|retry): ?(?:[0-9]{0,6}+|(?=[^\r\n]*[A-Za-z])[A-Za-z0-9_.:/+=-]*+)|:)?+"
+    rb"(?:\r\n|\r|\n))*+",
 )
 """Of these, nothing but data can be personal."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from tenantguard.rules.redaction.json_text import LLM_JSON, Kind, decode
+from tenantguard.rules.redaction.rule import MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,3 +94,15 @@ class View(Protocol):
 def number(raw: str) -> str:
     """``raw`` if it is a plain index, else 0: it goes into an event of our own."""
     return raw if raw.isascii() and raw.isdigit() and len(raw) < 10 else "0"
+
+
+def plain_index(raw: str) -> str:
+    """An index as it is written, without the quotes of a text that is a number: a reader may take both for the same.
+
+    Any other number (``0.0``, ``-0``, ``1e0``) is a :class:`MalformedTextError`: it is another name for a plain one.
+    """
+    if raw[:1] == '"':
+        return raw[1:-1] if raw[1:-1].isascii() and raw[1:-1].isdigit() else raw
+    if raw[:1] in "-0123456789" and raw and not (raw.isdigit() and (raw == "0" or raw[0] != "0")):
+        raise MalformedTextError("an index in the stream is no plain number")
+    return raw
