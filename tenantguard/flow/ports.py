@@ -8,8 +8,10 @@ know does nothing but bar a later taking under that id. Commands carry no time: 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from tenantguard.errors import ConfigurationError
 from tenantguard.flow.effects import Effect, Promise
 from tenantguard.model.frozen import frozen
 from tenantguard.model.ledger import Balance as Balance
@@ -30,6 +32,7 @@ from tenantguard.model.ledger import OpenHold as OpenHold
 from tenantguard.model.ledger import Repeated as Repeated
 from tenantguard.model.ledger import Resolved as Resolved
 from tenantguard.model.ledger import Unbookable as Unbookable
+from tenantguard.model.sections import OnError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -88,46 +91,63 @@ class System:
 
 @frozen
 class Take:
-    """``cost`` units from ``bucket`` (a tuple key: scope kind, then its parts), which refills at ``rate``."""
+    """``cost`` units from ``bucket`` (see :func:`~tenantguard.rules.bucket.bucket_key`), which refills at ``rate``.
 
-    bucket: tuple[str, ...]
+    A ``shadow`` take refuses nothing: where it does not fit, nothing is taken from its bucket, and the answer says
+    so.
+    """
+
+    bucket: str
     rate: Rate
     cost: int = 1
+    shadow: bool = False
 
 
-@frozen
-class Level:
-    """A bucket after a decision: whole units left, and nanoseconds until it is full again."""
-
-    remaining: int
-    full_in_ns: int
+Level: TypeAlias = tuple[int, int]
+"""A bucket after a decision: whole units left, and nanoseconds until it is full again. A plain pair, of which every
+decision makes one a bucket."""
 
 
 @frozen
 class Taken:
-    """All takes were granted; ``levels`` in the order of the takes."""
+    """All takes were granted; ``levels`` in the order of the takes, each as its bucket is right after it.
+
+    ``shadowed``: indexes of the shadow takes that would have refused. ``degraded``: a shared store could not be asked
+    in time, and this was decided as ``on_error`` says.
+    """
 
     levels: tuple[Level, ...]
+    shadowed: tuple[int, ...] = ()
+    degraded: bool = False
 
 
 @frozen
 class Shortage:
     """Nothing was taken. ``failing``: indexes of the takes that do not fit now; the longest wait among them.
 
-    ``retry_after_ns`` is None where a cost exceeds its burst: waiting will never help.
+    ``retry_after_ns`` is None where a cost exceeds its burst: waiting will never help. Else the same takes are granted
+    after it, if nobody else takes meanwhile. ``shadowed`` and ``degraded`` as in :class:`Taken`.
     """
 
     failing: tuple[int, ...]
     retry_after_ns: int | None
     levels: tuple[Level, ...]
+    shadowed: tuple[int, ...] = ()
+    degraded: bool = False
 
 
 @frozen
 class TakeTokens(PortEffect["Taken | Shortage"]):
-    """Take from several buckets, all or none."""
+    """Take from several buckets, all or none.
 
-    id: bytes
+    With ``id`` None it is final at once: nothing can be returned or settled, and asking again takes again.
+    ``on_error`` is for stores that machines share; where it is ``CLOSED`` they raise
+    :class:`~tenantguard.errors.PortError`.
+    """
+
+    id: bytes | None
     takes: tuple[Take, ...]
+    on_error: OnError = OnError.LOCAL
 
     def perform(self, ports: Ports) -> Any:
         """Ask the limit store."""
@@ -146,10 +166,16 @@ class ReturnTokens(PortEffect[None]):
 
 
 @frozen
-class KeepTokens(PortEffect[None]):
-    """What was taken under ``id`` stays taken; the store may forget the id."""
+class SettleTokens(PortEffect[None]):
+    """What was taken under ``id`` stays taken, as far as it was used; the store may forget the id.
+
+    ``costs`` are the units that were used, one for each take in its order, None where it is as many as were taken;
+    empty where that is so of all. What was not used is given back; what was used beyond is taken now and may leave
+    the bucket in debt, by one burst at most. Only the first end of an id counts; an id never taken is barred.
+    """
 
     id: bytes
+    costs: tuple[int | None, ...] = ()
 
     def perform(self, ports: Ports) -> Any:
         """Ask the limit store."""
@@ -159,12 +185,132 @@ class KeepTokens(PortEffect[None]):
 class LimitStore(Protocol):
     """Holds token buckets and answers commands atomically."""
 
-    def execute(self, command: TakeTokens | ReturnTokens | KeepTokens, /) -> Any:
+    def execute(self, command: TakeTokens | ReturnTokens | SettleTokens, /) -> Any:
         """The command's answer, an awaitable of it or a :class:`Promise`."""
         ...
 
     def close(self) -> None:
         """Release connections and threads; usable again afterwards."""
+        ...
+
+
+# slots
+
+
+@frozen
+class SlotClaim:
+    """One of the ``limit`` slots of ``key``, or a place in its queue.
+
+    ``key`` is made as a bucket's (:func:`~tenantguard.rules.bucket.bucket_key`). At most ``queue`` claims wait, each
+    for ``wait_ns`` at most; with ``queue`` 0 nobody does. Where tenants wait for one shared slot, they are served in
+    proportion to ``weight``; those of one tenant in the order in which they came. A new ``limit`` counts at once.
+    """
+
+    key: str
+    limit: int
+    queue: int = 0
+    wait_ns: int = 0
+    weight: int = 1
+
+
+@frozen
+class Entered:
+    """Every claim has its slot until it is left, or ``lease_ns`` from now without being renewed.
+
+    ``fence`` grows with every entering of a store: what is older than another's has lost its slots to it.
+    """
+
+    fence: int
+    lease_ns: int
+    waited_ns: int = 0
+
+
+class NotEntered(StrEnum):
+    """Why no slot was given.
+
+    None is free and nobody may wait, the queue is full, the wait was too long, or the id was ended before.
+    """
+
+    FULL = "full"
+    QUEUE_FULL = "queue_full"
+    WAITED = "waited"
+    ENDED = "ended"
+
+
+@frozen
+class Crowded:
+    """No slot is held. ``failing``: indexes of the claims that had no room.
+
+    ``retry_after_ns`` is a guess of when there will be some, None where nothing is known.
+    """
+
+    reason: NotEntered
+    failing: tuple[int, ...]
+    retry_after_ns: int | None = None
+
+
+@frozen
+class EnterSlot(PortEffect["Entered | Crowded"]):
+    """Take a slot of every claim, all or none, or wait for them; the answer comes once that is decided.
+
+    Repeating an id that waits or holds goes on with what it has. ``deadline_ns`` is how long the request itself lets
+    anybody wait, from now, beside what the claims say. Nobody polls: a store hands a slot over.
+    """
+
+    id: bytes
+    claims: tuple[SlotClaim, ...]
+    deadline_ns: int | None = None
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the slot store."""
+        return ports.slots.execute(self)
+
+
+@frozen
+class RenewSlot(PortEffect[bool]):
+    """Keep the slots of ``id`` for another lease; False where they were lost meanwhile."""
+
+    id: bytes
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the slot store."""
+        return ports.slots.execute(self)
+
+
+@frozen
+class LeaveSlot(PortEffect[None]):
+    """Give the slots of ``id`` to whoever waits next, or its place in the queue up; an id never seen is barred."""
+
+    id: bytes
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the slot store."""
+        return ports.slots.execute(self)
+
+
+@frozen
+class Standing:
+    """One that holds or waits for a slot of ``key``, for operators; ``since_ns`` is on the wall clock."""
+
+    key: str
+    id: bytes
+    holds: bool
+    since_ns: int
+
+
+class SlotStore(Protocol):
+    """Holds slots and queues, and answers commands atomically; a queue is first in, first out, without barging."""
+
+    def execute(self, command: EnterSlot | RenewSlot | LeaveSlot, /) -> Any:
+        """The command's answer, an awaitable of it or a :class:`Promise`."""
+        ...
+
+    def standing(self, prefix: str = "") -> list[Standing]:
+        """Who holds and who waits, by key and then in order, of the keys that begin with ``prefix``. Blocks."""
+        ...
+
+    def close(self) -> None:
+        """Release connections and threads, and whoever waits; usable again afterwards."""
         ...
 
 
@@ -482,12 +628,24 @@ class Ports:
     identities: IdentitySource
     audits: Iterable[AuditSink] = ()
     alerts: Delivery | None = None
+    slot_store: SlotStore | None = None
+
+    @property
+    def slots(self) -> SlotStore:
+        """The slot store; :class:`ConfigurationError` where there is none."""
+        if self.slot_store is None:
+            raise ConfigurationError(
+                "a layer asks for slots and there is no store of them: give Ports(slot_store=...)"
+            )
+        return self.slot_store
 
     def close(self) -> None:
         """Close every port; each opens again with its next use."""
         if self.alerts is not None:  # it asks the ledger
             self.alerts.close()
         self.limits.close()
+        if self.slot_store is not None:
+            self.slot_store.close()
         self.ledger.close()
         for sink in self.audits:
             sink.close()

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.flow.ports import KeepTokens, ReturnTokens, Shortage, Take, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeTokens
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.policy import Policy
 from tenantguard.model.rate import NANOS_PER_SECOND, Rate
 from tenantguard.model.sections import RateRule, RateSection, Scope
 from tenantguard.model.tenant import Tenant
-from tenantguard.rules.bucket import next_unit_in_ns
+from tenantguard.rules.bucket import SHARED, bucket_key, next_unit_in_ns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from tenantguard.flow.ports import Level
 
 _PLANS_MAX: Final = 4096
-_GLOBAL, _, _ROUTE, _IDENTITY = Scope  # a look-up in an Enum costs more than a comparison
+_GLOBAL, _ROUTE, _IDENTITY = (
+    Scope.GLOBAL,
+    Scope.ROUTE,
+    Scope.IDENTITY,
+)  # a look-up in an Enum costs more than a comparison
 
 
 class RateLimit:
@@ -68,10 +72,10 @@ class RateLimit:
         if isinstance(answer, Shortage):
             return exchange.deny(self._refusal(plan, answer))
         limit, level = _tightest(plan.limits, answer.levels)
-        exchange.allow(self.name, limit.name, remaining=level.remaining)
+        exchange.allow(self.name, limit.name, remaining=level[0])
         response = yield from proceed(exchange)
         if self._headers and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
-            response.headers.extend(plan.headers(limit.state(level.remaining, limit.window_s(level))))
+            response.headers.extend(plan.headers(limit.state(level[0], limit.window_s(level))))
         return response
 
     def _planned(self, policy: Policy) -> _Plan | None:
@@ -98,7 +102,7 @@ class RateLimit:
             )
         wait_s = _seconds_up(shortage.retry_after_ns)
         limit, level = _tightest(failing, [shortage.levels[index] for index in shortage.failing])
-        state = limit.state(level.remaining, wait_s)
+        state = limit.state(level[0], wait_s)
         return Deny(
             self.name,
             Reason.RATE_EXCEEDED,
@@ -122,17 +126,17 @@ class _Limit:
     scope: Scope
     rate: Rate
 
-    def bucket(self, tenant: Tenant | None, route: str) -> tuple[str, ...]:
+    def bucket(self, tenant: Tenant | None, route: str) -> str:
         """The key of the bucket that a request of ``tenant`` on ``route`` draws on."""
         scope, name = self.scope, self.name
         if scope is _GLOBAL:
-            return (scope, name)
-        who: tuple[str, ...] = () if tenant is None else (tenant.id,)
+            return bucket_key(SHARED, scope, name)
+        who = SHARED if tenant is None else tenant.id
         if scope is _ROUTE:
-            return (scope, name, *who, route)
+            return bucket_key(who, scope, name, route)
         if scope is _IDENTITY and tenant is not None and tenant.identity is not None:
-            return (scope, name, *who, tenant.identity.id)
-        return (scope, name, *who)
+            return bucket_key(who, scope, name, tenant.identity.id)
+        return bucket_key(who, scope, name)
 
     def policy(self) -> str:
         """The item of ``RateLimit-Policy``. ``w`` is in whole seconds; other periods have none."""
@@ -147,9 +151,9 @@ class _Limit:
 
     def window_s(self, level: Level) -> int:
         """Seconds in which no more than the units left can be used: so long as those take to come back at least."""
-        if level.remaining == 0:
-            return max(1, _seconds_up(next_unit_in_ns(level.full_in_ns, self.rate)))
-        return max(1, -(-level.remaining * self.rate.period_ns // (self.rate.amount * NANOS_PER_SECOND)))
+        if level[0] == 0:
+            return max(1, _seconds_up(next_unit_in_ns(level[1], self.rate)))
+        return max(1, -(-level[0] * self.rate.period_ns // (self.rate.amount * NANOS_PER_SECOND)))
 
 
 class _Plan:
@@ -181,7 +185,7 @@ class _Plan:
 
 
 def _end(taking: bytes, outcome: Outcome) -> Flow[None]:
-    yield from KeepTokens(taking) if outcome.called else ReturnTokens(taking)
+    yield from SettleTokens(taking) if outcome.called else ReturnTokens(taking)
 
 
 def _tightest(limits: Sequence[_Limit], levels: Sequence[Level]) -> tuple[_Limit, Level]:
@@ -189,7 +193,7 @@ def _tightest(limits: Sequence[_Limit], levels: Sequence[Level]) -> tuple[_Limit
     if len(limits) == 1:
         return limits[0], levels[0]
     standing = zip(limits, levels, strict=True)
-    return min(standing, key=lambda pair: (pair[1].remaining, -pair[0].window_s(pair[1])))
+    return min(standing, key=lambda pair: (pair[1][0], -pair[0].window_s(pair[1])))
 
 
 def _seconds_text(period_ns: int) -> str:

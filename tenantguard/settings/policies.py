@@ -18,7 +18,7 @@ from tenantguard.model.ledger import CarryOver, Threshold
 from tenantguard.model.period import Period
 from tenantguard.model.policy import Policy
 from tenantguard.model.pricing_section import PricingSection
-from tenantguard.model.rate import Rate
+from tenantguard.model.rate import REQUESTS, Rate
 from tenantguard.model.sections import (
     NO_CARRY,
     BudgetRule,
@@ -29,9 +29,9 @@ from tenantguard.model.sections import (
     RateRule,
     RateSection,
     RedactSection,
+    Scope,
 )
 from tenantguard.model.tenant import TenantId
-from tenantguard.rules.legs import REQUESTS
 from tenantguard.settings.problems import did_you_mean
 from tenantguard.settings.shapes import (
     AlertShape,
@@ -175,7 +175,7 @@ def _read_budget(document: Document, value: object, path: Path) -> BudgetSection
         thresholds = _read_alerts(document, element, at)
         if shape is None or carry is None:
             continue
-        make = partial(BudgetRule, shape.limit, shape.per, shape.scope, shape.mode, carry, thresholds)
+        make = partial(BudgetRule, shape.limit, shape.per, Scope(shape.scope), shape.mode, carry, thresholds)
         rule = document.attempt(make, at)
         if rule is None:
             continue
@@ -206,7 +206,7 @@ def _read_quota(document: Document, value: object, path: Path) -> QuotaSection |
         if per is None:
             document.problem((*at, "per"), "is missing")
             continue
-        counts = (shape.unit, shape.limit, per, shape.scope, shape.mode, carry, thresholds, shape.returned)
+        counts = (shape.unit, shape.limit, per, Scope(shape.scope), shape.mode, carry, thresholds, shape.returned)
         rule = document.attempt(partial(QuotaRule, *counts), at)
         if rule is None:
             continue

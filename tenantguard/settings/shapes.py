@@ -180,6 +180,9 @@ _Count: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
 _Tokens: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
 
 
+_AccountScope: TypeAlias = Literal["global", "tenant", "route", "identity"]
+
+
 class Shape(BaseModel):
     """One table."""
 
@@ -358,7 +361,7 @@ class BudgetShape(Shape):
 
     limit: _Amount
     per: _Period
-    scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    scope: _AccountScope = "tenant"
     mode: Annotated[Mode, Field(strict=False)] = Mode.STRICT
     carry: Any = "none"
     alerts: list[Any] = []
@@ -370,7 +373,7 @@ class QuotaShape(Shape):
     unit: _Name
     limit: Annotated[int, Field(ge=0, le=UNITS_MAX)]
     per: _Period | None = None
-    scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    scope: _AccountScope = "tenant"
     mode: Annotated[Mode, Field(strict=False)] = Mode.STRICT
     carry: Any = "none"
     alerts: list[Any] = []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError
-from tenantguard.flow.ports import KeepTokens, ReturnTokens, Take, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Take, Taken, TakeTokens
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, draw_all
 from tenantguard.testing import ManualClock
@@ -30,9 +30,9 @@ FAST = Rate(1000, SECOND, 1)
 
 def take(store: MemoryLimits, *keys: str, rate: Rate = SLOW, cost: int = 1) -> bool:
     """Take and keep."""
-    command = TakeTokens(b"id", tuple(Take((key,), rate, cost) for key in keys))
+    command = TakeTokens(b"id", tuple(Take(key, rate, cost) for key in keys))
     answer = store.execute(command)
-    store.execute(KeepTokens(command.id))
+    store.execute(SettleTokens(command.id))
     return isinstance(answer, Taken)
 
 
@@ -58,10 +58,10 @@ def test_threads_admit_exactly_the_burst() -> None:
     def worker(number: int) -> None:
         start.wait()
         for attempt in range(500):
-            command = TakeTokens(f"{number}/{attempt}".encode(), (Take(("a",), SLOW_MANY), Take(("b",), SLOW_MORE)))
+            command = TakeTokens(f"{number}/{attempt}".encode(), (Take("a", SLOW_MANY), Take("b", SLOW_MORE)))
             if isinstance(store.execute(command), Taken):
                 admitted[number] += attempt % 2
-            store.execute((KeepTokens if attempt % 2 else ReturnTokens)(command.id))
+            store.execute((SettleTokens if attempt % 2 else ReturnTokens)(command.id))
 
     threads = [threading.Thread(target=worker, args=(number,)) for number in range(len(admitted))]
     for thread in threads:
@@ -93,7 +93,7 @@ def test_buckets_that_are_full_again_are_forgotten_and_others_never(clock: Manua
     assert peak < 500_000  # kept for ever, they would be ten times that
     assert not take(store, "drained")
     clock.advance(1)
-    assert list(store.snapshot()) == [("drained",)]
+    assert list(store.snapshot()) == ["drained"]
 
 
 def test_a_flood_of_distinct_keys_meets_the_bound_and_refills_no_key(
@@ -139,7 +139,7 @@ def test_each_rate_overflows_into_a_bucket_of_its_own(clock: ManualClock) -> Non
 def test_what_came_from_the_overflow_bucket_can_be_returned(clock: ManualClock) -> None:
     store = MemoryLimits(clock, max_keys=1)
     take(store, "kept")
-    store.execute(TakeTokens(b"over", (Take(("a",), SLOW),)))
+    store.execute(TakeTokens(b"over", (Take("a", SLOW),)))
     assert not take(store, "b")
     store.execute(ReturnTokens(b"over"))
     assert take(store, "b")
@@ -173,12 +173,12 @@ def test_generations_change_no_answer(visited: list[tuple[list[str], int, int]])
     for number, (keys, cost, pause) in enumerate(visited):
         clock.advance(pause)
         now = clock.monotonic_ns() * TICKS_PER_NANO
-        taken = draw_all([(key, tats.get(key, 0), rates[key], cost) for key in keys], now)
-        command = TakeTokens(str(number).encode(), tuple(Take((key,), rates[key], cost) for key in keys))
+        taken = draw_all([(key, tats.get(key, 0), rates[key], cost, False) for key in keys], now)
+        command = TakeTokens(str(number).encode(), tuple(Take(key, rates[key], cost) for key in keys))
         assert isinstance(store.execute(command), Taken) == (not isinstance(taken, Overdrawn))
         if not isinstance(taken, Overdrawn):
-            tats.update({key: end for key, (_, end) in taken.items()})
-        live = {(key,): -(-(tat - now) // TICKS_PER_NANO) for key, tat in tats.items() if tat > now}
+            tats.update(dict(zip(keys, taken[0], strict=True)) if cost else {})
+        live = {key: -(-(tat - now) // TICKS_PER_NANO) for key, tat in tats.items() if tat > now}
         assert store.snapshot() == live
 
 
@@ -195,7 +195,7 @@ def test_a_barred_id_is_let_go_in_the_end(clock: ManualClock) -> None:
     for _ in range(2):
         clock.advance(61)
         store.execute(ReturnTokens(b"other"))
-    assert isinstance(store.execute(TakeTokens(b"early", (Take(("a",), SLOW),))), Taken)
+    assert isinstance(store.execute(TakeTokens(b"early", (Take("a", SLOW),))), Taken)
 
 
 def test_a_store_without_room_is_refused(clock: ManualClock) -> None:
@@ -205,5 +205,5 @@ def test_a_store_without_room_is_refused(clock: ManualClock) -> None:
 
 def test_its_repr_shows_no_key(clock: ManualClock) -> None:
     store = MemoryLimits(clock)
-    store.execute(TakeTokens(b"id", (Take(("acme",), SLOW),)))
+    store.execute(TakeTokens(b"id", (Take("acme", SLOW),)))
     assert repr(store) == "MemoryLimits(1 buckets, 1 open ids)"

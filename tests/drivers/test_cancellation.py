@@ -345,10 +345,8 @@ def built_in_layers(clerk: Clerk, success: Success = Success.ENDED) -> Run:
         for balance in ledger.balances():
             assert balance.held == 0, point
             assert balance.spent == (PRICE.nanos if completed else 0), point
-        looked: Any = limits.execute(
-            TakeTokens(b"look", (Take(("tenant", "tenant-3600s", "acme"), Rate.parse("5/hour")),))
-        )
-        used = 4 - looked.levels[0].remaining
+        looked: Any = limits.execute(TakeTokens(b"look", (Take("acme|tenant|tenant-3600s", Rate.parse("5/hour")),)))
+        used = 4 - looked.levels[0][0]
         assert used == (1 if outcome.called else 0), point
 
     headers = [(b"x-api-key", KEY.encode()), (b"content-type", b"application/json")]
@@ -462,7 +460,7 @@ def test_the_runs_above_wait_in_every_place_that_there_is() -> None:
     """Else they would prove less than they say."""
     for make, names in (
         (layers_of_every_kind, {"outer takes", "middle takes", "inner asks", "inner sees the head", "outer tells"}),
-        (built_in_layers, {"identify", "find", "TakeTokens", "PlaceHold", "ResolveHold", "KeepTokens"}),
+        (built_in_layers, {"identify", "find", "TakeTokens", "PlaceHold", "ResolveHold", "SettleTokens"}),
     ):
         run = make(Clerk(None))
         anyio.run(perform, run, with_anyio_scope)
