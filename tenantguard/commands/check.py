@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tenantguard.model.period import Period
     from tenantguard.model.price import TokenPrice
     from tenantguard.model.route import Route
-    from tenantguard.model.sections import BudgetRule, QuotaRule
+    from tenantguard.model.sections import BudgetRule, QuotaRule, RateRule
     from tenantguard.model.token_price import Rates
     from tenantguard.settings import ResolvedPolicy, Settings
 
@@ -122,14 +122,28 @@ def _print_policy(name: str, settings: Settings) -> None:
 
 def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
     from tenantguard.model.pricing_section import PricingSection  # noqa: PLC0415
-    from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection, RedactSection  # noqa: PLC0415
+    from tenantguard.model.sections import (  # noqa: PLC0415
+        BudgetSection,
+        Combine,
+        OnError,
+        PlanSection,
+        QuotaSection,
+        RateSection,
+        RedactSection,
+    )
 
     for kind, section in resolved.policy.sections.items():
         origin = resolved.origins[kind]
         source = "" if origin == name else f"from {origin}"
         if isinstance(section, RateSection):
             for rate in section.rules:
-                yield "  rate", f"{rate.rate}, for each {rate.scope.value}", source
+                yield "  rate", _rate(rate), source
+            terms = [f"combine {section.combine.value}"] if section.combine is not Combine.ALL else []
+            terms += [f"on error {section.on_error.value}"] if section.on_error is not OnError.LOCAL else []
+            if terms:
+                yield "  rates", ", ".join(terms), source
+        elif isinstance(section, PlanSection):
+            yield "  plan", section.name, source
         elif isinstance(section, BudgetSection):
             for budget in section.rules:
                 yield "  budget", f"{budget.limit} {_counted(budget.per)}, {_terms(budget)}", source
@@ -145,6 +159,18 @@ def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
             yield "  redact", f"{how}: {found} (score {section.threshold:g} and above)", source
         else:
             yield f"  {kind.__name__}", str(section), source
+
+
+def _rate(rule: RateRule) -> str:
+    from tenantguard.model.rate import REQUESTS  # noqa: PLC0415
+
+    counts = str(rule.rate) if rule.unit == REQUESTS else f"{rule.unit}: {rule.rate}"
+    told = [f"{counts}, for each {rule.scope.value}"]
+    if rule.group is not None:
+        told.append(f"of {', '.join([*rule.group.routes, *rule.group.models])}")
+    if rule.shadow:
+        told.append("shadow: nothing is refused")
+    return "; ".join(told)
 
 
 def _counted(per: Period) -> str:

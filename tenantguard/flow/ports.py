@@ -125,8 +125,8 @@ class Taken:
 class Shortage:
     """Nothing was taken. ``failing``: indexes of the takes that do not fit now; the longest wait among them.
 
-    ``retry_after_ns`` is None where a cost exceeds its burst: waiting will never help. Else the same takes are granted
-    after it, if nobody else takes meanwhile. ``shadowed`` and ``degraded`` as in :class:`Taken`.
+    ``retry_after_ns`` is None where a cost exceeds its burst: waiting will never help. Else the same takes are
+    granted after it, if nobody else takes meanwhile. ``shadowed`` and ``degraded`` are as in :class:`Taken`.
     """
 
     failing: tuple[int, ...]

@@ -22,7 +22,7 @@ from tenantguard.guard import Guard
 from tenantguard.layers.routes import KnownRoutes
 from tenantguard.model.price import UnknownModel
 from tenantguard.model.route import Idempotency
-from tenantguard.model.sections import BudgetSection, Mode, QuotaSection, RedactSection
+from tenantguard.model.sections import BudgetSection, Mode, OnError, QuotaSection, RateSection, RedactSection
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.ledgers import open_ledger
@@ -97,6 +97,9 @@ def loopholes(settings: Settings) -> list[str]:
         for name, resolved in settings.policies.items()
         for what in _soft(resolved)
     ]
+    found += [
+        f"policies.{name}: {what}" for name, resolved in settings.policies.items() for what in _lenient(resolved)
+    ]
     found += [f"routes: {route.match!r} is public" for route in settings.routes.routes if route.public]
     found += [
         f"routes: {wider.match!r} is free and covers {route.match!r}: another spelling of that path may go free"
@@ -119,6 +122,18 @@ def _soft(resolved: ResolvedPolicy) -> list[str]:
     if quotas is not None and QuotaSection in own:
         soft += [f"the quota of {rule.unit!r} by {rule.per}" for rule in quotas.rules if rule.mode is Mode.SOFT]
     return soft
+
+
+def _lenient(resolved: ResolvedPolicy) -> list[str]:
+    """What the rates that this policy writes itself let through."""
+    rates = resolved.policy.section(RateSection)
+    if rates is None or resolved.origins[RateSection] != resolved.policy.name:
+        return []
+    shadows = [rule for rule in rates.rules if rule.shadow]
+    told = [f"the rate of {rule.unit}, {rule.rate}, is a shadow: it refuses nothing" for rule in shadows]
+    if rates.on_error is OnError.OPEN:
+        told.append("rate.on_error = 'open': nothing is limited while the store of limits cannot be asked")
+    return told
 
 
 def _behind_proxy(settings: Settings) -> list[LayerChoice]:
@@ -236,7 +251,7 @@ _MAKERS: Final[dict[str, Callable[[Any, Settings], Layer]]] = {
     "audit": lambda layer, _settings: layer(),
     "tenant": _tenant,
     "idempotency": _idempotency,
-    "rate": lambda layer, _settings: layer(),
+    "rate": lambda layer, settings: layer(body_limit=settings.guard.body_limit),
     "redaction": _redaction,
     "charge": _charge,
     "routes": lambda layer, _settings: layer(),

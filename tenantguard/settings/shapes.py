@@ -18,6 +18,7 @@ from tenantguard.model.period import Period, PeriodError
 from tenantguard.model.price import UnknownModel, parse_rate
 from tenantguard.model.pricing_section import parse_percent
 from tenantguard.model.rate import Rate
+from tenantguard.model.rate import parse_rate as parse_rate_and_unit
 from tenantguard.model.route import (
     DEFAULT_ROUTE,
     Dialect,
@@ -27,7 +28,7 @@ from tenantguard.model.route import (
     Route,
     Success,
 )
-from tenantguard.model.sections import PERCENT_MAX, Mode, RedactRequest, RedactResponse, Scope
+from tenantguard.model.sections import PERCENT_MAX, Combine, Mode, OnError, RedactRequest, RedactResponse, Scope
 from tenantguard.model.tenant import Role, TenantId
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.rules.rates import RateTable
@@ -170,7 +171,7 @@ def _key_hash(text: str) -> str:
 
 _Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
 _TenantId: TypeAlias = Annotated[TenantId, _text(TenantId)]
-_Rate: TypeAlias = Annotated[Rate, _text(Rate.parse, "10/second")]
+_Rate: TypeAlias = Annotated[tuple[Rate, str], _text(parse_rate_and_unit, "10/second")]
 _Amount: TypeAlias = Annotated[Amount, _text(Amount.parse, "250.00 USD")]
 _Period: TypeAlias = Annotated[Period, PlainValidator(_period)]
 _TokenRate: TypeAlias = Annotated[Amount, _text(parse_rate, "0.25 USD/1M")]
@@ -349,11 +350,30 @@ class PolicyShape(Shape):
     inherit: _Name | None = None
 
 
+class RatesShape(Shape):
+    """``rate`` with more to say than its rules."""
+
+    rules: Any
+    combine: Annotated[Combine, Field(strict=False)] = Combine.ALL
+    on_error: Annotated[OnError, Field(strict=False)] = OnError.LOCAL
+
+
 class RateShape(Shape):
     """One element of ``rate``."""
 
     limit: _Rate
     scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    unit: _Name | None = None
+    group: Any = None
+    shadow: bool = False
+    name: _Name | None = None
+
+
+class GroupShape(Shape):
+    """``group`` of a rate."""
+
+    routes: list[_Name] = []
+    models: list[_Name] = []
 
 
 class BudgetShape(Shape):

@@ -106,6 +106,7 @@ unknown_routes = "refuse"
 [policies.plan]
 [policies.default]
 inherit = "plan"
+plan = "gold"
 rate = "1/second"
 [[policies.default.budget]]
 limit = "1 EUR"
