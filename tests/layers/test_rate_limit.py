@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.errors import ConfigurationError, LayerError
-from tenantguard.flow.effects import CallApp
-from tenantguard.flow.http import Ending, Outcome, Response
+from tenantguard.flow.effects import CallApp, ReadBody
+from tenantguard.flow.http import Ending, Headers, Outcome, Response
 from tenantguard.flow.layer import call_app, check, stack
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.guard import Guard
@@ -21,8 +21,9 @@ from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.policy import EMPTY_POLICY, Policy
 from tenantguard.model.rate import Rate
 from tenantguard.model.route import Route
-from tenantguard.model.sections import RateRule, RateSection, Scope
+from tenantguard.model.sections import Combine, Group, OnError, RateRule, RateSection, Scope
 from tenantguard.model.tenant import Identity, Tenant, TenantId
+from tenantguard.rules.usage import make_decoder
 from tenantguard.testing import ManualClock, Script, make_exchange, memory_ports
 
 if TYPE_CHECKING:
@@ -443,3 +444,226 @@ def test_a_refusal_further_in_says_nothing_of_units_that_are_about_to_come_back(
     script.answer(None if script.effect is None else script.effect.call())  # type: ignore[attr-defined]
     assert script.result.status == 403
     assert headers_of(script.result) == (None, None)
+
+
+# tokens, models, shadows
+
+
+MODEL = Route("POST /chat", name="chat", usage="openai-chat", max_output=1000)
+MINUTE = 60 * SECOND
+
+
+def tokens(amount: int, burst: int = 0, **more: Any) -> RateRule:
+    return RateRule(Rate(amount, MINUTE, burst), unit="tokens", **more)
+
+
+class Calls:
+    """Calls of a model with a rate of tokens, each answered and ended as is said."""
+
+    def __init__(self, *rules: RateRule, combine: Combine = Combine.ALL) -> None:
+        self.ports = memory_ports()
+        self.layer = RateLimit()
+        self.policy = Policy.of("acme", [RateSection(rules, combine)])
+
+    def begin(self, route: Route = MODEL, **members: object) -> tuple[Exchange, Script[Response]]:
+        body = json.dumps({"model": "gpt-5", "messages": [], **members}).encode()
+        exchange = make_exchange(
+            "POST",
+            "/chat",
+            headers={"accept-encoding": "gzip"},
+            body=body,
+            route=route,
+            facts=(ACME, self.policy),
+            system=self.ports.system,
+        )
+        script = Script(self.layer.handle(exchange, call_app))
+        while not (script.done or isinstance(script.effect, CallApp)):
+            self.answer(script, exchange)
+        return exchange, script
+
+    def answer(self, script: Script[Any], exchange: Exchange) -> None:
+        effect: Any = script.effect
+        if isinstance(effect, ReadBody):
+            script.answer(exchange.request.body_read)
+        else:
+            script.answer(effect.call() if hasattr(effect, "call") else effect.perform(self.ports))
+
+    def end(self, exchange: Exchange, outcome: Outcome) -> None:
+        for resolver, _ in reversed(exchange.resolvers):
+            flow = resolver(outcome)
+            end = Script(flow) if flow is not None else None
+            while end is not None and not end.done:
+                self.answer(end, exchange)
+
+    def call(self, document: object, ending: Ending = Ending.COMPLETED, status: int = 200, **members: object) -> int:
+        exchange, script = self.begin(**members)
+        if script.done:
+            return script.result.status
+        response = Response(status, Headers([(b"content-type", b"application/json")]))
+        script.answer(response)
+        for transform in response.transforms:
+            transform.feed(json.dumps(document).encode())
+            transform.finish()
+        self.end(exchange, Outcome(ending, status=status, ended=ending is Ending.COMPLETED))
+        return response.status
+
+    def left(self) -> int:
+        exchange, script = self.begin(max_tokens=1)
+        assert isinstance(script.effect, CallApp)
+        self.end(exchange, REFUSED)
+        decision = exchange.decisions[0]
+        assert isinstance(decision, Allow)
+        return int(decision.details["remaining"]) + 1 + PROMPT
+
+
+PROMPT = -(-len(json.dumps({"model": "gpt-5", "messages": [], "max_tokens": 1})) // 4)
+
+
+def used(count: int) -> object:
+    return {"object": "chat.completion", "choices": [], "usage": {"prompt_tokens": count, "completion_tokens": 0}}
+
+
+def test_tokens_are_reserved_by_estimate_and_settled_with_what_was_used() -> None:
+    calls = Calls(tokens(1000))
+    assert calls.left() == 1000
+    assert calls.call(used(30), max_tokens=500) == 200
+    assert calls.left() == 970
+
+
+def test_what_is_reserved_counts_for_others_until_then() -> None:
+    """Requests at one time never use more than there is."""
+    calls = Calls(tokens(1000))
+    begun = [calls.begin(max_tokens=400) for _ in range(5)]
+    assert [script.done for _, script in begun] == [False, False, True, True, True]
+    assert begun[2][1].result.status == 429
+    for exchange, script in begun:
+        calls.end(exchange, REFUSED if script.done else Outcome(Ending.FAILED, status=500))
+    assert calls.left() == 1000
+
+
+def test_a_failed_call_uses_nothing_and_its_request_counts() -> None:
+    calls = Calls(tokens(1000), RateRule(Rate(10, MINUTE), name="requests"))
+    assert calls.call(used(30), Ending.FAILED, 500, max_tokens=500) == 500
+    assert calls.ports.limits.snapshot() == {"acme|tenant|requests": 6 * SECOND}  # type: ignore[attr-defined]
+
+
+def test_more_than_was_estimated_is_owed() -> None:
+    calls = Calls(tokens(1000))
+    assert calls.call(used(1500), max_tokens=10) == 200
+    exchange, script = calls.begin(max_tokens=10)
+    assert script.result.status == 429
+    assert isinstance(exchange.decisions[0], Deny)
+    assert (exchange.decisions[0].retry_after_ms or 0) > 30_000
+
+
+def test_without_a_cap_a_first_request_always_fits() -> None:
+    """A default estimate above the limit would refuse it for ever."""
+    calls = Calls(tokens(60))
+    assert calls.call(used(20)) == 200
+    assert calls.left() == 40
+
+
+def test_a_request_that_asks_for_more_than_a_burst_can_never_be_granted() -> None:
+    calls = Calls(tokens(60))
+    assert calls.call(used(20), max_tokens=80, max_completion_tokens=5) == 422
+    assert calls.left() == 60
+
+
+def test_without_any_usage_the_reservation_stays() -> None:
+    calls = Calls(tokens(1000))
+    calls.call({"object": "chat.completion"}, max_tokens=90)
+    assert calls.left() == 1000 - 90 - PROMPT
+
+
+def test_an_answer_that_cannot_be_read_has_no_known_usage_so_none_is_asked_for() -> None:
+    exchange, _ = Calls(tokens(1000)).begin()
+    assert exchange.request.headers.get("accept-encoding") is None
+
+
+def test_the_decoder_of_a_layer_further_in_is_used() -> None:
+    calls = Calls(tokens(1000))
+    exchange, script = calls.begin(max_tokens=500)
+    response = Response(200)
+    response.marker = decoder = make_decoder("openai-chat", content_type="application/json")
+    script.answer(response)
+    assert response.transforms == []
+    decoder.feed(json.dumps(used(11)).encode())
+    decoder.finish()
+    calls.end(exchange, SERVED)
+    assert calls.left() == 989
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"model": 5}'])
+def test_a_call_that_cannot_be_read_is_refused_and_takes_nothing(body: bytes) -> None:
+    exchange = make_exchange("POST", body=body, route=MODEL, facts=(ACME, policy(tokens(10))))
+    script = Script(RateLimit().handle(exchange, call_app))
+    script.answer(exchange.request.body_read)
+    effect: Any = script.effect
+    script.answer(effect.call())
+    assert script.result.status == 400
+    assert not exchange.resolvers
+
+
+def test_a_model_has_a_bucket_of_its_own_and_a_group_one_for_all() -> None:
+    calls = Calls(
+        RateRule(Rate(1, MINUTE), Scope.MODEL, name="each"),
+        RateRule(Rate(3, MINUTE), Scope.GROUP, group=Group(models=("a", "b", "c", "d")), name="together"),
+    )
+    statuses = [calls.call(used(1), model=model) for model in ("a", "a", "b", "c", "d", "e")]
+    assert statuses == [200, 429, 200, 200, 429, 200]
+
+
+def test_a_shadow_refuses_nothing_stands_in_no_header_and_is_told() -> None:
+    requests = Requests(RateLimit())
+    dark = RateRule(Rate(1, MINUTE), Scope.IDENTITY, shadow=True)
+    rules = policy(dark, RateRule(Rate(9, MINUTE)))
+    answers = [requests.send(ACME, rules) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert headers_of(answers[2]) == ('"tenant-60s";q=9;w=60', '"tenant-60s";r=6;t=40')
+    exchange, script = start(RateLimit(), ACME, rules)
+    assert isinstance(script.effect, TakeTokens)
+    script.answer(requests.ports.limits.execute(script.effect))
+    assert exchange.decisions == [Allow("rate", "tenant-60s", {"remaining": 5, "shadowed": ["identity-60s"]})]
+
+
+def test_with_shadows_alone_there_is_no_header() -> None:
+    answer = Requests(RateLimit()).send(ACME, policy(RateRule(Rate(1, MINUTE), shadow=True)))
+    assert headers_of(answer) == (None, None)
+
+
+def test_a_decision_that_a_failing_store_did_not_take_says_so() -> None:
+    exchange, script = start(RateLimit("10/second"))
+    script.answer(Taken(((9, 1),), degraded=True))
+    assert exchange.decisions == [Allow("rate", "layer-tenant-1s", {"remaining": 9, "degraded": True})]
+
+
+def test_what_a_failing_store_means_goes_with_the_command() -> None:
+    section = RateSection((RateRule(TEN),), on_error=OnError.CLOSED)
+    _, script = start(RateLimit(), ACME, Policy.of("acme", [section]))
+    assert isinstance(script.effect, TakeTokens)
+    assert script.effect.on_error is OnError.CLOSED
+
+
+def test_the_most_specific_rate_takes_the_place_of_the_wider_ones() -> None:
+    calls = Calls(
+        RateRule(Rate(1, MINUTE)),
+        RateRule(Rate(3, MINUTE), Scope.ROUTE, group=Group(("chat",))),
+        combine=Combine.OVERRIDE,
+    )
+    assert [calls.call(used(1)) for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_a_unit_of_the_route_is_taken_as_often_as_it_says() -> None:
+    route = Route("POST /pictures", name="pictures", takes=(("pictures", 2),))
+    _, script = start(RateLimit(), ACME, policy(RateRule(TEN, unit="pictures")), route=route)
+    assert isinstance(script.effect, TakeTokens)
+    assert script.effect.takes == (Take("acme|tenant|tenant-pictures-1s", TEN, 2),)
+
+
+def test_a_layer_can_limit_tokens_by_itself() -> None:
+    layer = RateLimit("100 tokens/minute")
+    exchange, script = start(layer, route=CHAT)  # it has no usage
+    assert isinstance(script.effect, CallApp)
+    assert not exchange.resolvers
+    _, script = start(layer, route=MODEL)
+    assert isinstance(script.effect, ReadBody)
