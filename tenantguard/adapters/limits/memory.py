@@ -195,9 +195,10 @@ class MemoryLimits:
         lock = shard.lock
         lock.acquire()  # a with statement takes twice as long
         try:
-            tat = shard.young[key]
+            young = shard.young
+            tat = young[key]
             cost = take.cost
-            if cost > 0 and key not in shard.watched:
+            if cost > 0 and not (shard.watched and key in shard.watched):
                 now = self._monotonic_ns() * TICKS_PER_NANO
                 rate = take.rate
                 unit_ticks = rate.unit_ticks
@@ -206,7 +207,7 @@ class MemoryLimits:
                     missing += tat - now
                 left = rate.burst_ticks - missing
                 if left >= 0:
-                    shard.young[key] = now + missing
+                    young[key] = now + missing
                     return True, left // unit_ticks, 0, -(-missing // TICKS_PER_NANO)
         except KeyError:
             pass
