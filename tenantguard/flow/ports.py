@@ -94,7 +94,7 @@ class Take:
     """``cost`` units from ``bucket`` (see :func:`~tenantguard.rules.bucket.bucket_key`), which refills at ``rate``.
 
     A ``shadow`` take refuses nothing: where it does not fit, nothing is taken from its bucket, and the answer says
-    so.
+    so. Its bucket is its own: no other take of a command draws on it, or a wait that is told may be too short.
     """
 
     bucket: str

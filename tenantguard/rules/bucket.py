@@ -17,8 +17,9 @@ still there later is the smaller of what was added and the lowest backlog since:
 bucket refilled what the take had emptied. So what must be known of a bucket while takes of it can still be given back
 is how low its backlog has been since each of them. That is its *dips*: pairs of an instant and the backlog there,
 just before something more was taken, later and higher ones last. An earlier dip that was no lower than a later one
-tells nothing, so they are few; of more than ``DIPS_MAX`` the two oldest become one, which can only make what is given
-back smaller. While no take of a bucket is open, its dips are of no use and are dropped.
+tells nothing, so they are few. Of more than ``DIPS_MAX`` the two that differ by the least factor become one, the
+lower at the later instant, which can only make what is given back smaller. While no take of a bucket is open, its
+dips are of no use and are dropped.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ Dips: TypeAlias = tuple[tuple[int, int], ...]
 """Instants, and the lowest backlog from just after the instant before to this one; both rise."""
 
 DIPS_MAX: Final = 16
+_RATIO_BITS: Final = 16
 
 SHARED: Final = ""
 """The owner of a bucket that tenants share."""
@@ -160,9 +162,11 @@ def dipped(dips: Dips, tat: int, now: int) -> Dips:
         kept -= 1
     if kept and dips[kept - 1][0] == now:  # at one instant the lowest counts
         return dips[:kept]
-    if kept >= DIPS_MAX:
-        return ((dips[1][0], dips[0][1]), *dips[2:kept], (now, backlog))
-    return (*dips[:kept], (now, backlog))
+    noted = (*dips[:kept], (now, backlog))
+    if kept < DIPS_MAX:
+        return noted
+    nearest = max(range(kept), key=lambda index: (noted[index][1] << _RATIO_BITS) // noted[index + 1][1])
+    return (*noted[:nearest], (noted[nearest + 1][0], noted[nearest][1]), *noted[nearest + 2 :])
 
 
 def left_of(need: int, taken_at: int, tat: int, dips: Dips, now: int) -> int:

@@ -1,10 +1,11 @@
 """Token buckets in the memory of one process.
 
 How memory stays bounded without ever forgetting a drained bucket: buckets live in shards, and in each in two
-generations. Each new bucket pays for a look at two of the old generation: full ones are dropped, since a full bucket
-is the same as none, and the others move to the young one; when none are left, the young generation becomes the old.
-So what is kept stays within a small multiple of the buckets that are not full, no operation takes longer the more
-there are, and nothing sweeps. Shards bound how long a dictionary may take to grow.
+generations. Each new bucket pays for a look at a few of the old generation: full ones are dropped, since a full
+bucket is the same as none, and the others move to the young one. When none are left, and the young generation has
+twice as many as moved there, it becomes the old. So what is kept stays within a small multiple of the buckets that
+are not full, no operation takes longer the more there are, and nothing sweeps. Shards bound how long a dictionary may
+take to grow.
 
 How threads stay out of each other's way: a shard belongs to a lock, and so does an id. Who takes acquires every lock
 that its id and its buckets belong to, in the order of their numbers, before it looks at anything. Who ends an id
@@ -42,6 +43,7 @@ _SHARD_KEYS: Final = 16_384
 
 _SHARDS_MIN: Final = 64
 _UNSHARDED_KEYS: Final = 4096
+_LOOKS: Final = 8
 
 ENDED: Final = Shortage((), None, ())
 """The answer to a taking whose id was ended before: nothing was taken, and no bucket is to blame."""
@@ -57,9 +59,21 @@ class _Shard:
     was full then, and a clock that goes back does not fill it earlier.
     """
 
-    __slots__ = ("forgotten", "keys_max", "lock", "lock_number", "old", "overflowed", "watched", "young")
+    __slots__ = (
+        "forgotten",
+        "keys_max",
+        "lock",
+        "lock_number",
+        "old",
+        "overflowed",
+        "told",
+        "turn_at",
+        "watched",
+        "young",
+    )
 
-    def __init__(self, keys_max: int, lock: threading.Lock, lock_number: int) -> None:
+    def __init__(self, keys_max: int, lock: threading.Lock, lock_number: int, told: list[bool]) -> None:
+        self.told = told  # of all shards together: that there was no room
         self.keys_max = keys_max
         self.lock = lock
         self.lock_number = lock_number
@@ -67,6 +81,7 @@ class _Shard:
         self.old: dict[_Key, int] = {}
         self.watched: dict[_Key, tuple[int, Dips]] = {}
         self.forgotten = 0
+        self.turn_at = _LOOKS
         self.overflowed = 0
 
     def find(self, take: Take, now: int) -> tuple[_Key, int]:
@@ -81,8 +96,9 @@ class _Shard:
         # A bucket inherits what its takes may have drawn from the overflow bucket while there was no room for it.
         tat = self.kept(take.rate, self.forgotten) if self.overflowed else self.forgotten
         if len(self.young) + len(self.old) >= self.keys_max:
-            if self.overflowed == 0:
-                log.warning("%d buckets are not full: further ones share an overflow bucket", self.keys_max)
+            if not self.told:
+                self.told.append(True)
+                log.warning("there is no room for another bucket: further ones share an overflow bucket")
             self.overflowed += 1
             key = take.rate
         self.young[key] = tat
@@ -116,16 +132,19 @@ class _Shard:
             self.watched[key] = takings, dips
 
     def _make_room(self, now: int) -> None:
-        for _ in range(2):
-            if not self.old:
-                self.old, self.young = self.young, {}
-                if not self.old:
-                    return
+        if not self.old:
+            if len(self.young) < min(self.turn_at, self.keys_max):
+                return
+            self.old, self.young = self.young, {}
+        for _ in range(min(_LOOKS, len(self.old))):
             key, tat = self.old.popitem()
             if tat > now:
                 self.young[key] = tat
             elif now > self.forgotten:
                 self.forgotten = now
+        if not self.old:
+            self.old = {}  # an emptied dictionary keeps its table
+            self.turn_at = max(2 * len(self.young), _LOOKS)
 
 
 _WATCHED: Final[tuple[int, Dips]] = (1, ())
@@ -143,7 +162,7 @@ class MemoryLimits:
 
     At most ``max_keys`` buckets that are not full are kept, as many in each shard. Further ones of a shard share one
     overflow bucket per rate until there is room, which is strict: no bucket is ever refilled by making room for
-    another. ``overflowed`` counts the takes that met it; the first of a shard is logged.
+    another. ``overflowed`` counts the takes that met it; the first is logged.
 
     An id stays known until it is settled or returned, so there are as many as exchanges between the two.
 
@@ -164,7 +183,8 @@ class MemoryLimits:
         self._locks = [threading.Lock() for _ in range(locks)]
         self._locks_mask = locks - 1
         numbers = [number & (locks - 1) for number in range(shards)]
-        self._shards = [_Shard(-(-max_keys // shards), self._locks[number], number) for number in numbers]
+        told: list[bool] = []
+        self._shards = [_Shard(-(-max_keys // shards), self._locks[number], number, told) for number in numbers]
         self._mask = shards - 1
         self._grants: dict[bytes, _Grant] = {}
         self._barring = threading.Lock()
