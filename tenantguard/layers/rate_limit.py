@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.errors import BadRequestError
+from tenantguard.errors import BadRequestError, PortError
 from tenantguard.flow.effects import ReadBody, compute
 from tenantguard.flow.http import BODY_LIMIT_BYTES, Unreadable
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeTokens
@@ -160,7 +160,8 @@ class RateLimit:
         if not asked.takes:
             return (yield from proceed(exchange))
         taking = exchange.new_id()
-        exchange.resolve(partial(_end, exchange, taking, asked, meter))
+        end = partial(_end, exchange, taking, asked, meter)
+        exchange.resolve(end)
         answer = yield from TakeTokens(taking, asked.takes, plan.section.on_error)
         if isinstance(answer, Shortage):
             return exchange.deny(self._refusal(asked, answer))
@@ -168,6 +169,13 @@ class RateLimit:
         response = yield from proceed(exchange)
         if meter is not None:
             meter.tap(exchange, response)
+        elif response.body is None:  # the application's: what was taken stays so, and the end need not wait for it
+            try:
+                yield from SettleTokens(taking)
+            except PortError:  # then as the end of the exchange, where it fails alone
+                pass
+            else:
+                exchange.unresolve(end)
         if state and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
             response.headers.extend(asked.headers(state))
         return response

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantguard.errors import ConfigurationError, LayerError
+from tenantguard.errors import ConfigurationError, LayerError, PortError
 from tenantguard.flow.effects import CallApp, ReadBody
 from tenantguard.flow.http import Ending, Headers, Outcome, Response
 from tenantguard.flow.layer import call_app, check, stack
@@ -61,6 +61,12 @@ def asked(layer: RateLimit, *facts: object, route: Route = CHAT) -> list[str]:
     return [take.bucket for take in script.effect.takes]
 
 
+def serve(script: Script[Response]) -> None:
+    """The application answers, and what was taken stays so."""
+    assert isinstance(script.answer(Response(200)), SettleTokens)
+    script.answer(None)
+
+
 def headers_of(response: Response) -> tuple[str | None, str | None]:
     return response.headers.get("ratelimit-policy"), response.headers.get("ratelimit")
 
@@ -74,7 +80,7 @@ def test_it_takes_one_unit_then_calls_the_application() -> None:
     assert script.effect.takes == (Take("acme|tenant|tenant-1s", TEN),)
     assert isinstance(script.answer(Taken(((9, SECOND // 10),))), CallApp)
     assert exchange.decisions == [Allow("rate", "tenant-1s", {"remaining": 9})]
-    script.answer(Response(200))
+    serve(script)
     assert headers_of(script.result) == ('"tenant-1s";q=10;w=1', '"tenant-1s";r=9;t=1')
 
 
@@ -158,7 +164,7 @@ def test_headers_can_be_left_out() -> None:
     layer = RateLimit("10/second", headers=False)
     _, served = start(layer)
     served.answer(Taken(((9, 1),)))
-    served.answer(Response(200))
+    serve(served)
     _, refused = start(layer)
     refused.answer(Shortage((0,), 1, ((0, 1),)))
     assert headers_of(served.result) == headers_of(refused.result) == (None, None)
@@ -168,7 +174,7 @@ def test_headers_can_be_left_out() -> None:
 def test_the_tightest_limit_is_reported() -> None:
     exchange, script = start(RateLimit(), ACME, policy(*ALL_SCOPES))
     script.answer(Taken(((3, 1), (2, 1), (2, 1), (4, 1))))
-    script.answer(Response(200))
+    serve(script)
     assert script.result.headers.get("ratelimit") == '"route-60s";r=2;t=2'
     assert isinstance(exchange.decisions[0], Allow)
     assert exchange.decisions[0].matched_by == "route-60s"
@@ -185,7 +191,7 @@ def test_the_window_never_promises_more_than_the_rate(rate: Rate, taken: int) ->
     answer = ports.limits.execute(TakeTokens(b"look", (Take("acme|tenant|layer-x", rate, 0),)))
     _, script = start(RateLimit(rate))
     script.answer(answer)
-    script.answer(Response(200))
+    serve(script)
     state = script.result.headers.get("ratelimit") or ""
     units, window_s = (int(part.split("=")[1]) for part in state.split(";")[1:])
     assert units == answer.levels[0][0]
@@ -196,6 +202,36 @@ def test_the_window_never_promises_more_than_the_rate(rate: Rate, taken: int) ->
         ports.system.clock.advance(window_s)
         later = ports.limits.execute(TakeTokens(b"then", (Take("acme|tenant|layer-x", rate, 0),)))
         assert later.levels[0][0] >= 1
+
+
+def test_once_the_application_answers_nothing_is_left_to_end() -> None:
+    """A response that nothing waits for passes the faster."""
+    exchange, script = start(RateLimit("10/second"))
+    assert isinstance(script.effect, TakeTokens)
+    taking = script.effect.id
+    script.answer(Taken(((9, SECOND // 10),)))
+    assert script.answer(Response(200)) == SettleTokens(taking or b"")
+    assert len(exchange.resolvers) == 1
+    script.answer(None)
+    assert script.done
+    assert not exchange.resolvers
+
+
+def test_where_settling_fails_it_is_tried_again_at_the_end() -> None:
+    exchange, script = start(RateLimit("10/second"))
+    script.answer(Taken(((9, SECOND // 10),)))
+    script.answer(Response(200))
+    script.fail(PortError("limits", "late"))
+    assert script.result.status == 200
+    assert len(exchange.resolvers) == 1
+
+
+def test_a_layer_that_answers_in_place_of_the_application_decides_nothing_about_the_units() -> None:
+    exchange, script = start(RateLimit("10/second"))
+    script.answer(Taken(((9, SECOND // 10),)))
+    script.answer(Response(200, body=b"from a cache"))
+    assert script.done
+    assert len(exchange.resolvers) == 1
 
 
 # which bucket
@@ -259,7 +295,7 @@ def test_an_impossible_rate_is_refused_when_the_layer_is_made() -> None:
 def test_periods_below_a_second_have_no_window() -> None:
     _, script = start(RateLimit(Rate(3, 1_500_000_000)))
     script.answer(Taken(((2, 1),)))
-    script.answer(Response(200))
+    serve(script)
     assert headers_of(script.result) == (
         '"layer-tenant-1500000000ns";q=3',
         '"layer-tenant-1500000000ns";r=2;t=1',
