@@ -18,7 +18,7 @@ BENCHMARKS: Final = {
     "overshoot": "budgets that 1, 2 and 4 processes share, on SQLite and PostgreSQL (100 s)",
     "money": "holds and charges under uvicorn: what a request costs, and waits (110 s)",
     "litellm": "a durable hold and charge against LiteLLM's in memory; LITELLM_PYTHON names its interpreter (25 s)",
-    "limits": "token buckets against the `limits` package and a bare dict (15 s)",
+    "limits": "rates in memory against a bare bucket, `limits` and throttled-py; requests; a million keys (60 s)",
     "usage_tap": "reading usage from a stream against parsing every event (5 s)",
     "redaction": "redacting streams and bodies (20 s)",
 }

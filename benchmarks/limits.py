@@ -12,6 +12,7 @@ rounds interleaved, medians.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import resource
 import time
@@ -23,15 +24,29 @@ import limits
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
 
-from benchmarks.rounds import Target, interleave, print_table, print_targets, progress
+from benchmarks.overhead import requests_of
+from benchmarks.rounds import Target, interleave, interleave_async, print_table, print_targets, progress
+from benchmarks.subjects import FIGURES, asgi_app
 from tenantguard.adapters.limits.memory import MemoryLimits
-from tenantguard.adapters.system import SystemClock
+from tenantguard.adapters.system import SystemClock, real_system
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.guard import Guard
+from tenantguard.layers.rate_limit import RateLimit
+from tenantguard.model.policy import Policy
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
+from tenantguard.model.route import Route
+from tenantguard.model.sections import RateRule, RateSection, Scope
+from tenantguard.model.tenant import Identity, Tenant, TenantId
 from tenantguard.rules.bucket import bucket_key
+from tenantguard.testing import memory_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tenantguard.flow.effects import Flow
+    from tenantguard.flow.exchange import Exchange
+    from tenantguard.flow.http import Response
+    from tenantguard.flow.layer import Handler, Layer
 
 ROUNDS: Final = 31
 DISTINCT: Final = 1_000_000
@@ -44,6 +59,7 @@ KEYS: Final = (
 OPEN: Final = Rate(10**9, 10**9)
 DRAINED: Final = Rate(1, 86_400 * 10**9)
 ID: Final = bytes(16)
+ACME: Final = TenantId("acme")
 
 YARDSTICK: Final = "bare bucket, the same four numbers"
 ACQUIRE: Final = "acquire, 1 bucket"
@@ -171,6 +187,64 @@ def decisions(targets: list[Target]) -> None:
     targets.append(Target("  to one hit of a fixed window of limits", "< 1x", f"{ratio:.2f}x", ratio < 1))
 
 
+class Empty:
+    """A layer that does nothing."""
+
+    def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
+        return (yield from proceed(exchange))
+
+
+class Facts:
+    """Stands where the layer of tenants would."""
+
+    provides = (Tenant, Policy)
+
+    def __init__(self, policy: Policy) -> None:
+        self._facts = (Tenant(ACME, Identity("acme-dev", ACME)), policy)
+
+    def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
+        for fact in self._facts:
+            exchange.put(fact)
+        return (yield from proceed(exchange))
+
+
+def requests(targets: list[Target]) -> None:
+    """What rates add to a request, in process, to a guard with as many layers that do nothing."""
+    progress("requests")
+    rate = Rate(10**6, 10**9)
+    scopes = (Scope.GLOBAL, Scope.TENANT, Scope.ROUTE, Scope.IDENTITY)
+    policy = Policy.of("acme", [RateSection(tuple(RateRule(rate, scope) for scope in scopes))])
+    app = asgi_app(FIGURES)
+
+    def guarded(*layers: Layer, routes: int = 0) -> Callable[[int], Any]:
+        ports = memory_ports(real_system())
+        ports.audits = ()
+        table = [Route(f"GET /r{number}") for number in range(routes)]
+        return requests_of(Guard(layers, routes=table, ports=ports).asgi(app))
+
+    one, four = "one rate", "four rates, headers"
+    cases = {
+        "an empty layer": guarded(Empty()),
+        "one rate, no headers": guarded(RateLimit(rate, headers=False)),
+        one: guarded(RateLimit(rate)),
+        "one rate, 400 routes": guarded(RateLimit(rate), routes=400),
+        "tenant, an empty layer": guarded(Facts(policy), Empty()),
+        four: guarded(Facts(policy), RateLimit()),
+    }
+    samples = asyncio.run(interleave_async(cases, ROUNDS))
+    base = {name: "an empty layer" if "one" in name else "tenant, an empty layer" for name in cases}
+    print_table(
+        "ASGI, in process: CPU of a request, and what the rates add",
+        ("", "us", "added"),
+        [[name, f"{samples.median(name):.1f}", f"{samples.added(name, base[name]):.1f}"] for name in cases],
+    )
+    for name, most in ((one, 5), (four, 10)):
+        added = samples.added(name, base[name])
+        targets.append(Target(f"a request, {name}: CPU added", f"<= {most} us", f"{added:.1f} us", added <= most))
+    ratio = samples.ratio("one rate, 400 routes", one)
+    targets.append(Target("  400 routes, to one", "<= 1.05x", f"{ratio:.2f}x", ratio <= 1.05))
+
+
 def distinct_keys(targets: list[Target]) -> None:
     """A million drained buckets: what each costs, the longest operation, and how much memory they take."""
     progress("a million keys")
@@ -214,6 +288,7 @@ def run() -> list[Target]:
     """Measure, print the tables and return what was aimed at."""
     targets: list[Target] = []
     decisions(targets)
+    requests(targets)
     distinct_keys(targets)
     return targets
 

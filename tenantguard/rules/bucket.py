@@ -17,14 +17,16 @@ still there later is the smaller of what was added and the lowest backlog since:
 bucket refilled what the take had emptied. So what must be known of a bucket while takes of it can still be given back
 is how low its backlog has been since each of them. That is its *dips*: pairs of an instant and the backlog there,
 just before something more was taken, later and higher ones last. An earlier dip that was no lower than a later one
-tells nothing, so they are few. Of more than ``DIPS_MAX`` the two that differ by the least factor become one, the
-lower at the later instant, which can only make what is given back smaller. While no take of a bucket is open, its
-dips are of no use and are dropped.
+tells nothing, so there is hardly more than one for each take that is open. Where there are ``DIPS_MIN`` more, or
+``DIPS_MAX``, the latest stands for those after it, which can only make what is given back smaller. While no take of a
+bucket is open, its dips are of no use and are dropped.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from tenantguard.model.frozen import frozen
@@ -42,8 +44,8 @@ whether it is a shadow, which refuses nothing and takes nothing where it does no
 Dips: TypeAlias = tuple[tuple[int, int], ...]
 """Instants, and the lowest backlog from just after the instant before to this one; both rise."""
 
-DIPS_MAX: Final = 16
-_RATIO_BITS: Final = 16
+DIPS_MIN: Final = 16
+DIPS_MAX: Final = 1024
 
 SHARED: Final = ""
 """The owner of a bucket that tenants share."""
@@ -154,43 +156,45 @@ def next_unit_in_ns(full_in_ns: int, rate: Rate) -> int:
     return max(0, -(-missing // TICKS_PER_NANO))
 
 
-def dipped(dips: Dips, tat: int, now: int) -> Dips:
-    """The dips of a bucket whose TAT is ``tat`` and from which something is about to be taken."""
+def dipped(dips: Dips, tat: int, now: int, takings: int) -> Dips:
+    """The dips of a bucket whose TAT is ``tat`` and from which something is about to be taken.
+
+    ``takings`` is how many takes of it are open.
+    """
     backlog = tat - now if tat > now else 0
     kept = len(dips)
     while kept and dips[kept - 1][1] >= backlog:
         kept -= 1
     if kept and dips[kept - 1][0] == now:  # at one instant the lowest counts
         return dips[:kept]
-    noted = (*dips[:kept], (now, backlog))
-    if kept < DIPS_MAX:
-        return noted
-    nearest = max(range(kept), key=lambda index: (noted[index][1] << _RATIO_BITS) // noted[index + 1][1])
-    return (*noted[:nearest], (noted[nearest + 1][0], noted[nearest][1]), *noted[nearest + 2 :])
+    if kept >= min(DIPS_MIN + takings, DIPS_MAX):
+        return (*dips[: kept - 1], (now, dips[kept - 1][1]))
+    return (*dips[:kept], (now, backlog))
 
 
 def left_of(need: int, taken_at: int, tat: int, dips: Dips, now: int) -> int:
     """The ticks that are still there of ``need`` ticks taken at ``taken_at``: the most that can be given back."""
     left = min(need, tat - now)
-    for at, backlog in dips:
-        if at > taken_at:
-            left = min(left, backlog)
-            break
+    since = bisect_right(dips, taken_at, key=itemgetter(0))
+    if since < len(dips):
+        left = min(left, dips[since][1])
     return max(left, 0)
 
 
 def undipped(dips: Dips, taken_at: int, back: int) -> Dips:
     """The dips as they would have been if ``back`` ticks had not been taken at ``taken_at``."""
-    kept: list[tuple[int, int]] = []
-    for at, backlog in dips:
-        lower = backlog - back if at > taken_at else backlog
-        while kept and kept[-1][1] >= lower:
-            kept.pop()
-        kept.append((at, lower))
-    return tuple(kept)
+    since = bisect_right(dips, taken_at, key=itemgetter(0))
+    if since == len(dips):
+        return dips
+    kept, lowest = since, dips[since][1] - back
+    while kept and dips[kept - 1][1] >= lowest:
+        kept -= 1
+    return (*dips[:kept], *[(at, backlog - back) for at, backlog in dips[since:]])
 
 
-def settled(need: int, used: int, taken_at: int, tat: int, dips: Dips, now: int, rate: Rate) -> tuple[int, Dips]:
+def settled(
+    need: int, used: int, taken_at: int, tat: int, dips: Dips, now: int, rate: Rate, takings: int
+) -> tuple[int, Dips]:
     """A bucket's TAT and dips after a take of ``need`` ticks turned out to use ``used`` of them.
 
     What was not used is given back, as far as it is still there. What was used beyond is taken now, fit or not, but
@@ -201,4 +205,4 @@ def settled(need: int, used: int, taken_at: int, tat: int, dips: Dips, now: int,
         return (tat - back, undipped(dips, taken_at, back)) if back else (tat, dips)
     start = max(tat, now)
     end = min(start + used - need, max(start, now + 2 * rate.burst_ticks))
-    return (end, dipped(dips, tat, now)) if end > start else (tat, dips)
+    return (end, dipped(dips, tat, now, takings)) if end > start else (tat, dips)

@@ -468,7 +468,7 @@ class Model:
                 if take is not None:
                     open_takes, dips = self.dips.get(take.bucket, (0, ()))
                     if open_takes:
-                        dips = dipped(dips, self.tats.get(take.bucket, 0), now)
+                        dips = dipped(dips, self.tats.get(take.bucket, 0), now, open_takes)
                     if taking is not None or open_takes:
                         self.dips[take.bucket] = open_takes + (taking is not None), dips
                     self.tats[take.bucket] = end
@@ -498,7 +498,7 @@ class Model:
             before = max(self.tats[key], now)
             if cost is not None:
                 open_takes, dips = self.dips[key]
-                tat, dips = settled(take.cost * unit, cost * unit, at, before, dips, now, take.rate)
+                tat, dips = settled(take.cost * unit, cost * unit, at, before, dips, now, take.rate, open_takes)
                 self.tats[key], self.dips[key] = tat, (open_takes, dips)
                 if cost <= take.cost:
                     mark[0] = cost * unit

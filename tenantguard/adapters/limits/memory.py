@@ -126,7 +126,7 @@ class _Shard:
         """What was taken used another amount."""
         takings, dips = self.watched[key]
         before = self.kept(key, now)
-        tat, dips = settled(need, used, taken_at, before, dips, now, rate)
+        tat, dips = settled(need, used, taken_at, before, dips, now, rate, takings)
         if tat != before:
             self.young[key] = tat
             self.watched[key] = takings, dips
@@ -310,7 +310,7 @@ class MemoryLimits:
             if cost > 0 and left >= 0:
                 watched = shard.watched.get(key)
                 if watched is not None:
-                    shard.watched[key] = watched[0] + keep, dipped(watched[1], tat, now)
+                    shard.watched[key] = watched[0] + keep, dipped(watched[1], tat, now, watched[0])
                 elif keep:
                     shard.watched[key] = _WATCHED
                 shard.young[key] = now + missing
