@@ -4,11 +4,10 @@ Every command is idempotent by its id: repeating one gives the first answer, and
 know does nothing but bar a later taking under that id. Commands carry no time: the store is the clock.
 """
 
-# ruff: noqa: PLC0414 - the ledger's words are offered here beside its commands
+# ruff: noqa: PLC0414, TC001 - the words of ledgers and slots are offered here beside their commands
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from tenantguard.errors import ConfigurationError
@@ -33,6 +32,11 @@ from tenantguard.model.ledger import Repeated as Repeated
 from tenantguard.model.ledger import Resolved as Resolved
 from tenantguard.model.ledger import Unbookable as Unbookable
 from tenantguard.model.sections import OnError
+from tenantguard.model.slots import Crowded as Crowded
+from tenantguard.model.slots import Entered as Entered
+from tenantguard.model.slots import NotEntered as NotEntered
+from tenantguard.model.slots import SlotClaim as SlotClaim
+from tenantguard.model.slots import Standing as Standing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -198,79 +202,23 @@ class LimitStore(Protocol):
 
 
 @frozen
-class SlotClaim:
-    """One of the ``limit`` slots of ``key``, or a place in its queue.
-
-    ``key`` is made as a bucket's (:func:`~tenantguard.rules.bucket.bucket_key`). At most ``queue`` claims wait, each
-    for ``wait_ns`` at most; with ``queue`` 0 nobody does. Where tenants wait for one shared slot, they are served in
-    proportion to ``weight``; those of one tenant in the order in which they came. A new ``limit`` counts at once.
-    """
-
-    key: str
-    limit: int
-    queue: int = 0
-    wait_ns: int = 0
-    weight: int = 1
-
-
-@frozen
-class Entered:
-    """Every claim has its slot until it is left, or ``lease_ns`` from now without being renewed.
-
-    ``fence`` grows with every entering of a store: what is older than another's has lost its slots to it.
-    """
-
-    fence: int
-    lease_ns: int
-    waited_ns: int = 0
-
-
-class NotEntered(StrEnum):
-    """Why no slot was given.
-
-    None is free and nobody may wait, the queue is full, the wait was too long, or the id was ended before.
-    """
-
-    FULL = "full"
-    QUEUE_FULL = "queue_full"
-    WAITED = "waited"
-    ENDED = "ended"
-
-
-@frozen
-class Crowded:
-    """No slot is held. ``failing``: indexes of the claims that had no room.
-
-    ``retry_after_ns`` is a guess of when there will be some, None where nothing is known.
-    """
-
-    reason: NotEntered
-    failing: tuple[int, ...]
-    retry_after_ns: int | None = None
-
-
-@frozen
 class EnterSlot(PortEffect["Entered | Crowded"]):
     """Take a slot of every claim, all or none, or wait for them; the answer comes once that is decided.
 
-    Repeating an id that waits or holds goes on with what it has. ``deadline_ns`` is how long the request itself lets
-    anybody wait, from now, beside what the claims say. Nobody polls: a store hands a slot over.
+    Who waits is answered by a promise whose deadline is the longest wait: a driver that raises
+    :class:`~tenantguard.errors.PortTimeout` says that nothing came free, where a store that fails raises
+    :class:`~tenantguard.errors.PortError` itself. Nobody polls: a slot is handed over.
+
+    ``owner`` is who waits, the tenant: one owner's requests are served in the order in which they come, and owners
+    take turns. Repeating an id that waits or is inside goes on with what it has. ``deadline_ns``, from now, is how
+    long the request itself lets anybody wait, beside what the claims say. No two claims are for one key.
     """
 
     id: bytes
+    owner: str
     claims: tuple[SlotClaim, ...]
     deadline_ns: int | None = None
-
-    def perform(self, ports: Ports) -> Any:
-        """Ask the slot store."""
-        return ports.slots.execute(self)
-
-
-@frozen
-class RenewSlot(PortEffect[bool]):
-    """Keep the slots of ``id`` for another lease; False where they were lost meanwhile."""
-
-    id: bytes
+    on_error: OnError = OnError.LOCAL
 
     def perform(self, ports: Ports) -> Any:
         """Ask the slot store."""
@@ -279,7 +227,7 @@ class RenewSlot(PortEffect[bool]):
 
 @frozen
 class LeaveSlot(PortEffect[None]):
-    """Give the slots of ``id`` to whoever waits next, or its place in the queue up; an id never seen is barred."""
+    """Give the slots of ``id`` to whoever is next, or its place in the queue up; an id never seen is barred."""
 
     id: bytes
 
@@ -288,25 +236,18 @@ class LeaveSlot(PortEffect[None]):
         return ports.slots.execute(self)
 
 
-@frozen
-class Standing:
-    """One that holds or waits for a slot of ``key``, for operators; ``since_ns`` is on the wall clock."""
-
-    key: str
-    id: bytes
-    holds: bool
-    since_ns: int
-
-
 class SlotStore(Protocol):
-    """Holds slots and queues, and answers commands atomically; a queue is first in, first out, without barging."""
+    """Holds slots and queues, and answers commands atomically, as :mod:`tenantguard.rules.slots` says.
 
-    def execute(self, command: EnterSlot | RenewSlot | LeaveSlot, /) -> Any:
+    A store that machines share gives slots for a lease, and keeps its process's own alive by itself.
+    """
+
+    def execute(self, command: EnterSlot | LeaveSlot, /) -> Any:
         """The command's answer, an awaitable of it or a :class:`Promise`."""
         ...
 
     def standing(self, prefix: str = "") -> list[Standing]:
-        """Who holds and who waits, by key and then in order, of the keys that begin with ``prefix``. Blocks."""
+        """Who is inside and who waits, of keys that begin with ``prefix``: by key, those inside first. Blocks."""
         ...
 
     def close(self) -> None:

@@ -222,7 +222,7 @@ class RateLimit:
         costs = {**dict(route.takes), REQUESTS: 1, TOKENS: tokens or 0}
         limits = plan.applying(route, model)
         takes = [
-            Take(limit.bucket(tenant, route.name, model), limit.rate, costs[limit.unit], limit.shadow)
+            Take(limit.key(tenant, route.name, model), limit.rate, costs[limit.unit], limit.shadow)
             for limit in limits
         ]
         return _Asked(limits, tuple(takes))

@@ -2,90 +2,48 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from hashlib import blake2s
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from tenantguard.errors import ConfigurationError
 from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS
 from tenantguard.model.sections import Combine, PlanSection, RateSection, Scope
-from tenantguard.rules.bucket import SHARED, bucket_key, escaped, next_unit_in_ns
+from tenantguard.rules.bucket import next_unit_in_ns
+from tenantguard.rules.scopes import Scoped, calls_model, most_specific, names_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tenantguard.model.policy import Policy
     from tenantguard.model.rate import Rate
     from tenantguard.model.route import Route
     from tenantguard.model.sections import RateRule
-    from tenantguard.model.tenant import Tenant
-
-_WIDTH: Final = {scope: width for width, scope in enumerate(Scope)}
-"""From wide to narrow, as the words stand."""
-
-_MODEL_CHARS: Final = 128
-_SHARED_SCOPES: Final = frozenset({Scope.GLOBAL, Scope.PLAN})
 
 
-class Limit:
+class Limit(Scoped):
     """One rule with its name, which stands in its buckets' keys, in headers and in decisions.
 
     The name has the period and not the amount: a new amount goes on with the buckets as they are, and time to refill
     under another period would mean something else.
     """
 
-    __slots__ = ("_fixed", "name", "rate", "rule", "scope", "shadow", "unit")
+    __slots__ = ("rate", "rule", "shadow", "unit")
 
     def __init__(self, rule: RateRule, name: str, plan: str | None) -> None:
+        super().__init__("rate", name, rule.scope, rule.group, plan)
         self.rule = rule
-        self.name = name
         self.rate: Rate = rule.rate
-        self.scope = rule.scope
         self.unit = rule.unit
         self.shadow = rule.shadow
-        if rule.scope is Scope.PLAN:
-            if plan is None:
-                raise ConfigurationError(
-                    f"the rate {name!r} is for all tenants of a plan, and the policy names none: write plan = 'gold'"
-                )
-            self._fixed = bucket_key(SHARED, rule.scope, name, plan)
-        elif rule.scope is Scope.GLOBAL:
-            self._fixed = bucket_key(SHARED, rule.scope, name)
-        else:
-            self._fixed = f"|{escaped(rule.scope)}|{escaped(name)}"
-
-    def bucket(self, tenant: Tenant | None, route: str, model: str | None) -> str:
-        """The key of the bucket that a request of ``tenant`` on ``route`` for ``model`` draws on.
-
-        Where no tenant is known all callers share one; a tenant without an identity is its own.
-        """
-        scope = self.scope
-        if scope in _SHARED_SCOPES:
-            return self._fixed
-        key = self._fixed if tenant is None else escaped(tenant.id) + self._fixed
-        if scope is Scope.ROUTE:
-            return f"{key}|{escaped(route)}"
-        if scope is Scope.MODEL and model is not None:
-            return f"{key}|{escaped(model) if len(model) <= _MODEL_CHARS else _digest(model)}"
-        if scope is Scope.IDENTITY and tenant is not None and tenant.identity is not None:
-            return f"{key}|{escaped(tenant.identity.id)}"
-        return key
 
     def applies(self, route: Route, model: str | None) -> bool:
-        """Whether a request on ``route`` for ``model`` counts; None where it asks for no model."""
-        group = self.rule.group
-        if group is not None and route.name not in group.routes and model not in group.models:
-            return False
-        if self.scope is Scope.MODEL and model is None:
+        """Whether a request on ``route`` for ``model`` takes of its unit; None where it asks for no model."""
+        if not self.covers(route, model):
             return False
         return self.unit == REQUESTS or (
-            counts_tokens(route) if self.unit == TOKENS else self.unit in dict(route.takes)
+            calls_model(route) if self.unit == TOKENS else self.unit in dict(route.takes)
         )
 
     def needs_call(self, route: Route) -> bool:
         """Whether the model or the tokens of a request on ``route`` must be known to say what it takes."""
-        group = self.rule.group
-        if _models(self.rule):
+        group = self.group
+        if self.models:
             return True
         if group is not None and route.name not in group.routes:
             return False
@@ -120,10 +78,10 @@ class LimitPlan:
     ) -> None:
         self.section = section
         self.policy = policy  # kept, so that no other has its id
-        names = _names(section.rules, prefix)
+        names = names_of([(rule.name, prefix + _stem(rule)) for rule in section.rules])
         self.limits = tuple(Limit(rule, name, plan) for rule, name in zip(section.rules, names, strict=True))
         self._may_need_call = any(
-            limit.scope is Scope.MODEL or limit.unit == TOKENS or _models(limit.rule) for limit in self.limits
+            limit.scope is Scope.MODEL or limit.unit == TOKENS or limit.models for limit in self.limits
         )
 
     @classmethod
@@ -137,7 +95,7 @@ class LimitPlan:
 
     def needs_call(self, route: Route) -> bool:
         """Whether what a request on ``route`` takes depends on the call of a model that it makes."""
-        return self._may_need_call and counts_tokens(route) and any(limit.needs_call(route) for limit in self.limits)
+        return self._may_need_call and calls_model(route) and any(limit.needs_call(route) for limit in self.limits)
 
     def applying(self, route: Route, model: str | None) -> tuple[Limit, ...]:
         """The limits of a request, in the order of the rules.
@@ -147,46 +105,20 @@ class LimitPlan:
         """
         limits = [limit for limit in self.limits if limit.applies(route, model)]
         if self.section.combine is Combine.OVERRIDE:
-            narrowest: dict[str, int] = {}
-            for limit in limits:
-                if not limit.shadow:
-                    narrowest[limit.unit] = max(narrowest.get(limit.unit, 0), _WIDTH[limit.scope])
-            limits = [limit for limit in limits if limit.shadow or _WIDTH[limit.scope] == narrowest[limit.unit]]
+            units = {limit.unit for limit in limits}
+            counted = [
+                limit
+                for unit in units
+                for limit in most_specific([one for one in limits if one.unit == unit and not one.shadow])
+            ]
+            limits = [limit for limit in limits if limit.shadow or limit in counted]
         return tuple(limits)
 
 
-def counts_tokens(route: Route) -> bool:
-    """Whether a request on this route is a call of a model whose tokens can be known."""
-    return route.usage is not None and not route.counts_units
-
-
-def _models(rule: RateRule) -> tuple[str, ...]:
-    return rule.group.models if rule.group is not None else ()
-
-
-def _digest(model: str) -> str:
-    """A name that a caller made longer than any model's would fill the memory with keys."""
-    return blake2s(model.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _names(rules: Sequence[RateRule], prefix: str) -> list[str]:
-    """The names of rules: their own, or made of scope, unit and period, numbered where they are alike."""
-    taken = {rule.name for rule in rules}
-    alike: Counter[str] = Counter()
-    names = []
-    for rule in rules:
-        if rule.name is not None:
-            names.append(rule.name)
-            continue
-        unit = "" if rule.unit == REQUESTS else f"{rule.unit}-"
-        stem = f"{prefix}{rule.scope}-{unit}{_seconds_text(rule.rate.period_ns)}"
-        name = stem
-        while name in taken or not alike[stem]:
-            alike[stem] += 1
-            name = stem if alike[stem] == 1 else f"{stem}-{alike[stem]}"
-        taken.add(name)
-        names.append(name)
-    return names
+def _stem(rule: RateRule) -> str:
+    """What a rule without a name is called: by scope, unit and period."""
+    unit = "" if rule.unit == REQUESTS else f"{rule.unit}-"
+    return f"{rule.scope}-{unit}{_seconds_text(rule.rate.period_ns)}"
 
 
 def _seconds_text(period_ns: int) -> str:

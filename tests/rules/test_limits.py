@@ -47,23 +47,23 @@ def names(plan: LimitPlan, route: Route, model: str | None = None) -> list[str]:
 def test_every_scope_has_buckets_of_its_own(scope: Scope, key: str) -> None:
     group = Group(("chat",)) if scope is Scope.GROUP else None
     (limit,) = plan_of(RateRule(RATE, scope, group=group, name="x")).limits
-    assert limit.bucket(ACME, "chat", "gpt-5") == key
+    assert limit.key(ACME, "chat", "gpt-5") == key
     assert owner_of(key) == ("" if scope in {Scope.GLOBAL, Scope.PLAN} else "acme")
 
 
 @given(st.text(alphabet="a|%/7C", max_size=5), st.text(alphabet="a|%/7C", max_size=5), st.text(max_size=5))
 def test_names_of_tenants_routes_and_models_never_run_together(route: str, other: str, model: str) -> None:
     (by_route, by_model) = plan_of(RateRule(RATE, Scope.ROUTE), RateRule(RATE, Scope.MODEL)).limits
-    assert (by_route.bucket(ACME, route, None) == by_route.bucket(ACME, other, None)) == (route == other)
-    assert by_model.bucket(ACME, route, model) != by_route.bucket(ACME, route, None)
+    assert (by_route.key(ACME, route, None) == by_route.key(ACME, other, None)) == (route == other)
+    assert by_model.key(ACME, route, model) != by_route.key(ACME, route, None)
 
 
 def test_a_model_with_an_endless_name_has_a_short_key() -> None:
     (limit,) = plan_of(RateRule(RATE, Scope.MODEL)).limits
-    long = limit.bucket(ACME, "chat", "m" * 1_000_000)
+    long = limit.key(ACME, "chat", "m" * 1_000_000)
     assert len(long) < 100
-    assert long != limit.bucket(ACME, "chat", "m" * 1_000_001)
-    assert limit.bucket(ACME, "chat", "\ud800" * 200)
+    assert long != limit.key(ACME, "chat", "m" * 1_000_001)
+    assert limit.key(ACME, "chat", "\ud800" * 200)
 
 
 def test_a_rate_by_plan_needs_one() -> None:
@@ -75,7 +75,7 @@ def test_tenants_of_one_plan_share_its_bucket() -> None:
     section = RateSection((RateRule(RATE, Scope.PLAN),))
     plans = [LimitPlan.of(Policy.of(name, [section, PlanSection("gold")])) for name in ("acme", "globex")]
     buckets = {
-        plan.limits[0].bucket(Tenant(TenantId(str(at))), "chat", None) for at, plan in enumerate(plans) if plan
+        plan.limits[0].key(Tenant(TenantId(str(at))), "chat", None) for at, plan in enumerate(plans) if plan
     }
     assert buckets == {"|plan|plan-1s|gold"}
 
@@ -108,7 +108,7 @@ def test_a_group_is_its_routes_and_its_models() -> None:
     assert names(plan, CHAT, "gpt-5") == ["group-1s"]
     assert names(plan, CHAT, "gpt-4") == []
     (limit,) = plan.limits
-    assert limit.bucket(ACME, "pictures", None) == limit.bucket(ACME, "chat", "gpt-5")
+    assert limit.key(ACME, "pictures", None) == limit.key(ACME, "chat", "gpt-5")
 
 
 def test_the_most_specific_overrides_unit_by_unit_and_shadows_override_nothing() -> None:
