@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from tenantguard.asgi.run import Run
+from tenantguard.errors import ClientLeftError
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
     Headers,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 class WebSocketRun(Run):
     """One WebSocket: the flow runs at connect; completed means closed with 1000 or 1001 and no exception."""
 
+    _ahead: deque[Message] | None = None  # read while the flow waited, and not by the application
     _closed = False  # refused after the application had accepted: what it still sends goes nowhere
 
     async def run(self) -> None:
@@ -30,7 +33,7 @@ class WebSocketRun(Run):
         try:
             step = await self.advance(None)
             if isinstance(step, Response):
-                await self.receive()  # the connect
+                await self._next()  # the connect
                 await self._refuse(step)
             else:
                 await self.app(self.inner_scope(), self._receive, self._send)
@@ -38,14 +41,31 @@ class WebSocketRun(Run):
             await self.observe()
             self.raise_cancelled()
         except BaseException as failure:
-            await self._end(None, left=False, error=failure)
+            left = isinstance(failure, ClientLeftError) and not self.session.called
+            await self._end(None, left=left, error=None if left else failure)
             await self.observe()
             if isinstance(failure, Exception):
                 self.raise_cancelled()
-            raise
+            if not left:
+                raise
         finally:
             CURRENT.reset(token)
             self.leave()
+            if self._peeked is not None:
+                self._peeked.cancel()
+
+    async def client_left(self) -> bool:
+        """Wait until the client has left; before it is accepted it sends nothing else."""
+        if self._ahead is None:
+            self._ahead = deque()
+        while True:
+            message = await self.read_ahead()
+            self._ahead.append(message)
+            if message["type"] == "websocket.disconnect":
+                return True
+
+    async def _next(self) -> Message:
+        return self._ahead.popleft() if self._ahead else await self.next_message()
 
     async def _end(self, code: int | None, *, left: bool, error: BaseException | None = None) -> None:
         if not self.session.settled:
@@ -101,7 +121,7 @@ class WebSocketRun(Run):
         await self.send({**message, "headers": step.headers.raw})
 
     async def _receive(self) -> Message:
-        message = await self.receive()
+        message = await self._next()
         if message["type"] == "websocket.disconnect":
             await self._end(message.get("code", 1005), left=True)
             self.raise_cancelled()

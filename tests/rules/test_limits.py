@@ -74,9 +74,7 @@ def test_a_rate_by_plan_needs_one() -> None:
 def test_tenants_of_one_plan_share_its_bucket() -> None:
     section = RateSection((RateRule(RATE, Scope.PLAN),))
     plans = [LimitPlan.of(Policy.of(name, [section, PlanSection("gold")])) for name in ("acme", "globex")]
-    buckets = {
-        plan.limits[0].key(Tenant(TenantId(str(at))), "chat", None) for at, plan in enumerate(plans) if plan
-    }
+    buckets = {plan.limits[0].key(Tenant(TenantId(str(at))), "chat", None) for at, plan in enumerate(plans) if plan}
     assert buckets == {"|plan|plan-1s|gold"}
 
 
