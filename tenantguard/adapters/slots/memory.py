@@ -62,13 +62,14 @@ class MemorySlots:
                 answer = slots.enter(command.id, command.owner, command.claims, command.deadline_ns, now)
             else:
                 slots.leave(command.id, now)
-                left = self._promises.pop(command.id, None)
-                if left is not None:  # another who waits under this id
-                    told.append((left, Crowded(NotEntered.ENDED, ())))
             if slots.told:
                 told += [(self._promises.pop(waiter), news) for waiter, news in slots.told]
                 slots.told.clear()
-            if answer is None and isinstance(command, EnterSlot):
+            if isinstance(command, LeaveSlot):
+                left = self._promises.pop(command.id, None)
+                if left is not None:  # somebody else waits under this id
+                    told.append((left, Crowded(NotEntered.ENDED, ())))
+            elif answer is None:
                 answer = self._promise(command.id, now)
         if not told:
             return answer
