@@ -46,6 +46,8 @@ from tenantguard.settings.reading import TABLES
 from tenantguard.settings.shapes import (
     AlertsShape,
     BudgetShape,
+    ConcurrenciesShape,
+    ConcurrencyShape,
     ExchangeShape,
     GuardShape,
     IdempotencyShape,
@@ -281,6 +283,8 @@ SHAPES: dict[str, type[Shape]] = {
     "### `[policies.<tenant>]`": PolicyShape,
     "### `rate` with `rules`": RatesShape,
     "### An element of `rate`": RateShape,
+    "### `concurrency` with `rules`": ConcurrenciesShape,
+    "### An element of `concurrency`": ConcurrencyShape,
     "### An element of `budget`": BudgetShape,
     "### An element of `quota`": QuotaShape,
     "### `pricing` of a policy": MarkupShape,

@@ -15,11 +15,13 @@ from tenantguard.adapters.identity.keys import ApiKeys
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.policies.static import StaticPolicies
 from tenantguard.adapters.pricing.table import PriceTable
+from tenantguard.adapters.slots.memory import MemorySlots
 from tenantguard.adapters.system import real_system
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.ports import Ports
 from tenantguard.guard import Guard
 from tenantguard.layers.routes import KnownRoutes
+from tenantguard.model.concurrency import ConcurrencySection
 from tenantguard.model.price import UnknownModel
 from tenantguard.model.route import Idempotency
 from tenantguard.model.sections import BudgetSection, Mode, OnError, QuotaSection, RateSection, RedactSection
@@ -68,6 +70,7 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
         identities=ApiKeys(settings.keys),
         audits=(StructlogSink(),),
         alerts=_alerts(settings, ledger, system),
+        slot_store=MemorySlots(system.clock),
     )
     guard = Guard(
         layers,
@@ -125,14 +128,17 @@ def _soft(resolved: ResolvedPolicy) -> list[str]:
 
 
 def _lenient(resolved: ResolvedPolicy) -> list[str]:
-    """What the rates that this policy writes itself let through."""
-    rates = resolved.policy.section(RateSection)
-    if rates is None or resolved.origins[RateSection] != resolved.policy.name:
-        return []
-    shadows = [rule for rule in rates.rules if rule.shadow]
-    told = [f"the rate of {rule.unit}, {rule.rate}, is a shadow: it refuses nothing" for rule in shadows]
-    if rates.on_error is OnError.OPEN:
-        told.append("rate.on_error = 'open': nothing is limited while the store of limits cannot be asked")
+    """What the limits that this policy writes itself let through."""
+    told: list[str] = []
+    rates, slots = resolved.policy.section(RateSection), resolved.policy.section(ConcurrencySection)
+    own = {kind for kind, origin in resolved.origins.items() if origin == resolved.policy.name}
+    if rates is not None and RateSection in own:
+        shadows = [rule for rule in rates.rules if rule.shadow]
+        told += [f"the rate of {rule.unit}, {rule.rate}, is a shadow: it refuses nothing" for rule in shadows]
+        if rates.on_error is OnError.OPEN:
+            told.append("rate.on_error = 'open': nothing is limited while the store of limits cannot be asked")
+    if slots is not None and ConcurrencySection in own and slots.on_error is OnError.OPEN:
+        told.append("concurrency.on_error = 'open': nothing is limited while the store of slots cannot be asked")
     return told
 
 
@@ -252,6 +258,9 @@ _MAKERS: Final[dict[str, Callable[[Any, Settings], Layer]]] = {
     "tenant": _tenant,
     "idempotency": _idempotency,
     "rate": lambda layer, settings: layer(body_limit=settings.guard.body_limit),
+    "concurrency": lambda layer, settings: layer(
+        deadline_header=settings.guard.deadline_header, body_limit=settings.guard.body_limit
+    ),
     "redaction": _redaction,
     "charge": _charge,
     "routes": lambda layer, _settings: layer(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.layer import Layer, stack
+from tenantguard.model.concurrency import ConcurrencySection
 from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.route import Idempotency
 from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection, RedactSection
@@ -30,6 +31,7 @@ BUILT_IN: Final = {
     "routes": "tenantguard.layers.routes:KnownRoutes",
     "idempotency": "tenantguard.layers.idempotency:Idempotency",
     "rate": "tenantguard.layers.rate_limit:RateLimit",
+    "concurrency": "tenantguard.layers.concurrency:ConcurrencyLimit",
     "redaction": "tenantguard.layers.redaction:Redaction",
     "charge": "tenantguard.layers.charge:Charge",
 }
@@ -37,6 +39,7 @@ BUILT_IN: Final = {
 
 _APPLIED_BY: Final[dict[type, str]] = {
     RateSection: "rate",
+    ConcurrencySection: "concurrency",
     RedactSection: "redaction",
     BudgetSection: "charge",
     QuotaSection: "charge",
@@ -44,6 +47,7 @@ _APPLIED_BY: Final[dict[type, str]] = {
 }
 _KEYS: Final[dict[type, str]] = {
     RateSection: "rate",
+    ConcurrencySection: "concurrency",
     RedactSection: "redact",
     BudgetSection: "budget",
     QuotaSection: "quota",
@@ -114,7 +118,7 @@ def _check_idempotency(document: Document, names: list[str]) -> None:
     if "idempotency" not in names:
         return
     place = names.index("idempotency")
-    for taker in ("rate", "redaction", "charge"):
+    for taker in ("rate", "concurrency", "redaction", "charge"):
         if taker in names[:place]:
             document.problem(
                 ("guard", "layers", place), f"must stand before {taker!r}", "put it right after 'tenant'"

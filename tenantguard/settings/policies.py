@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pydantic import Field, create_model
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.model.concurrency import ConcurrencyRule, ConcurrencySection, WhenFull
 from tenantguard.model.ledger import CarryOver, Threshold
 from tenantguard.model.period import Period
 from tenantguard.model.policy import Policy
 from tenantguard.model.pricing_section import PricingSection
-from tenantguard.model.rate import REQUESTS, TOKENS
+from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS
 from tenantguard.model.sections import (
     NO_CARRY,
     BudgetRule,
@@ -40,6 +41,8 @@ from tenantguard.settings.shapes import (
     BudgetShape,
     CarryMoneyShape,
     CarryUnitsShape,
+    ConcurrenciesShape,
+    ConcurrencyShape,
     GroupShape,
     MarkupShape,
     PolicyShape,
@@ -222,10 +225,55 @@ def _read_group(document: Document, value: object, path: Path) -> Group | None:
     return document.attempt(partial(Group, tuple(shape.routes), tuple(shape.models)), path)
 
 
+def _read_concurrency(document: Document, value: object, path: Path) -> ConcurrencySection | None:
+    terms = ConcurrenciesShape(rules=value)
+    if isinstance(value, dict) and "rules" in value:
+        read = check(document, ConcurrenciesShape, value, path)
+        if read is None:
+            return None
+        terms, path = read, (*path, "rules")
+    rules: list[ConcurrencyRule] = []
+    for element, at in _several(document, terms.rules, path):
+        rule = _read_concurrency_rule(document, {"limit": element} if type(element) is int else element, at)
+        if rule is None:
+            continue
+        if rule.name is not None and any(rule.name == other.name for other in rules):
+            document.problem(
+                at, f"an earlier concurrency is called {rule.name!r}: they would share slots", "rename one"
+            )
+        else:
+            rules.append(rule)
+    return ConcurrencySection(tuple(rules), terms.combine, terms.on_error)
+
+
+def _read_concurrency_rule(document: Document, element: object, path: Path) -> ConcurrencyRule | None:
+    shape = check(document, ConcurrencyShape, element, path)
+    if shape is None:
+        return None
+    if shape.when_full is WhenFull.REJECT:
+        for name in shape.model_fields_set & {"queue", "wait_s"}:
+            document.problem((*path, name), "is for those who wait, and when_full = 'reject' lets nobody")
+    group = None
+    if shape.group is not None:
+        group = _read_group(document, shape.group, (*path, "group"))
+        if group is None:
+            return None
+    if shape.scope is Scope.MODEL and not _calls_models(document):
+        document.problem(path, "is for each model, and no route has the usage of one", "write usage on that route")
+    wait_ns = round(shape.wait_s * NANOS_PER_SECOND)
+    terms = (shape.limit, shape.scope, shape.when_full, shape.queue, wait_ns, tuple(shape.by), shape.weight)
+    return document.attempt(partial(ConcurrencyRule, *terms, group, shape.name), path)
+
+
+def _calls_models(document: Document) -> bool:
+    """Whether some route has the usage of a model."""
+    return any(isinstance(usage := route.get("usage"), str) and ":" not in usage for route in _routes(document))
+
+
 def _check_applies(document: Document, rule: RateRule, path: Path) -> None:
     """A rate that no request can meet is a mistake."""
     routes = _routes(document)
-    calls_models = any(isinstance(usage := route.get("usage"), str) and ":" not in usage for route in routes)
+    calls_models = _calls_models(document)
     if rule.scope is Scope.MODEL and not calls_models:
         document.problem(path, "is for each model, and no route has the usage of one", "write usage on that route")
     known = {REQUESTS, *([TOKENS] if calls_models else [])}
@@ -242,13 +290,19 @@ def _check_plans(
 ) -> None:
     """What is limited by plan needs one, unless others inherit it and name theirs."""
     for name, policy in resolved.items():
-        section = policy.policy.section(RateSection)
-        if section is None or name in parents.values() or policy.policy.section(PlanSection) is not None:
+        if name in parents.values() or policy.policy.section(PlanSection) is not None:
             continue
-        if any(rule.scope is Scope.PLAN for rule in section.rules):
-            document.problem(
-                ("policies", name), "has a rate of its plan, and no plan", 'write plan = "gold", or what it is called'
-            )
+        rates, slots = policy.policy.section(RateSection), policy.policy.section(ConcurrencySection)
+        for what, rules in (
+            ("rate", rates.rules if rates is not None else ()),
+            ("concurrency", slots.rules if slots is not None else ()),
+        ):
+            if any(rule.scope is Scope.PLAN for rule in rules):
+                document.problem(
+                    ("policies", name),
+                    f"has a {what} of its plan, and no plan",
+                    'write plan = "gold", or what it is called',
+                )
 
 
 def _read_budget(document: Document, value: object, path: Path) -> BudgetSection | None:
@@ -405,6 +459,7 @@ _Reader: TypeAlias = "Callable[[Document, object, Path], object]"
 _READERS: Final[dict[str, _Reader]] = {
     "plan": _read_plan,
     "rate": _read_rate,
+    "concurrency": _read_concurrency,
     "budget": _read_budget,
     "quota": _read_quota,
     "pricing": _read_pricing,

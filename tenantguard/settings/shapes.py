@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from tenantguard.adapters.identity.keys import read_hash
 from tenantguard.errors import BadRequestError, ConfigurationError
 from tenantguard.flow.http import BODY_LIMIT_BYTES
+from tenantguard.model.concurrency import SLOTS_MAX, WEIGHT_MAX, WhenFull
 from tenantguard.model.ledger import UNITS_MAX, Counted, OnOrphan
 from tenantguard.model.money import Amount, known_currency
 from tenantguard.model.period import Period, PeriodError
@@ -55,6 +56,7 @@ _POSTGRES_URI: Final = re.compile(
     rf"\A{POSTGRES}(?:(?P<user>[^\s:/?#@]*)(?::[^\s:/?#@]*)?@)?(?P<host>{_HOST}(?:,{_HOST})*)(?P<name>/[^\s/?#@]+)"
     r"(?:\?[^\s#@]*)?\Z"
 )
+_HEADER: Final = re.compile(r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # a token, RFC 9110 5.6.2
 _DECIMAL: Final = re.compile(r"\A[0-9]{1,10}(?:\.[0-9]{1,9})?\Z")
 _TYPES: Final = {
     "string_type": "text in quotes",
@@ -164,6 +166,12 @@ def _match(text: str) -> str:
     return Route(text).match
 
 
+def _header(text: str) -> str:
+    if not _HEADER.match(text):
+        raise ConfigurationError("must be the name of a header, like 'x-request-timeout-ms'")
+    return text.lower()
+
+
 def _key_hash(text: str) -> str:
     read_hash(text)
     return text
@@ -197,6 +205,7 @@ class GuardShape(Shape):
     limits: Annotated[str, _text(_limits_uri)] = "memory://"
     layers: list[_Name] | None = Field(None, min_length=1)
     body_limit: _Count = BODY_LIMIT_BYTES
+    deadline_header: Annotated[str, _text(_header)] | None = None
     drain_s: _Seconds = 30.0
     drains_max: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     return_wait_s: _Seconds = 10.0
@@ -370,10 +379,32 @@ class RateShape(Shape):
 
 
 class GroupShape(Shape):
-    """``group`` of a rate."""
+    """``group`` of a rate or concurrency."""
 
     routes: list[_Name] = []
     models: list[_Name] = []
+
+
+class ConcurrenciesShape(Shape):
+    """``concurrency`` with more to say than its rules."""
+
+    rules: Any
+    combine: Annotated[Combine, Field(strict=False)] = Combine.ALL
+    on_error: Annotated[OnError, Field(strict=False)] = OnError.LOCAL
+
+
+class ConcurrencyShape(Shape):
+    """One element of ``concurrency``."""
+
+    limit: Annotated[int, Field(ge=1, le=SLOTS_MAX)]
+    scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    when_full: Annotated[WhenFull, Field(strict=False)] = WhenFull.QUEUE
+    queue: Annotated[int, Field(ge=1, le=SLOTS_MAX)] = 100
+    wait_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    by: list[_Name] = []
+    weight: Annotated[int, Field(ge=1, le=WEIGHT_MAX)] = 1
+    group: Any = None
+    name: _Name | None = None
 
 
 class BudgetShape(Shape):
