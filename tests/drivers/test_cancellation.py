@@ -451,6 +451,9 @@ def test_cancelled_at_every_suspension_point_everything_ends_once(
     for position in range(1, len(whole.clerk.points) + 1):
         run = make(Clerk(position, **times))
         anyio.run(perform, run, way, backend=backend, backend_options=options)
+        if position > len(run.clerk.points):  # trio's order is random: this time the client was not looked for
+            assert run.finished
+            continue
         point = f"{position}: {run.clerk.points[position - 1]}"
         run.check(point)
         assert len(run.watching.outcomes) == 1, point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 
 from tenantguard.adapters.slots.memory import MemorySlots
 from tenantguard.asgi import ASGIGuard
+from tenantguard.flow.effects import Promise
 from tenantguard.flow.exchange import current
 from tenantguard.flow.layer import observe
 from tenantguard.flow.ports import Entered
@@ -21,6 +23,7 @@ from tenantguard.guard import Guard
 from tenantguard.layers.concurrency import ConcurrencyLimit
 from tenantguard.model.concurrency import ConcurrencyRule, WhenFull
 from tenantguard.testing import memory_ports
+from tenantguard.testing.serving import serve
 from tenantguard.wsgi import WSGIGuard
 from tests.drivers.asgi_client import body, http_scope, idle, start
 
@@ -423,6 +426,61 @@ def test_a_socket_that_waits_too_long_is_closed(backend: str) -> None:
         assert hall.standing() == (0, 0)
 
     run(scene, backend)
+
+
+# a real server
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_a_connection_that_closes_while_its_request_waits_frees_the_place(http: str) -> None:
+    """A+3, under uvicorn, which cancels nothing."""
+    hall = Hall(ConcurrencyRule(1))
+    entered, left, finishes = threading.Event(), threading.Event(), threading.Event()
+
+    @observe
+    def hear(exchange: Exchange, outcome: Outcome) -> None:
+        if outcome.ending == "left":
+            left.set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        hall.enter(scope["path"])
+        entered.set()
+        await asyncio.to_thread(finishes.wait, 20)
+        hall.leave()
+        await send(start(headers=((b"content-length", b"2"),)))
+        await send(body(b"ok"))
+
+    class Watched(MemorySlots):
+        queued = threading.Event()
+
+        def execute(self, command: Any, /) -> Any:
+            answer = super().execute(command)
+            if isinstance(answer, Promise):
+                self.queued.set()
+            return answer
+
+    hall.ports.slot_store = Watched(hall.ports.system.clock)
+    guard = Guard([hear, *hall.guard.layers], ports=hall.ports)
+
+    def ask(path: bytes) -> socket.socket:
+        asking = socket.create_connection(address, timeout=20)
+        asking.sendall(b"POST " + path + b" HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\nhello")
+        return asking
+
+    with serve(guard.asgi(app), http=http) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with ask(b"/first") as first:
+            assert entered.wait(20)
+            with ask(b"/leaver"):
+                assert Watched.queued.wait(20)
+            assert left.wait(20)
+            assert hall.standing() == (1, 0)
+            finishes.set()
+            assert first.recv(4096).startswith(b"HTTP/1.1 200")
+        with ask(b"/next") as last:
+            assert last.recv(4096).startswith(b"HTTP/1.1 200")
+    assert hall.served == ["/first", "/next"]
+    assert hall.standing() == (0, 0)
 
 
 # the thread driver

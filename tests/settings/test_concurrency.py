@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from tenantguard.cli import main
 from tenantguard.layers.concurrency import ConcurrencyLimit
 from tenantguard.model.concurrency import ConcurrencyRule, ConcurrencySection, WhenFull
 from tenantguard.model.sections import Combine, Group, OnError, Scope
 from tenantguard.settings import SettingsError, parse_settings
 from tenantguard.settings.building import build, loopholes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECOND = 10**9
 ROUTES = """
@@ -127,3 +133,18 @@ def test_a_policy_with_it_brings_the_layer_after_the_rates() -> None:
 def test_what_limits_nothing_when_its_store_fails_is_told_as_a_loophole() -> None:
     settings = parse_settings(text_of('{ rules = 5, on_error = "open" }'), environ={})
     assert any("concurrency.on_error = 'open'" in told for told in loopholes(settings))
+
+
+def test_the_check_shows_what_each_tenant_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "tenantguard.toml"
+    rules = """[
+      { limit = 9, scope = "global", weight = 2 },
+      { limit = 1, by = ["user"], group = { routes = ["chat"] }, when_full = "reject" },
+    ]"""
+    table = f'{{ rules = {rules}, combine = "override", on_error = "closed" }}'
+    file.write_text(text_of(table.replace("\n", " ")))
+    assert main(["check", str(file)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "concurrency 9 at a time, for each global; 100 wait, 30 s at most; weight 2" in shown
+    assert "concurrency 1 at a time, for each tenant; by user; of chat" in shown
+    assert "concurrencies combine override, on error closed" in shown
