@@ -244,8 +244,9 @@ def test_every_store_answers_as_the_rule(listed: list[tuple[Any, ...]], name: st
         else:
             owner, claims = owners.setdefault(command[1], command[2:4])  # an id asks for the same again
             answer = rule.enter(asked, owner, claims, command[4], now)
-            for waiter, told in rule.told:
+            for waiter, told in rule.told:  # before it was decided itself
                 keep(waiter, told)
+            rule.told.clear()
             if answer is not None:
                 keep(asked, answer)
             room.enter(*claims, owner=owner, entering=asked, deadline_ns=command[4])

@@ -342,6 +342,26 @@ def test_more_routes_are_not_more_turns() -> None:
     assert [name for name in room.entered if name[0] == "a"] == named("a", 30)
 
 
+def test_among_equals_the_one_that_has_waited_longest_is_next_though_others_left_before_it() -> None:
+    room = Room()
+    room.enter("x", everybody(1), owner="x")
+    for name in ("a0", "b0", "a1"):
+        room.enter(name, everybody(1), owner=name[0])
+    room.leave("a0")
+    assert room.leave("x") == ["b0"]
+
+
+def test_turns_are_forgotten_once_nobody_waits() -> None:
+    room = Room()
+    room.enter("x", everybody(1), owner="x")
+    for name in named("a", 5):
+        room.enter(name, everybody(1), owner="a")
+    turns(room, "a", 5)
+    for name in ("a5", "b0"):
+        room.enter(name, everybody(1), owner=name[0])
+    assert room.leave("a4") == ["a5"]
+
+
 def test_who_is_held_up_by_its_own_limit_saves_nothing_up_meanwhile() -> None:
     room = Room()
     room.enter("own", tenant(1, key="a"), owner="a")
