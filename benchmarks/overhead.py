@@ -109,7 +109,7 @@ def _scope(path: str) -> dict[str, Any]:
     }
 
 
-def _asgi(app: Any, path: str = "/jobs") -> Callable[[int], Awaitable[None]]:
+def requests_of(app: Any, path: str = "/jobs") -> Callable[[int], Awaitable[None]]:
     """Requests one after the other."""
 
     async def run(requests: int) -> None:
@@ -125,7 +125,7 @@ def _concurrent(app: Any, path: str) -> Callable[[int], Awaitable[None]]:
     async def run(requests: int) -> None:
         each, rest = divmod(requests, CONCURRENT)
         assert not rest
-        one_after_the_other = _asgi(app, path)
+        one_after_the_other = requests_of(app, path)
         await asyncio.gather(*(one_after_the_other(each) for _ in range(CONCURRENT)))
 
     return run
@@ -179,7 +179,7 @@ def trivial(targets: list[Target]) -> None:
     cases |= {f"{count} pure ASGI": nest(app, PureASGI, count) for count in (1, 3, 6)}
     cases |= {f"guard, {count} layers": trivial_guard(count).asgi(app) for count in (0, 1, 3, 6)}
     cases |= {f"{count} BaseHTTPMiddleware": nest(app, BaseHTTP, count) for count in (1, 3, 6)}
-    samples = asyncio.run(interleave_async({name: _asgi(case) for name, case in cases.items()}, ROUNDS))
+    samples = asyncio.run(interleave_async({name: requests_of(case) for name, case in cases.items()}, ROUNDS))
     compared = {name: f"{count} pure ASGI" for name in cases for count in (1, 3, 6) if f"{count} " in name}
     print_table(
         "ASGI, in process: CPU of one request; a layer adds one header",
@@ -199,7 +199,7 @@ def trivial(targets: list[Target]) -> None:
         "guard, 6 layers": trivial_guard(6).asgi(asgi_stream),
         "6 BaseHTTPMiddleware": nest(asgi_stream, BaseHTTP, 6),
     }
-    samples = asyncio.run(interleave_async({name: _asgi(case) for name, case in streams.items()}, ROUNDS))
+    samples = asyncio.run(interleave_async({name: requests_of(case) for name, case in streams.items()}, ROUNDS))
     print_table(
         f"ASGI, in process: CPU of a stream of {CHUNKS} chunks",
         _COLUMNS,
@@ -211,15 +211,15 @@ def mission(targets: list[Target]) -> None:
     """The layers of the product, one more each time; no price, so that nothing is held."""
     progress("ASGI, the five layers (Presidio is loaded)")
     app = asgi_app(FIGURES)
-    cases = {BARE: _asgi(app), "guard, 0 layers": _asgi(trivial_guard(0).asgi(app))}
+    cases = {BARE: requests_of(app), "guard, 0 layers": requests_of(trivial_guard(0).asgi(app))}
     for count, layer in enumerate(STACK, 1):
         guard = guard_with(STACK[:count])
         name = PASSING if count == len(STACK) else f"  + {layer}"
-        cases[name] = _drained(guard, _asgi(guard.asgi(app)))
+        cases[name] = _drained(guard, requests_of(guard.asgi(app)))
     picture = asgi_app(FIGURES, b"image/png")
-    cases["all five, a response that is no text"] = _drained(guard, _asgi(guard.asgi(picture)))
+    cases["all five, a response that is no text"] = _drained(guard, requests_of(guard.asgi(picture)))
     text = asgi_app(TEXT, b"text/plain")
-    cases["all five, a text to search"] = _drained(guard, _asgi(guard.asgi(text)))
+    cases["all five, a text to search"] = _drained(guard, requests_of(guard.asgi(text)))
     detector = PresidioDetector(Find(entities=("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER")))
 
     async def detect(times: int) -> None:
@@ -282,7 +282,7 @@ def durable(targets: list[Target]) -> None:
             HELD: _drained(held, _concurrent(guarded, "/priced")),
         }
         together = asyncio.run(interleave_async(many, ROUNDS, operations=20 * CONCURRENT))
-        one = {BARE: _asgi(app, "/priced"), HELD: _drained(held, _asgi(guarded, "/priced"))}
+        one = {BARE: requests_of(app, "/priced"), HELD: _drained(held, requests_of(guarded, "/priced"))}
         alone = asyncio.run(interleave_async(one, ROUNDS))
         held.close()
     columns = ("", "us", "added")

@@ -13,11 +13,10 @@ from itertools import cycle
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.adapters.pii.cascade import CascadeDetector
-
 from benchmarks import pii_search, pii_start, pii_streams
 from benchmarks.pii_streams import KEY, deltas
 from benchmarks.rounds import Target, interleave, print_table, print_targets, progress
+from tenantguard.adapters.pii.cascade import CascadeDetector
 from tenantguard.model.redact_section import Find
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.events import EventStream

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tenantguard.guard import Guard as Guard
     from tenantguard.layers.audit import Audit as Audit
     from tenantguard.layers.charge import Charge as Charge
+    from tenantguard.layers.concurrency import ConcurrencyLimit as ConcurrencyLimit
     from tenantguard.layers.rate_limit import RateLimit as RateLimit
     from tenantguard.layers.redaction import Redaction as Redaction
     from tenantguard.layers.tenant import TenantContext as TenantContext
@@ -60,6 +61,7 @@ _HOMES = {
     "Amount": "model.money",
     "Audit": "layers.audit",
     "Charge": "layers.charge",
+    "ConcurrencyLimit": "layers.concurrency",
     "ConfigurationError": "errors",
     "Deny": "model.decision",
     "Exchange": "flow.exchange",

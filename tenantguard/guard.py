@@ -89,12 +89,13 @@ class Guard:
 
 
 def default_ports() -> Ports:
-    """Memory for limits and ledger, this machine's clock, nobody known, decisions to structlog."""
+    """Memory for limits, slots and ledger, this machine's clock, nobody known, decisions to structlog."""
     from tenantguard.adapters.audits.structlog import StructlogSink  # noqa: PLC0415 - a guard with ports has no use of it
     from tenantguard.adapters.identity.keys import ApiKeys  # noqa: PLC0415
     from tenantguard.adapters.ledger.memory import MemoryLedger  # noqa: PLC0415
     from tenantguard.adapters.limits.memory import MemoryLimits  # noqa: PLC0415
     from tenantguard.adapters.policies.static import StaticPolicies  # noqa: PLC0415
+    from tenantguard.adapters.slots.memory import MemorySlots  # noqa: PLC0415
     from tenantguard.adapters.system import real_system  # noqa: PLC0415
     from tenantguard.flow.ports import Ports  # noqa: PLC0415
 
@@ -106,6 +107,7 @@ def default_ports() -> Ports:
         policies=StaticPolicies({}),
         identities=ApiKeys({}),
         audits=(StructlogSink(),),
+        slot_store=MemorySlots(system.clock),
     )
 
 

@@ -33,6 +33,7 @@ from tenantguard.settings import Problem, SettingsError, build, load, loopholes,
 from tenantguard.settings.reading import TABLES
 from tenantguard.settings.shapes import (
     BudgetShape,
+    ConcurrencyShape,
     GuardShape,
     KeyShape,
     LedgerShape,
@@ -734,6 +735,7 @@ def test_the_documented_example_has_every_key_and_is_right() -> None:
     for route in document["routes"]:
         routes |= route
     quotas = document["policies"]["acme"]["quota"]
+    slots = document["policies"]["acme"]["concurrency"]
     for table, shape in [
         (document["guard"], GuardShape),
         (document["ledger"], LedgerShape),
@@ -744,6 +746,7 @@ def test_the_documented_example_has_every_key_and_is_right() -> None:
         (document["prices"]["gpt-5-mini"], PriceShape),
         (document["pricing"].keys() | {"file", "providers"}, PricingShape),  # of a file that there may not be
         (document["policies"]["acme"]["rate"][1], RateShape),
+        (slots[0] | slots[1], ConcurrencyShape),
         (document["policies"]["acme"]["budget"][1], BudgetShape),
         (quotas[0] | quotas[1], QuotaShape),
         (document["policies"]["acme"]["redact"].keys() | {"known", "ner"}, RedactShape),  # of what there may not be

@@ -31,6 +31,9 @@ PEEK_ROUNDS: Final = 2
 """Rounds of the loop in which a message that is there is given: one for the task, one for a checkpoint of its own."""
 
 
+READ_AHEAD_BYTES: Final = 65_536
+"""How much of a body is kept while its request waits for its turn: a disconnect stands behind it."""
+
 _MESSAGES_PEEKED: Final = 2
 """The end of a body that nobody read may stand before the disconnect."""
 
@@ -41,7 +44,6 @@ class ClientWatch(Run):
     _head: Message | None = None  # held until the first bytes leave
     _receiving = 0
     _looking: anyio.Event | None = None  # for the client, at this moment
-    _peeked: asyncio.Future[Message] | None = None
     _gone = False  # the client has left
     _draining = False
     _drain_place = False  # among the guard's ``drains_max``
@@ -70,7 +72,7 @@ class ClientWatch(Run):
         data: bytes | bytearray = b"".join([message.get("body", b"") for message in given])
         more = not given or given[-1].get("more_body", False)
         while more and len(data) <= limit:
-            message = await self.receive()
+            message = await self.next_message()
             if message["type"] == DISCONNECT:
                 self._gone = True
                 raise ClientLeftError("the client left while its body was being read")
@@ -98,11 +100,7 @@ class ClientWatch(Run):
             return await self._parked_disconnect()
         self._receiving += 1
         try:
-            if self._peeked is not None:
-                peeked, self._peeked = self._peeked, None
-                message = await peeked
-            else:
-                message = await self.receive()
+            message = await self.next_message()
         finally:
             self._receiving -= 1
         if message["type"] == DISCONNECT and not self.session.settled and self._client_left():
@@ -142,6 +140,17 @@ class ClientWatch(Run):
             if not self.session.settled:
                 await self._end_drain()
         return {"type": DISCONNECT}
+
+    async def client_left(self) -> bool:
+        """Wait until the client has left; False where it would have to be told to send, or sends much."""
+        if self.exchange.request.headers.get("expect") is not None:
+            return False
+        ahead = 0
+        while not self._gone and ahead <= READ_AHEAD_BYTES:
+            message = await self.read_ahead()
+            self._keep(message)
+            ahead += len(message.get("body", b""))
+        return self._gone
 
     async def _client_gone(self, rounds: int = PEEK_ROUNDS) -> bool:
         """Look for the client at the settling point; what was read is replayed."""

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from tenantguard.asgi.waiting import kept, library, workers
-from tenantguard.errors import LayerError, PortError, PortTimeout
+from tenantguard.errors import ClientLeftError, LayerError, PortError, PortTimeout
 from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
 from tenantguard.flow.exchange import Exchange
 from tenantguard.flow.http import (
@@ -34,7 +34,7 @@ from tenantguard.guard import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from tenantguard.flow.effects import Effect, Flow
     from tenantguard.flow.http import Outcome
@@ -54,6 +54,7 @@ class Run:
     _cancelled: BaseException | None = None  # came while resolvers or observers ran, and is raised after them
     _settled_event: anyio.Event | None = None
     _observed = False
+    _peeked: asyncio.Future[Message] | None = None  # asked for ahead of the application
 
     def __init__(self, app: ASGIApp, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
         self.app = app
@@ -122,7 +123,7 @@ class Run:
                     if isinstance(effect, PortEffect):
                         value = effect.perform(ports)
                         if _is_awaited(value):
-                            value = await _answered(value)
+                            value = await self.answered(value)
                     else:
                         value = await self.answer(effect)
                 except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
@@ -139,6 +140,58 @@ class Run:
             return self.exchange.deny(store_refusal(failure))
         session.call()
         return effect
+
+    async def answered(self, answer: Promise[T] | Awaitable[T]) -> T:
+        """Wait for what a port answers later; for a turn in a queue only as long as the client does."""
+        if not (isinstance(answer, Promise) and answer.patient):
+            return await _answered(answer)
+        if not answer.wait(0) and not await self._kept_patiently(answer):
+            raise PortTimeout(answer.port, answer.deadline_s)
+        return answer.result()
+
+    async def _kept_patiently(self, promise: Promise[Any]) -> bool:
+        """Wait until a promise is kept, False at its deadline; :class:`ClientLeftError` if the client leaves."""
+        is_kept = has_left = False
+        failed: Exception | None = None
+
+        async def watch() -> None:
+            nonlocal has_left, failed
+            try:
+                has_left = await self.client_left()
+            except Exception as failure:  # noqa: BLE001 - raised below: a group would wrap it
+                failed = failure
+            if has_left or failed is not None:
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            is_kept = await kept(promise)
+            tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+        if has_left:
+            raise ClientLeftError("the client left while its request waited for its turn")
+        return is_kept
+
+    async def client_left(self) -> bool:
+        """Wait until the client has left; False where that cannot be seen. What is read meanwhile is replayed."""
+        return False
+
+    async def read_ahead(self) -> Message:
+        """The client's next message; a cancellation loses none."""
+        if library() == "trio":
+            return await self.receive()
+        if self._peeked is None:
+            self._peeked = asyncio.ensure_future(self.receive())
+        await asyncio.wait([self._peeked])
+        return await self.next_message()
+
+    async def next_message(self) -> Message:
+        """The client's next message, which may have been asked for already."""
+        if self._peeked is None:
+            return await self.receive()
+        peeked, self._peeked = self._peeked, None
+        return await peeked
 
     async def answer(self, effect: Effect[Any]) -> Any:
         """Answer an effect that no port answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -11,7 +12,7 @@ import anyio.to_thread
 
 from tenantguard.asgi.run import Run, stems_from
 from tenantguard.asgi.waiting import workers
-from tenantguard.errors import ResponseCut
+from tenantguard.errors import ClientLeftError, ResponseCut
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
     Cut,
@@ -44,6 +45,7 @@ class WebSocketRun(Run):
     client sees a close, the application what it sees of a lost client.
     """
 
+    _ahead: deque[Message] | None = None  # read while the flow waited, and not by the application
     _closed = False  # refused after the application had accepted: what it still sends goes nowhere
     _stop: ResponseCut | None = None  # a message was cut: raised into the application, so that it stops
     _code = 1011  # and what its socket was closed with
@@ -63,21 +65,38 @@ class WebSocketRun(Run):
         try:
             step = await self.advance(None)
             if isinstance(step, Response):
-                await self.receive()  # the connect
+                await self._next()  # the connect
                 await self._refuse(step)
             else:
                 await self._call_app()
             await self.observe()
             self.raise_cancelled()
         except BaseException as failure:
-            await self._end(None, left=False, error=failure)
+            left = isinstance(failure, ClientLeftError) and not self.session.called
+            await self._end(None, left=left, error=None if left else failure)
             await self.observe()
             if isinstance(failure, Exception):
                 self.raise_cancelled()
-            raise
+            if not left:
+                raise
         finally:
             CURRENT.reset(token)
             self.leave()
+            if self._peeked is not None:
+                self._peeked.cancel()
+
+    async def client_left(self) -> bool:
+        """Wait until the client has left; before it is accepted it sends nothing else."""
+        if self._ahead is None:
+            self._ahead = deque()
+        while True:
+            message = await self.read_ahead()
+            self._ahead.append(message)
+            if message["type"] == "websocket.disconnect":
+                return True
+
+    async def _next(self) -> Message:
+        return self._ahead.popleft() if self._ahead else await self.next_message()
 
     async def _call_app(self) -> None:
         try:
@@ -178,7 +197,7 @@ class WebSocketRun(Run):
 
     async def _receive(self) -> Message:
         async with self._inward:
-            message = self._taken or await self.receive()
+            message = self._taken or await self._next()
             if self._stop is None and self._inbound and message["type"] == "websocket.receive":
                 self._taken = message
                 rewritten = await self._through(message, self._inbound)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from tenantguard.model.concurrency import ConcurrencyRule, ConcurrencySection
     from tenantguard.model.period import Period
     from tenantguard.model.price import TokenPrice
     from tenantguard.model.redact_section import Direction, Listing, RedactSection
     from tenantguard.model.route import Route
-    from tenantguard.model.sections import BudgetRule, QuotaRule
+    from tenantguard.model.sections import BudgetRule, QuotaRule, RateRule, RateSection
     from tenantguard.model.token_price import Rates
     from tenantguard.settings import ResolvedPolicy, Settings
 
@@ -122,16 +123,31 @@ def _print_policy(name: str, settings: Settings) -> None:
 
 
 def _sections(name: str, resolved: ResolvedPolicy) -> Iterator[Row]:
+    from tenantguard.model.concurrency import ConcurrencySection  # noqa: PLC0415
     from tenantguard.model.pricing_section import PricingSection  # noqa: PLC0415
     from tenantguard.model.redact_section import RedactSection  # noqa: PLC0415
-    from tenantguard.model.sections import BudgetSection, QuotaSection, RateSection  # noqa: PLC0415
+    from tenantguard.model.sections import (  # noqa: PLC0415
+        BudgetSection,
+        PlanSection,
+        QuotaSection,
+        RateSection,
+    )
 
     for kind, section in resolved.policy.sections.items():
         origin = resolved.origins[kind]
         source = "" if origin == name else f"from {origin}"
         if isinstance(section, RateSection):
             for rate in section.rules:
-                yield "  rate", f"{rate.rate}, for each {rate.scope.value}", source
+                yield "  rate", _rate(rate), source
+            if terms := _together(section):
+                yield "  rates", terms, source
+        elif isinstance(section, ConcurrencySection):
+            for slots in section.rules:
+                yield "  concurrency", _slots(slots), source
+            if terms := _together(section):
+                yield "  concurrencies", terms, source
+        elif isinstance(section, PlanSection):
+            yield "  plan", section.name, source
         elif isinstance(section, BudgetSection):
             for budget in section.rules:
                 yield "  budget", f"{budget.limit} {_counted(budget.per)}, {_terms(budget)}", source
@@ -209,6 +225,42 @@ def _direction(direction: Direction | None) -> str:
 
 def _entries(listing: Listing) -> int:
     return sum(map(len, (listing.exact, listing.regex, listing.domains, listing.networks)))
+
+
+def _rate(rule: RateRule) -> str:
+    from tenantguard.model.rate import REQUESTS  # noqa: PLC0415
+
+    counts = str(rule.rate) if rule.unit == REQUESTS else f"{rule.unit}: {rule.rate}"
+    told = [f"{counts}, for each {rule.scope.value}"]
+    if rule.group is not None:
+        told.append(f"of {', '.join([*rule.group.routes, *rule.group.models])}")
+    if rule.shadow:
+        told.append("shadow: nothing is refused")
+    return "; ".join(told)
+
+
+def _slots(rule: ConcurrencyRule) -> str:
+    from tenantguard.model.concurrency import WhenFull  # noqa: PLC0415
+
+    told = [f"{rule.limit} at a time, for each {rule.scope.value}"]
+    if rule.by:
+        told.append(f"by {', '.join(rule.by)}")
+    if rule.group is not None:
+        told.append(f"of {', '.join([*rule.group.routes, *rule.group.models])}")
+    if rule.when_full is WhenFull.QUEUE:
+        told.append(f"{rule.queue} wait, {rule.wait_ns / 1e9:g} s at most")
+    if rule.weight != 1:
+        told.append(f"weight {rule.weight}")
+    return "; ".join(told)
+
+
+def _together(section: RateSection | ConcurrencySection) -> str:
+    """What rules say together, where that is not the default."""
+    from tenantguard.model.sections import Combine, OnError  # noqa: PLC0415
+
+    terms = [f"combine {section.combine.value}"] if section.combine is not Combine.ALL else []
+    terms += [f"on error {section.on_error.value}"] if section.on_error is not OnError.LOCAL else []
+    return ", ".join(terms)
 
 
 def _counted(per: Period) -> str:

@@ -15,7 +15,7 @@ from tenantguard.model.rate import TICKS_PER_NANO
 from tenantguard.model.sections import BudgetSection, RateSection
 from tenantguard.model.tenant import TenantId
 from tenantguard.proxy import upstream_app
-from tenantguard.rules.bucket import level, next_unit_in_ns
+from tenantguard.rules.bucket import level, next_unit_in_ns, owner_of
 from tenantguard.settings import build, parse_settings
 from tenantguard.testing.model_server import ModelServer
 from tenantguard.testing.serving import serve
@@ -124,7 +124,7 @@ class World:
         limits = self.guard.ports.limits
         assert isinstance(limits, MemoryLimits), "the demo's settings say so"
         rate = self.rate(tenant)
-        full_in_ns = next((full for key, full in limits.snapshot().items() if key[-1] == tenant), 0)
+        full_in_ns = next((full for key, full in limits.snapshot().items() if owner_of(key) == tenant), 0)
         units, _ = level(full_in_ns * TICKS_PER_NANO, rate, 0)
         return units, next_unit_in_ns(full_in_ns, rate)
 

@@ -24,12 +24,15 @@ class Promise(Generic[T]):
     """An answer that another thread will give.
 
     ``port`` and ``deadline_s`` say whose it is and how long a driver may wait; past that the driver raises
-    :class:`~tenantguard.errors.PortTimeout` into the flow, and the answer, when it comes, is dropped.
+    :class:`~tenantguard.errors.PortTimeout` into the flow, and the answer, when it comes, is dropped. ``patient``
+    says that the wait is a request's own, in a queue, and may be long: a driver that can see its client leave stops
+    waiting then, with :class:`~tenantguard.errors.ClientLeftError`.
     """
 
     __slots__ = ()
     port: str
     deadline_s: float
+    patient = False
 
     def then(self, call: Callable[[], Callable[[], None] | None]) -> None:
         """Call ``call`` once the answer is there: at once if it is, else from the answering thread.

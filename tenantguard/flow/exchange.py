@@ -169,6 +169,10 @@ class Exchange:
         """
         self.resolvers.append((resolver, strict))
 
+    def unresolve(self, resolver: Callable[[Outcome], Flow[None] | None]) -> None:
+        """Take back a resolver whose work is done, so that the end of the exchange need not wait for it."""
+        self.resolvers[:] = [one for one in self.resolvers if one[0] is not resolver]
+
     def observe(self, observer: Callable[[Outcome], Flow[None] | None]) -> None:
         """Register who hears the outcome after the hand-off; it can neither delay nor change it."""
         self.observers.append(observer)

@@ -4,12 +4,13 @@ Every command is idempotent by its id: repeating one gives the first answer, and
 know does nothing but bar a later taking under that id. Commands carry no time: the store is the clock.
 """
 
-# ruff: noqa: PLC0414 - the ledger's words are offered here beside its commands
+# ruff: noqa: PLC0414, TC001 - the words of ledgers and slots are offered here beside their commands
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from tenantguard.errors import ConfigurationError
 from tenantguard.flow.effects import Effect, Promise
 from tenantguard.model.frozen import frozen
 from tenantguard.model.ledger import Balance as Balance
@@ -30,6 +31,12 @@ from tenantguard.model.ledger import OpenHold as OpenHold
 from tenantguard.model.ledger import Repeated as Repeated
 from tenantguard.model.ledger import Resolved as Resolved
 from tenantguard.model.ledger import Unbookable as Unbookable
+from tenantguard.model.sections import OnError
+from tenantguard.model.slots import Crowded as Crowded
+from tenantguard.model.slots import Entered as Entered
+from tenantguard.model.slots import NotEntered as NotEntered
+from tenantguard.model.slots import SlotClaim as SlotClaim
+from tenantguard.model.slots import Standing as Standing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -88,46 +95,63 @@ class System:
 
 @frozen
 class Take:
-    """``cost`` units from ``bucket`` (a tuple key: scope kind, then its parts), which refills at ``rate``."""
+    """``cost`` units from ``bucket`` (see :func:`~tenantguard.rules.bucket.bucket_key`), which refills at ``rate``.
 
-    bucket: tuple[str, ...]
+    A ``shadow`` take refuses nothing: where it does not fit, nothing is taken from its bucket, and the answer says
+    so. Its bucket is its own: no other take of a command draws on it, or a wait that is told may be too short.
+    """
+
+    bucket: str
     rate: Rate
     cost: int = 1
+    shadow: bool = False
 
 
-@frozen
-class Level:
-    """A bucket after a decision: whole units left, and nanoseconds until it is full again."""
-
-    remaining: int
-    full_in_ns: int
+Level: TypeAlias = tuple[int, int]
+"""A bucket after a decision: whole units left, and nanoseconds until it is full again. A plain pair, of which every
+decision makes one a bucket."""
 
 
 @frozen
 class Taken:
-    """All takes were granted; ``levels`` in the order of the takes."""
+    """All takes were granted; ``levels`` in the order of the takes, each as its bucket is right after it.
+
+    ``shadowed``: indexes of the shadow takes that would have refused. ``degraded``: a shared store could not be asked
+    in time, and this was decided as ``on_error`` says.
+    """
 
     levels: tuple[Level, ...]
+    shadowed: tuple[int, ...] = ()
+    degraded: bool = False
 
 
 @frozen
 class Shortage:
     """Nothing was taken. ``failing``: indexes of the takes that do not fit now; the longest wait among them.
 
-    ``retry_after_ns`` is None where a cost exceeds its burst: waiting will never help.
+    ``retry_after_ns`` is None where a cost exceeds its burst: waiting will never help. Else the same takes are
+    granted after it, if nobody else takes meanwhile. ``shadowed`` and ``degraded`` are as in :class:`Taken`.
     """
 
     failing: tuple[int, ...]
     retry_after_ns: int | None
     levels: tuple[Level, ...]
+    shadowed: tuple[int, ...] = ()
+    degraded: bool = False
 
 
 @frozen
 class TakeTokens(PortEffect["Taken | Shortage"]):
-    """Take from several buckets, all or none."""
+    """Take from several buckets, all or none.
 
-    id: bytes
+    With ``id`` None it is final at once: nothing can be returned or settled, and asking again takes again.
+    ``on_error`` is for stores that machines share; where it is ``CLOSED`` they raise
+    :class:`~tenantguard.errors.PortError`.
+    """
+
+    id: bytes | None
     takes: tuple[Take, ...]
+    on_error: OnError = OnError.LOCAL
 
     def perform(self, ports: Ports) -> Any:
         """Ask the limit store."""
@@ -146,10 +170,16 @@ class ReturnTokens(PortEffect[None]):
 
 
 @frozen
-class KeepTokens(PortEffect[None]):
-    """What was taken under ``id`` stays taken; the store may forget the id."""
+class SettleTokens(PortEffect[None]):
+    """What was taken under ``id`` stays taken, as far as it was used; the store may forget the id.
+
+    ``costs`` are the units that were used, one for each take in its order, None where it is as many as were taken;
+    empty where that is so of all. What was not used is given back; what was used beyond is taken now and may leave
+    the bucket in debt, by one burst at most. Only the first end of an id counts; an id never taken is barred.
+    """
 
     id: bytes
+    costs: tuple[int | None, ...] = ()
 
     def perform(self, ports: Ports) -> Any:
         """Ask the limit store."""
@@ -159,12 +189,69 @@ class KeepTokens(PortEffect[None]):
 class LimitStore(Protocol):
     """Holds token buckets and answers commands atomically."""
 
-    def execute(self, command: TakeTokens | ReturnTokens | KeepTokens, /) -> Any:
+    def execute(self, command: TakeTokens | ReturnTokens | SettleTokens, /) -> Any:
         """The command's answer, an awaitable of it or a :class:`Promise`."""
         ...
 
     def close(self) -> None:
         """Release connections and threads; usable again afterwards."""
+        ...
+
+
+# slots
+
+
+@frozen
+class EnterSlot(PortEffect["Entered | Crowded"]):
+    """Take a slot of every claim, all or none, or wait for them; the answer comes once that is decided.
+
+    Who waits is answered by a promise whose deadline is the longest wait: a driver that raises
+    :class:`~tenantguard.errors.PortTimeout` says that nothing came free, where a store that fails raises
+    :class:`~tenantguard.errors.PortError` itself. Nobody polls: a slot is handed over.
+
+    ``owner`` is who waits, the tenant: one owner's requests are served in the order in which they come, and owners
+    take turns. Repeating an id that waits or is inside goes on with what it has. ``deadline_ns``, from now, is how
+    long the request itself lets anybody wait, beside what the claims say. No two claims are for one key.
+    """
+
+    id: bytes
+    owner: str
+    claims: tuple[SlotClaim, ...]
+    deadline_ns: int | None = None
+    on_error: OnError = OnError.LOCAL
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the slot store."""
+        return ports.slots.execute(self)
+
+
+@frozen
+class LeaveSlot(PortEffect[None]):
+    """Give the slots of ``id`` to whoever is next, or its place in the queue up; an id never seen is barred."""
+
+    id: bytes
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the slot store."""
+        return ports.slots.execute(self)
+
+
+class SlotStore(Protocol):
+    """Holds slots and queues, and answers commands atomically, as :mod:`tenantguard.rules.slots` says.
+
+    A store that machines share gives slots for a lease, and keeps its process's own alive by itself.
+    """
+
+    def execute(self, command: EnterSlot | LeaveSlot, /) -> Any:
+        """The command's answer, an awaitable of it or a :class:`Promise`."""
+        ...
+
+    def standing(self, prefix: str = "") -> list[Standing]:
+        """Who is inside and who waits, of keys that begin with ``prefix``: by key, those inside first. Blocks."""
+        ...
+
+    def close(self) -> None:
+        """Release connections and threads, and whoever waits; usable again afterwards."""
         ...
 
 
@@ -494,12 +581,24 @@ class Ports:
     identities: IdentitySource
     audits: Iterable[AuditSink] = ()
     alerts: Delivery | None = None
+    slot_store: SlotStore | None = None
+
+    @property
+    def slots(self) -> SlotStore:
+        """The slot store; :class:`ConfigurationError` where there is none."""
+        if self.slot_store is None:
+            raise ConfigurationError(
+                "a layer asks for slots and there is no store of them: give Ports(slot_store=...)"
+            )
+        return self.slot_store
 
     def close(self) -> None:
         """Close every port; each opens again with its next use."""
         if self.alerts is not None:  # it asks the ledger
             self.alerts.close()
         self.limits.close()
+        if self.slot_store is not None:
+            self.slot_store.close()
         self.ledger.close()
         for sink in self.audits:
             sink.close()

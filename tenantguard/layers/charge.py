@@ -25,10 +25,11 @@ from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.money import NANOS_MAX, Amount
 from tenantguard.model.policy import Policy
 from tenantguard.model.pricing_section import PricingSection
+from tenantguard.model.rate import REQUESTS
 from tenantguard.model.tenant import Tenant
 from tenantguard.rules.charging import Bill, Price, is_callers_own, on_disconnect, price_of
 from tenantguard.rules.idempotency import Recording, raced
-from tenantguard.rules.legs import REQUESTS, LegPlan
+from tenantguard.rules.legs import LegPlan
 from tenantguard.rules.media import EVENT_STREAM, media_of
 from tenantguard.rules.refusals import render_error_event
 from tenantguard.rules.requests import caps_output, form_brought, prepare, read_brought, read_call, read_form

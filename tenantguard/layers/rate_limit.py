@@ -1,44 +1,122 @@
 """The rate limit layer: one token bucket for everything that a limit counts, all taken or none.
 
-What a request took stays taken once the application was called, and is given back otherwise: a request that a layer
-further in refuses leaves no trace.
+Requests are counted when they are made: what one took stays taken once the application was called, and is given back
+otherwise, so that a request which a layer further in refuses leaves no trace. Tokens of a model are reserved by
+estimate, and settled with what the response says was used.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.flow.ports import KeepTokens, ReturnTokens, Shortage, Take, TakeTokens
+from tenantguard.errors import BadRequestError, PortError
+from tenantguard.flow.effects import ReadBody, compute
+from tenantguard.flow.http import BODY_LIMIT_BYTES, Unreadable
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeTokens
+from tenantguard.model.charge import Reported
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.policy import Policy
-from tenantguard.model.rate import NANOS_PER_SECOND, Rate
+from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS, Rate
 from tenantguard.model.sections import RateRule, RateSection, Scope
 from tenantguard.model.tenant import Tenant
-from tenantguard.rules.bucket import next_unit_in_ns
+from tenantguard.rules.estimates import estimate, tokens_used
+from tenantguard.rules.limits import LimitPlan
+from tenantguard.rules.media import media_of
+from tenantguard.rules.requests import read_call, read_form
+from tenantguard.rules.usage import UsageDecoder, make_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
-    from tenantguard.flow.http import Outcome, Response
+    from tenantguard.flow.http import Body, Outcome, Response
     from tenantguard.flow.layer import Handler
-    from tenantguard.flow.ports import Level
+    from tenantguard.flow.ports import Level, Taken
+    from tenantguard.rules.estimates import Estimate
+    from tenantguard.rules.limits import Limit
+    from tenantguard.rules.requests import Call
 
 _PLANS_MAX: Final = 4096
-_GLOBAL, _, _ROUTE, _IDENTITY = Scope  # a look-up in an Enum costs more than a comparison
+_ASKED_MAX: Final = 16_384
+_FORM: Final = "multipart/form-data"
+
+
+class _Asked:
+    """What a request takes: its limits, and a take for each; the same for all requests that ask for the same."""
+
+    __slots__ = ("limits", "policies", "takes", "told")
+
+    def __init__(self, limits: tuple[Limit, ...], takes: tuple[Take, ...]) -> None:
+        self.limits = limits
+        self.takes = takes
+        self.told = tuple([index for index, limit in enumerate(limits) if not limit.shadow])
+        self.policies = ", ".join([limits[index].policy() for index in self.told]).encode()
+
+    def headers(self, state: str) -> tuple[tuple[bytes, bytes], ...]:
+        """The two header lines."""
+        return ((b"ratelimit-policy", self.policies), (b"ratelimit", state.encode()))
+
+    def tightest(self, levels: Sequence[Level], among: Sequence[int]) -> int:
+        """The limit with the fewest such requests left, and among those the one for which they must last longest."""
+        if len(among) == 1:
+            return among[0]
+        return min(
+            among,
+            key=lambda index: (
+                levels[index][0] // max(self.takes[index].cost, 1),
+                -self.limits[index].window_s(*levels[index]),
+            ),
+        )
+
+
+class _Planned(LimitPlan):
+    """The limits of a policy, and what was asked of them lately, by tenant, identity and route."""
+
+    __slots__ = ("asked",)
+
+    def __init__(
+        self, section: RateSection, plan: str | None = None, *, prefix: str = "", policy: Policy | None = None
+    ) -> None:
+        super().__init__(section, plan, prefix=prefix, policy=policy)
+        self.asked: dict[tuple[str | None, str | None, str], _Asked] = {}
+
+
+class _Meter:
+    """Counts the tokens of one call, for the end of its exchange."""
+
+    __slots__ = ("call", "decoder", "estimate", "input_bytes")
+
+    def __init__(self, call: Call, estimated: Estimate, input_bytes: int) -> None:
+        self.call = call
+        self.estimate = estimated
+        self.input_bytes = input_bytes
+        self.decoder: UsageDecoder | None = None
+
+    def tap(self, exchange: Exchange, response: Response) -> None:
+        """Read the response's usage: by the decoder of a layer further in, else by one of its own."""
+        if isinstance(response.marker, UsageDecoder):
+            self.decoder = response.marker
+            return
+        media = media_of(response.headers.raw)
+        if response.body is None and response.status < 400 and media.problem is None:
+            assert exchange.route.usage is not None
+            self.decoder = make_decoder(exchange.route.usage, content_type=media.type, streamed=self.call.stream)
+            response.transforms.append(self.decoder)
 
 
 class RateLimit:
-    """Takes one unit from every bucket of the policy's rate section, or refuses with 429 and a true ``Retry-After``.
+    """Takes from every bucket of the policy's rate section, or refuses with 429 and a true ``Retry-After``.
 
-    With a ``rate`` (``"10/second burst 20"`` or a :class:`Rate`) it needs no policy: that is its one limit, ``by``
-    tenant, or whatever else it should count. Where no layer further out found a tenant, all callers share one bucket
-    (one for each route with ``Scope.ROUTE``); where a tenant has no identity, ``Scope.IDENTITY`` counts the tenant.
-    Guards that share a store share the buckets of layers with the same scope and period.
+    With a ``rate`` (``"10/second burst 20"``, ``"100000 tokens/minute"`` or a :class:`Rate` of requests) it needs no
+    policy: that is its one limit, ``by`` tenant, or whatever else it should count. Where no layer further out found a
+    tenant, all callers share one bucket (one for each route with ``Scope.ROUTE``); where a tenant has no identity,
+    ``Scope.IDENTITY`` counts the tenant. Guards that share a store share the buckets of layers with the same scope,
+    unit and period.
+
+    Tokens and models are known on routes with the ``usage`` of a model's protocol; there bodies are read, up to
+    ``body_limit`` bytes, where a limit asks for either.
 
     ``headers`` adds ``RateLimit`` and ``RateLimit-Policy`` (draft-ietf-httpapi-ratelimit-headers-11) to responses and
     refusals: every limit as ``"<scope>-<period>";q=<units>;w=<seconds>``, with its burst as ``tenantguard-burst``
@@ -48,154 +126,185 @@ class RateLimit:
     name = "rate"
     requires: tuple[type, ...] = (Tenant, Policy)
 
-    def __init__(self, rate: Rate | str | None = None, *, by: Scope = Scope.TENANT, headers: bool = True) -> None:
+    def __init__(
+        self,
+        rate: Rate | str | None = None,
+        *,
+        by: Scope = Scope.TENANT,
+        headers: bool = True,
+        body_limit: int = BODY_LIMIT_BYTES,
+    ) -> None:
         self._headers = headers
-        self._plans: dict[int, _Plan] = {}
-        self._own: _Plan | None = None
+        self._body_limit = body_limit
+        self._plans: dict[int, _Planned] = {}
+        self._own: _Planned | None = None
         if rate is not None:
             self.requires = ()
-            rule = RateRule(Rate.parse(rate) if isinstance(rate, str) else rate, Scope(by))
-            self._own = _Plan(RateSection((rule,)), "layer-")
+            rule = RateRule.parse(rate, Scope(by)) if isinstance(rate, str) else RateRule(rate, Scope(by))
+            self._own = _Planned(RateSection((rule,)), prefix="layer-")
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Take, and refuse with 429, or 422 where no waiting will help."""
         plan = self._own if self._own is not None else self._planned(exchange.get(Policy))
         if plan is None:
             return (yield from proceed(exchange))
+        meter: _Meter | None = None
+        if plan.needs_call(exchange.route):
+            read = yield from self._read(exchange)
+            if isinstance(read, Deny):
+                return exchange.deny(read)
+            meter = read
+            asked = self._metered(plan, exchange, meter)
+        else:
+            asked = self._plain(plan, exchange)
+        if not asked.takes:
+            return (yield from proceed(exchange))
         taking = exchange.new_id()
-        exchange.resolve(partial(_end, taking))
-        answer = yield from TakeTokens(taking, plan.takes(exchange))
+        end = partial(_end, exchange, taking, asked, meter)
+        exchange.resolve(end)
+        answer = yield from TakeTokens(taking, asked.takes, plan.section.on_error)
         if isinstance(answer, Shortage):
-            return exchange.deny(self._refusal(plan, answer))
-        limit, level = _tightest(plan.limits, answer.levels)
-        exchange.allow(self.name, limit.name, remaining=level.remaining)
+            return exchange.deny(self._refusal(asked, answer))
+        state = self._allow(exchange, asked, answer)
         response = yield from proceed(exchange)
-        if self._headers and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
-            response.headers.extend(plan.headers(limit.state(level.remaining, limit.window_s(level))))
+        if meter is not None:
+            meter.tap(exchange, response)
+        elif response.body is None:  # the application's: what was taken stays so, and the end need not wait for it
+            try:
+                yield from SettleTokens(taking)
+            except PortError:  # then as the end of the exchange, where it fails alone
+                pass
+            else:
+                exchange.unresolve(end)
+        if state and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
+            response.headers.extend(asked.headers(state))
         return response
 
-    def _planned(self, policy: Policy) -> _Plan | None:
-        section = policy.section(RateSection)
-        if section is None or not section.rules:
-            return None
-        plan = self._plans.get(id(section))  # the plan keeps its section, so that no other has its id
+    # what is asked
+
+    def _planned(self, policy: Policy) -> _Planned | None:
+        try:
+            return self._plans[id(policy)]
+        except KeyError:
+            pass
+        plan = _Planned.of(policy)
         if plan is None:
-            if len(self._plans) >= _PLANS_MAX:  # policies that were replaced
-                self._plans.clear()
-            plan = self._plans[id(section)] = _Plan(section)
+            return None
+        if len(self._plans) >= _PLANS_MAX:  # policies that were replaced
+            self._plans.clear()
+        self._plans[id(policy)] = plan
         return plan
 
-    def _refusal(self, plan: _Plan, shortage: Shortage) -> Deny:
-        failing = [plan.limits[index] for index in shortage.failing]
-        details = {"failing": [limit.name for limit in failing]}
+    def _plain(self, plan: _Planned, exchange: Exchange) -> _Asked:
+        """What a request takes of which only tenant, identity and route matter."""
+        tenant, route = exchange.find(Tenant), exchange.route
+        identity = tenant.identity if tenant is not None else None
+        key = (
+            tenant.id if tenant is not None else None,
+            identity.id if identity is not None else None,
+            route.name,
+        )
+        asked = plan.asked.get(key)
+        if asked is None:
+            if len(plan.asked) >= _ASKED_MAX:
+                plan.asked.clear()
+            asked = plan.asked[key] = self._ask(plan, exchange, None, None)
+        return asked
+
+    def _metered(self, plan: LimitPlan, exchange: Exchange, meter: _Meter) -> _Asked:
+        limits = plan.applying(exchange.route, meter.call.model)
+        bursts = [limit.rate.burst for limit in limits if limit.unit == TOKENS and not limit.shadow]
+        tokens = meter.estimate.within(min(bursts, default=meter.estimate.tokens))
+        return self._ask(plan, exchange, meter.call.model, tokens)
+
+    def _ask(self, plan: LimitPlan, exchange: Exchange, model: str | None, tokens: int | None) -> _Asked:
+        tenant, route = exchange.find(Tenant), exchange.route
+        costs = {**dict(route.takes), REQUESTS: 1, TOKENS: tokens or 0}
+        limits = plan.applying(route, model)
+        takes = [
+            Take(limit.key(tenant, route.name, model), limit.rate, costs[limit.unit], limit.shadow)
+            for limit in limits
+        ]
+        return _Asked(limits, tuple(takes))
+
+    def _read(self, exchange: Exchange) -> Flow[_Meter | Deny]:
+        """Read the call that the request makes, and estimate its tokens."""
+        request, route = exchange.request, exchange.route
+        assert route.usage is not None
+        media = media_of(request.headers.raw)
+        if media.problem is not None:
+            return self._deny(Reason.BODY_ENCODED, 415, f"The request body {media.problem}.")
+        body = yield from ReadBody(self._body_limit)
+        if isinstance(body, Unreadable):
+            return self._deny(body.reason, body.status, body.message)
+        form = request.headers.get("content-type") if media.type == _FORM else None
+        call = yield from compute(partial(_read_call, route.usage, body, request.path, form), len(body.data))
+        if isinstance(call, BadRequestError):
+            return self._deny(Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {call}.")
+        request.headers.remove("accept-encoding", "range", "if-range")  # what cannot be read has no known usage
+        return _Meter(call, estimate(call, len(body.data), route.max_output), len(body.data))
+
+    # what is told
+
+    def _allow(self, exchange: Exchange, asked: _Asked, taken: Taken) -> str:
+        """Record the decision; the answer is the state for the header, empty where there is none."""
+        levels = taken.levels
+        index = asked.tightest(levels, asked.told or range(len(levels)))
+        limit, (remaining, full_in_ns) = asked.limits[index], levels[index]
+        details: dict[str, object] = {"remaining": remaining}
+        if taken.shadowed:
+            details["shadowed"] = [asked.limits[index].name for index in taken.shadowed]
+        if taken.degraded:
+            details["degraded"] = True
+        exchange.allow(self.name, limit.name, **details)
+        if not (self._headers and asked.told):
+            return ""
+        return limit.state(remaining, limit.window_s(remaining, full_in_ns))
+
+    def _refusal(self, asked: _Asked, shortage: Shortage) -> Deny:
+        details: dict[str, object] = {"failing": [asked.limits[index].name for index in shortage.failing]}
+        if shortage.shadowed:
+            details["shadowed"] = [asked.limits[index].name for index in shortage.shadowed]
+        if shortage.degraded:
+            details["degraded"] = True
         if shortage.retry_after_ns is None:
-            return Deny(
-                self.name,
+            return self._deny(
                 Reason.RATE_IMPOSSIBLE,
                 422,
                 "This request needs more units at once than its rate limit ever gives. Make it smaller.",
-                details=details,
+                details,
             )
-        wait_s = _seconds_up(shortage.retry_after_ns)
-        limit, level = _tightest(failing, [shortage.levels[index] for index in shortage.failing])
-        state = limit.state(level.remaining, wait_s)
+        wait_s = -(-shortage.retry_after_ns // NANOS_PER_SECOND)
+        index = asked.tightest(shortage.levels, shortage.failing)
+        limit, (remaining, _) = asked.limits[index], shortage.levels[index]
         return Deny(
             self.name,
             Reason.RATE_EXCEEDED,
             429,
-            f"Too many requests. Try again in {wait_s} s.",
+            f"Too many {limit.unit}. Try again in {wait_s} s.",
             retry_after_ms=-(-shortage.retry_after_ns // 1_000_000),
-            headers=plan.headers(state) if self._headers else (),
+            headers=asked.headers(limit.state(remaining, wait_s)) if self._headers else (),
             details=details,
         )
 
-
-@dataclass(frozen=True, slots=True)
-class _Limit:
-    """One rule with its name, which begins its buckets' keys and stands in headers and decisions.
-
-    The name has the period and not the amount: a new amount goes on with the buckets as they are, and time to refill
-    under another period would mean something else.
-    """
-
-    name: str
-    scope: Scope
-    rate: Rate
-
-    def bucket(self, tenant: Tenant | None, route: str) -> tuple[str, ...]:
-        """The key of the bucket that a request of ``tenant`` on ``route`` draws on."""
-        scope, name = self.scope, self.name
-        if scope is _GLOBAL:
-            return (scope, name)
-        who: tuple[str, ...] = () if tenant is None else (tenant.id,)
-        if scope is _ROUTE:
-            return (scope, name, *who, route)
-        if scope is _IDENTITY and tenant is not None and tenant.identity is not None:
-            return (scope, name, *who, tenant.identity.id)
-        return (scope, name, *who)
-
-    def policy(self) -> str:
-        """The item of ``RateLimit-Policy``. ``w`` is in whole seconds; other periods have none."""
-        seconds, rest = divmod(self.rate.period_ns, NANOS_PER_SECOND)
-        window = "" if rest else f";w={seconds}"
-        burst = "" if self.rate.burst == self.rate.amount else f";tenantguard-burst={self.rate.burst}"
-        return f'"{self.name}";q={self.rate.amount}{window}{burst}'
-
-    def state(self, units: int, seconds: int) -> str:
-        """The item of ``RateLimit``."""
-        return f'"{self.name}";r={units};t={seconds}'
-
-    def window_s(self, level: Level) -> int:
-        """Seconds in which no more than the units left can be used: so long as those take to come back at least."""
-        if level.remaining == 0:
-            return max(1, _seconds_up(next_unit_in_ns(level.full_in_ns, self.rate)))
-        return max(1, -(-level.remaining * self.rate.period_ns // (self.rate.amount * NANOS_PER_SECOND)))
+    def _deny(self, reason: str, status: int, message: str, details: dict[str, object] | None = None) -> Deny:
+        return Deny(self.name, reason, status, message, details=details or {})
 
 
-class _Plan:
-    """What a rate section comes to, worked out once."""
-
-    __slots__ = ("_policies", "limits", "section")
-
-    def __init__(self, section: RateSection, prefix: str = "") -> None:
-        names: list[str] = []
-        alike: Counter[str] = Counter()
-        for rule in section.rules:
-            name = f"{prefix}{rule.scope}-{_seconds_text(rule.rate.period_ns)}"
-            alike[name] += 1
-            names.append(name if alike[name] == 1 else f"{name}-{alike[name]}")
-        self.section = section
-        self.limits = tuple(
-            _Limit(name, rule.scope, rule.rate) for name, rule in zip(names, section.rules, strict=True)
-        )
-        self._policies = ", ".join(limit.policy() for limit in self.limits).encode()
-
-    def takes(self, exchange: Exchange) -> tuple[Take, ...]:
-        """One unit from every bucket."""
-        tenant, route = exchange.find(Tenant), exchange.route.name
-        return tuple([Take(limit.bucket(tenant, route), limit.rate) for limit in self.limits])
-
-    def headers(self, state: str) -> tuple[tuple[bytes, bytes], ...]:
-        """The two header lines."""
-        return ((b"ratelimit-policy", self._policies), (b"ratelimit", state.encode()))
+def _end(exchange: Exchange, taking: bytes, asked: _Asked, meter: _Meter | None, outcome: Outcome) -> Flow[None]:
+    if not outcome.called:
+        yield from ReturnTokens(taking)
+        return
+    costs: tuple[int | None, ...] = ()
+    if meter is not None:
+        used = tokens_used(outcome, meter.decoder, exchange.find(Reported), meter.input_bytes)
+        if used is not None:
+            costs = tuple([used if limit.unit == TOKENS else None for limit in asked.limits])
+    yield from SettleTokens(taking, costs)
 
 
-def _end(taking: bytes, outcome: Outcome) -> Flow[None]:
-    yield from KeepTokens(taking) if outcome.called else ReturnTokens(taking)
-
-
-def _tightest(limits: Sequence[_Limit], levels: Sequence[Level]) -> tuple[_Limit, Level]:
-    """The limit with the fewest units left, and among those the one for which they must last longest."""
-    if len(limits) == 1:
-        return limits[0], levels[0]
-    standing = zip(limits, levels, strict=True)
-    return min(standing, key=lambda pair: (pair[1].remaining, -pair[0].window_s(pair[1])))
-
-
-def _seconds_text(period_ns: int) -> str:
-    seconds, rest = divmod(period_ns, NANOS_PER_SECOND)
-    return f"{seconds}s" if rest == 0 else f"{period_ns}ns"
-
-
-def _seconds_up(nanos: int) -> int:
-    return -(-nanos // NANOS_PER_SECOND)
+def _read_call(decoder: str, body: Body, path: str, form: str | None) -> Call | BadRequestError:
+    try:
+        return read_call(decoder, body.json() if form is None else read_form(form, body.data), path)
+    except BadRequestError as failure:
+        return failure

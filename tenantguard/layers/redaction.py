@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = "redaction"
 _WORK: Final = 8
-"""A body counts as so many times its size when it is decided where to search it: a byte of it can take 80 us."""
+"""A body counts as so many times its size when it is decided where to search it: a byte of it can take 5 us."""
 
 _TENANTS: Final = 1024
 """Of so many tenants the derived keys are kept: deriving one costs 2 us."""

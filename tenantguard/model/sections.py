@@ -15,21 +15,34 @@ from tenantguard.model.ledger import CarryOver as CarryOver
 from tenantguard.model.ledger import Counted as Counted
 from tenantguard.model.ledger import Threshold as Threshold
 from tenantguard.model.period import Period
+from tenantguard.model.rate import REQUESTS, parse_rate
 
 if TYPE_CHECKING:
     from tenantguard.model.money import Amount
     from tenantguard.model.rate import Rate
 
 _UNIT: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_RULE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Scope(StrEnum):
-    """What a limit counts, from wide to narrow: everybody, one tenant, one route of it, one identity of it."""
+    """What a limit counts, from wide to narrow.
+
+    Everybody, all tenants of one plan, one tenant, and of one tenant a group of routes or models, one route, one
+    model, one identity.
+    """
 
     GLOBAL = "global"
+    PLAN = "plan"
     TENANT = "tenant"
+    GROUP = "group"
     ROUTE = "route"
+    MODEL = "model"
     IDENTITY = "identity"
+
+
+ACCOUNT_SCOPES: Final = frozenset({Scope.GLOBAL, Scope.TENANT, Scope.ROUTE, Scope.IDENTITY})
+"""What budgets and quotas can count over."""
 
 
 class Mode(StrEnum):
@@ -39,19 +52,103 @@ class Mode(StrEnum):
     SOFT = "soft"
 
 
+class Combine(StrEnum):
+    """How the rules of a section that count the same unit stand to each other.
+
+    ``ALL``: every one must pass. ``OVERRIDE``: of those that apply to a request only the most specific count.
+    """
+
+    ALL = "all"
+    OVERRIDE = "override"
+
+
+class OnError(StrEnum):
+    """What happens where a store that machines share cannot decide in time.
+
+    ``LOCAL``: this process decides by itself, with its share of the rate. ``CLOSED``: the request is refused with
+    503. ``OPEN``: it goes on unlimited. All three are visible in the decision.
+    """
+
+    LOCAL = "local"
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSection:
+    """The plan that the tenant is on; tenants that name the same one share what is limited by ``Scope.PLAN``."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigurationError("plan: a plan has a name, for example 'gold'")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some routes, by the names that settings give them, and some models, by the names that requests ask for."""
+
+    routes: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.routes or self.models):
+            raise ConfigurationError("group: name at least one route or model")
+
+
 @dataclass(frozen=True, slots=True)
 class RateRule:
-    """One token bucket per ``scope``: requests at ``rate``."""
+    """One token bucket per ``scope``: so many of ``unit`` at ``rate``.
+
+    ``unit`` is ``requests``, ``tokens``, or what a route ``takes``. A ``group`` is what the rule is for, everything
+    by default; ``Scope.GROUP`` needs one, and counts all of it in one bucket. A ``shadow`` rule is evaluated and
+    told, and refuses nothing. ``name`` is what headers, decisions and buckets call it; without it, it is made of
+    scope, unit and period.
+    """
 
     rate: Rate
     scope: Scope = Scope.TENANT
+    unit: str = REQUESTS
+    group: Group | None = None
+    shadow: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if _UNIT.fullmatch(self.unit) is None:
+            raise ConfigurationError("rate: unit is a name in lower case, for example 'tokens'")
+        if self.scope is Scope.GROUP and self.group is None:
+            raise ConfigurationError("rate: scope = 'group' needs a group: the routes or models that it counts")
+        if self.name is not None and _RULE_NAME.fullmatch(self.name) is None:
+            raise ConfigurationError("rate: name is 1 to 64 letters, digits or . _ -, like 'tokens-per-minute'")
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        scope: Scope = Scope.TENANT,
+        *,
+        group: Group | None = None,
+        shadow: bool = False,
+        name: str | None = None,
+    ) -> RateRule:
+        """The rule of ``"100000 tokens/minute burst 200000"``, see :func:`~tenantguard.model.rate.parse_rate`."""
+        rate, unit = parse_rate(text)
+        return cls(rate, scope, unit, group, shadow, name)
 
 
 @dataclass(frozen=True, slots=True)
 class RateSection:
-    """Every rule must pass; all are taken together or none."""
+    """Rules that are taken together, all or none; ``combine`` says which of them count for a request."""
 
     rules: tuple[RateRule, ...]
+    combine: Combine = Combine.ALL
+    on_error: OnError = OnError.LOCAL
+
+    def __post_init__(self) -> None:
+        named = [rule.name for rule in self.rules if rule.name is not None]
+        if len(set(named)) < len(named):
+            raise ConfigurationError("rate: two rules have one name, so they would share their buckets; rename one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +190,7 @@ class BudgetRule:
     def __post_init__(self) -> None:
         if self.limit.nanos < 0:
             raise ConfigurationError("budget: limit must not be negative")
+        _check_scope("budget", self.scope)
         cap = self.carry.cap
         if cap is not None and (isinstance(cap, int) or cap.currency != self.limit.currency or cap.nanos <= 0):
             raise ConfigurationError(
@@ -135,6 +233,7 @@ class QuotaRule:
     def __post_init__(self) -> None:
         if _UNIT.fullmatch(self.unit) is None:
             raise ConfigurationError("quota: unit is a name in lower case, for example 'jobs' or 'pipeline_runs'")
+        _check_scope("quota", self.scope)
         if type(self.limit) is not int or not 0 <= self.limit <= UNITS_MAX:
             raise ConfigurationError(f"quota: limit of {self.unit!r} must be a whole number from 0 to 2**63 - 1")
         cap = self.carry.cap
@@ -159,6 +258,12 @@ class QuotaSection:
             raise ConfigurationError("quota: a unit has one limit for each period and scope; leave the others out")
         if len({rule.unit for rule in self.rules}) < len({(rule.unit, rule.returned) for rule in self.rules}):
             raise ConfigurationError("quota: a unit is either used up or returned, in all its rules")
+
+
+def _check_scope(what: str, scope: Scope) -> None:
+    if scope not in ACCOUNT_SCOPES:
+        known = ", ".join(repr(str(scope)) for scope in Scope if scope in ACCOUNT_SCOPES)
+        raise ConfigurationError(f"{what}: scope must be one of {known}; {str(scope)!r} is for rates")
 
 
 def _check_counting(what: str, per: Period, mode: Mode, carry: Carry, thresholds: tuple[Threshold, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tenantguard.model.outcome import Ending
 from tenantguard.model.route import OnDisconnect, OnMissingUsage
 from tenantguard.model.usage import Usage
+from tenantguard.rules.estimates import BYTES_PER_TOKEN
 from tenantguard.rules.pricing import shown_model
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from tenantguard.rules.pricing import Quote
     from tenantguard.rules.rates import Conversion
     from tenantguard.rules.usage import UsageDecoder
-
-_BYTES_PER_TOKEN: Final = 4
-"""The usual estimate for English text; only used where nothing better is known of what was put out."""
 
 _EVIDENT: Final = (
     ("input_tokens", "input"),
@@ -243,12 +241,12 @@ def _missing(bill: Bill) -> Price:
 
 def _counted(bill: Bill, decoder: UsageDecoder) -> Price:
     """What a response used up to where it stopped: as announced, else counted by its bytes."""
-    output = -(-decoder.output_bytes // _BYTES_PER_TOKEN)
+    output = -(-decoder.output_bytes // BYTES_PER_TOKEN)
     if not output:
-        output = min(-(-decoder.document_bytes // _BYTES_PER_TOKEN), bill.output_tokens)
+        output = min(-(-decoder.document_bytes // BYTES_PER_TOKEN), bill.output_tokens)
     announced = decoder.usage_so_far
     if announced is None:
-        usage = Usage(input_tokens=-(-bill.input_bytes // _BYTES_PER_TOKEN), output_tokens=output)
+        usage = Usage(input_tokens=-(-bill.input_bytes // BYTES_PER_TOKEN), output_tokens=output)
     else:
         usage = replace(announced, output_tokens=max(announced.output_tokens, output))
     return _used(bill, usage)

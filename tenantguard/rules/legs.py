@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.ledger import PLAIN, CarryOver, Leg, Terms
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from tenantguard.model.policy import Policy
     from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.model.tenant import Tenant
-
-REQUESTS: Final = "requests"
-"""The unit of which every request takes one."""
 
 
 class _Line:
@@ -51,7 +48,7 @@ class _Line:
         return Leg(budget, self.period, self.unit, self.limit, most, least, self.terms)
 
 
-_GLOBAL, _TENANT, _ROUTE, _IDENTITY = Scope  # a look-up in an Enum costs more than a comparison
+_TENANT, _ROUTE, _IDENTITY = Scope.TENANT, Scope.ROUTE, Scope.IDENTITY  # a look-up in an Enum costs more
 
 
 class LegPlan:

@@ -37,6 +37,10 @@ _ANTHROPIC_TYPES: Final = {
 _PROBLEM_TYPES: Final[dict[str, str]] = {
     # draft-ietf-httpapi-ratelimit-headers-11 section "problem types"
     Reason.RATE_EXCEEDED: "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    Reason.CONCURRENCY_EXCEEDED: "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    Reason.CONCURRENCY_QUEUE_FULL: "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    Reason.CONCURRENCY_TIMEOUT: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+    Reason.CONCURRENCY_DEADLINE: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
 }
 
 

@@ -15,15 +15,18 @@ from tenantguard.adapters.identity.keys import ApiKeys
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.policies.static import StaticPolicies
 from tenantguard.adapters.pricing.table import PriceTable
+from tenantguard.adapters.slots.memory import MemorySlots
 from tenantguard.adapters.system import real_system
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.ports import Ports
 from tenantguard.guard import Guard
 from tenantguard.layers.routes import KnownRoutes
+from tenantguard.model.concurrency import ConcurrencySection
 from tenantguard.model.price import UnknownModel
-from tenantguard.model.redact_section import OnError, RedactSection
+from tenantguard.model.redact_section import OnError as RedactOnError
+from tenantguard.model.redact_section import RedactSection
 from tenantguard.model.route import Idempotency
-from tenantguard.model.sections import BudgetSection, Mode, QuotaSection
+from tenantguard.model.sections import BudgetSection, Mode, OnError, QuotaSection, RateSection
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.ledgers import open_ledger
@@ -72,6 +75,7 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
         identities=ApiKeys(settings.keys),
         audits=(StructlogSink(),),
         alerts=_alerts(settings, ledger, system),
+        slot_store=MemorySlots(system.clock),
     )
     guard = Guard(
         layers,
@@ -106,6 +110,9 @@ def loopholes(settings: Settings) -> list[str]:
         for name, resolved in settings.policies.items()
         if _fails_open(resolved)
     ]
+    found += [
+        f"policies.{name}: {what}" for name, resolved in settings.policies.items() for what in _lenient(resolved)
+    ]
     found += [f"routes: {route.match!r} is public" for route in settings.routes.routes if route.public]
     found += [
         f"routes: {wider.match!r} is free and covers {route.match!r}: another spelling of that path may go free"
@@ -123,7 +130,7 @@ def _fails_open(resolved: ResolvedPolicy) -> bool:
     section = resolved.policy.section(RedactSection)
     if section is None or resolved.origins[RedactSection] != resolved.policy.name:
         return False
-    return any(direction.on_error is OnError.OPEN for direction in directions_of(section))
+    return any(direction.on_error is RedactOnError.OPEN for direction in directions_of(section))
 
 
 def _soft(resolved: ResolvedPolicy) -> list[str]:
@@ -136,6 +143,21 @@ def _soft(resolved: ResolvedPolicy) -> list[str]:
     if quotas is not None and QuotaSection in own:
         soft += [f"the quota of {rule.unit!r} by {rule.per}" for rule in quotas.rules if rule.mode is Mode.SOFT]
     return soft
+
+
+def _lenient(resolved: ResolvedPolicy) -> list[str]:
+    """What the limits that this policy writes itself let through."""
+    told: list[str] = []
+    rates, slots = resolved.policy.section(RateSection), resolved.policy.section(ConcurrencySection)
+    own = {kind for kind, origin in resolved.origins.items() if origin == resolved.policy.name}
+    if rates is not None and RateSection in own:
+        shadows = [rule for rule in rates.rules if rule.shadow]
+        told += [f"the rate of {rule.unit}, {rule.rate}, is a shadow: it refuses nothing" for rule in shadows]
+        if rates.on_error is OnError.OPEN:
+            told.append("rate.on_error = 'open': nothing is limited while the store of limits cannot be asked")
+    if slots is not None and ConcurrencySection in own and slots.on_error is OnError.OPEN:
+        told.append("concurrency.on_error = 'open': nothing is limited while the store of slots cannot be asked")
+    return told
 
 
 def _behind_proxy(settings: Settings) -> list[LayerChoice]:
@@ -260,7 +282,10 @@ _MAKERS: Final[dict[str, Callable[[Any, Settings], Layer]]] = {
     "audit": lambda layer, _settings: layer(),
     "tenant": _tenant,
     "idempotency": _idempotency,
-    "rate": lambda layer, _settings: layer(),
+    "rate": lambda layer, settings: layer(body_limit=settings.guard.body_limit),
+    "concurrency": lambda layer, settings: layer(
+        deadline_header=settings.guard.deadline_header, body_limit=settings.guard.body_limit
+    ),
     "redaction": _redaction,
     "charge": _charge,
     "routes": lambda layer, _settings: layer(),

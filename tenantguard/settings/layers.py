@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tenantguard.flow.layer import Layer, stack
+from tenantguard.model.concurrency import ConcurrencySection
 from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.redact_section import RedactSection
 from tenantguard.model.route import Idempotency
@@ -29,6 +30,7 @@ BUILT_IN: Final = {
     "routes": "tenantguard.layers.routes:KnownRoutes",
     "idempotency": "tenantguard.layers.idempotency:Idempotency",
     "rate": "tenantguard.layers.rate_limit:RateLimit",
+    "concurrency": "tenantguard.layers.concurrency:ConcurrencyLimit",
     "redaction": "tenantguard.layers.redaction:Redaction",
     "charge": "tenantguard.layers.charge:Charge",
 }
@@ -36,6 +38,7 @@ BUILT_IN: Final = {
 
 _APPLIED_BY: Final[dict[type, str]] = {
     RateSection: "rate",
+    ConcurrencySection: "concurrency",
     RedactSection: "redaction",
     BudgetSection: "charge",
     QuotaSection: "charge",
@@ -43,6 +46,7 @@ _APPLIED_BY: Final[dict[type, str]] = {
 }
 _KEYS: Final[dict[type, str]] = {
     RateSection: "rate",
+    ConcurrencySection: "concurrency",
     RedactSection: "redact",
     BudgetSection: "budget",
     QuotaSection: "quota",
@@ -112,7 +116,7 @@ def _check_idempotency(document: Document, names: list[str]) -> None:
     if "idempotency" not in names:
         return
     place = names.index("idempotency")
-    for taker in ("rate", "redaction", "charge"):
+    for taker in ("rate", "concurrency", "redaction", "charge"):
         if taker in names[:place]:
             document.problem(
                 ("guard", "layers", place), f"must stand before {taker!r}", "put it right after 'tenant'"

@@ -14,23 +14,26 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pydantic import Field, create_model
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.model.concurrency import ConcurrencyRule, ConcurrencySection, WhenFull
 from tenantguard.model.ledger import CarryOver, Threshold
 from tenantguard.model.period import Period
 from tenantguard.model.policy import Policy
 from tenantguard.model.pricing_section import PricingSection
-from tenantguard.model.rate import Rate
+from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS
 from tenantguard.model.sections import (
     NO_CARRY,
     BudgetRule,
     BudgetSection,
     Carry,
+    Group,
+    PlanSection,
     QuotaRule,
     QuotaSection,
     RateRule,
     RateSection,
+    Scope,
 )
 from tenantguard.model.tenant import TenantId
-from tenantguard.rules.legs import REQUESTS
 from tenantguard.settings.problems import did_you_mean
 from tenantguard.settings.redact import read_redact
 from tenantguard.settings.shapes import (
@@ -38,10 +41,14 @@ from tenantguard.settings.shapes import (
     BudgetShape,
     CarryMoneyShape,
     CarryUnitsShape,
+    ConcurrenciesShape,
+    ConcurrencyShape,
+    GroupShape,
     MarkupShape,
     PolicyShape,
     QuotaShape,
     RateShape,
+    RatesShape,
     Shape,
     check,
     kind_of,
@@ -90,7 +97,9 @@ def read_policies(document: Document, sections: Iterable[type] = ()) -> dict[str
             at = ("policies", name, "inherit")
             document.problem(at, f"there is no policy {parent!r}", did_you_mean(parent, parents.keys() - {name}))
     _check_cycles(document, parents)
-    return {name: _resolve(name, parents, written) for name in parents}
+    resolved = {name: _resolve(name, parents, written) for name in parents}
+    _check_plans(document, resolved, parents)
+    return resolved
 
 
 def section_key(section: type) -> str:
@@ -154,16 +163,145 @@ def _several(document: Document, value: object, path: Path) -> list[tuple[object
     return [(element, (*path, index)) for index, element in enumerate(value)]
 
 
-def _read_rate(document: Document, value: object, path: Path) -> RateSection:
-    rules = []
-    for element, at in _several(document, value, path):
-        if isinstance(element, str):
-            rate = document.attempt(partial(Rate.parse, element), at)
-            rules += [RateRule(rate)] if rate is not None else []
+def _read_plan(document: Document, value: object, path: Path) -> PlanSection | None:
+    if not isinstance(value, str):
+        document.problem(path, f"must be text in quotes, is {kind_of(value)}", 'write for example "gold"')
+        return None
+    return document.attempt(partial(PlanSection, value), path)
+
+
+def _read_rate(document: Document, value: object, path: Path) -> RateSection | None:
+    terms = RatesShape(rules=value)
+    if isinstance(value, dict) and "rules" in value:
+        read = check(document, RatesShape, value, path)
+        if read is None:
+            return None
+        terms, path = read, (*path, "rules")
+    rules: list[RateRule] = []
+    for element, at in _several(document, terms.rules, path):
+        rule = (
+            document.attempt(partial(RateRule.parse, element), at)
+            if isinstance(element, str)
+            else _read_rate_rule(document, element, at)
+        )
+        if rule is None:
+            continue
+        _check_applies(document, rule, at)
+        if rule.name is not None and any(rule.name == other.name for other in rules):
+            document.problem(at, f"an earlier rate is called {rule.name!r}: they would share buckets", "rename one")
         else:
-            shape = check(document, RateShape, element, at)
-            rules += [RateRule(shape.limit, shape.scope)] if shape is not None else []
-    return RateSection(tuple(rules))
+            rules.append(rule)
+    return RateSection(tuple(rules), terms.combine, terms.on_error)
+
+
+def _read_rate_rule(document: Document, element: object, path: Path) -> RateRule | None:
+    shape = check(document, RateShape, element, path)
+    if shape is None:
+        return None
+    rate, unit = shape.limit
+    if shape.unit is not None and unit not in {REQUESTS, shape.unit}:
+        document.problem(
+            (*path, "unit"), f"is {shape.unit!r}, and the limit counts {unit!r}", "leave one of them out"
+        )
+    group = None
+    if shape.group is not None:
+        group = _read_group(document, shape.group, (*path, "group"))
+        if group is None:
+            return None
+    make = partial(RateRule, rate, shape.scope, shape.unit or unit, group, shape.shadow, shape.name)
+    return document.attempt(make, path)
+
+
+def _read_group(document: Document, value: object, path: Path) -> Group | None:
+    shape = check(document, GroupShape, value, path)
+    if shape is None:
+        return None
+    known = _route_names(document)
+    for index, name in enumerate(shape.routes):
+        if name not in known:
+            remedy = did_you_mean(name, known) or "write the name of a route, or its match where it has none"
+            document.problem((*path, "routes", index), f"there is no route {name!r}", remedy)
+    return document.attempt(partial(Group, tuple(shape.routes), tuple(shape.models)), path)
+
+
+def _read_concurrency(document: Document, value: object, path: Path) -> ConcurrencySection | None:
+    terms = ConcurrenciesShape(rules=value)
+    if isinstance(value, dict) and "rules" in value:
+        read = check(document, ConcurrenciesShape, value, path)
+        if read is None:
+            return None
+        terms, path = read, (*path, "rules")
+    rules: list[ConcurrencyRule] = []
+    for element, at in _several(document, terms.rules, path):
+        rule = _read_concurrency_rule(document, {"limit": element} if type(element) is int else element, at)
+        if rule is None:
+            continue
+        if rule.name is not None and any(rule.name == other.name for other in rules):
+            document.problem(
+                at, f"an earlier concurrency is called {rule.name!r}: they would share slots", "rename one"
+            )
+        else:
+            rules.append(rule)
+    return ConcurrencySection(tuple(rules), terms.combine, terms.on_error)
+
+
+def _read_concurrency_rule(document: Document, element: object, path: Path) -> ConcurrencyRule | None:
+    shape = check(document, ConcurrencyShape, element, path)
+    if shape is None:
+        return None
+    if shape.when_full is WhenFull.REJECT:
+        for name in shape.model_fields_set & {"queue", "wait_s"}:
+            document.problem((*path, name), "is for those who wait, and when_full = 'reject' lets nobody")
+    group = None
+    if shape.group is not None:
+        group = _read_group(document, shape.group, (*path, "group"))
+        if group is None:
+            return None
+    if shape.scope is Scope.MODEL and not _calls_models(document):
+        document.problem(path, "is for each model, and no route has the usage of one", "write usage on that route")
+    wait_ns = round(shape.wait_s * NANOS_PER_SECOND)
+    terms = (shape.limit, shape.scope, shape.when_full, shape.queue, wait_ns, tuple(shape.by), shape.weight)
+    return document.attempt(partial(ConcurrencyRule, *terms, group, shape.name), path)
+
+
+def _calls_models(document: Document) -> bool:
+    """Whether some route has the usage of a model."""
+    return any(isinstance(usage := route.get("usage"), str) and ":" not in usage for route in _routes(document))
+
+
+def _check_applies(document: Document, rule: RateRule, path: Path) -> None:
+    """A rate that no request can meet is a mistake."""
+    routes = _routes(document)
+    calls_models = _calls_models(document)
+    if rule.scope is Scope.MODEL and not calls_models:
+        document.problem(path, "is for each model, and no route has the usage of one", "write usage on that route")
+    known = {REQUESTS, *([TOKENS] if calls_models else [])}
+    known.update(*(takes for route in routes if isinstance(takes := route.get("takes"), dict)))
+    if rule.unit not in known:
+        remedy = did_you_mean(rule.unit, known) or f"known are {', '.join(sorted(known))}"
+        if rule.unit == TOKENS:
+            remedy = "write usage on the route that calls a model"
+        document.problem(path, f"no request takes {rule.unit!r}", remedy)
+
+
+def _check_plans(
+    document: Document, resolved: Mapping[str, ResolvedPolicy], parents: Mapping[str, str | None]
+) -> None:
+    """What is limited by plan needs one, unless others inherit it and name theirs."""
+    for name, policy in resolved.items():
+        if name in parents.values() or policy.policy.section(PlanSection) is not None:
+            continue
+        rates, slots = policy.policy.section(RateSection), policy.policy.section(ConcurrencySection)
+        for what, rules in (
+            ("rate", rates.rules if rates is not None else ()),
+            ("concurrency", slots.rules if slots is not None else ()),
+        ):
+            if any(rule.scope is Scope.PLAN for rule in rules):
+                document.problem(
+                    ("policies", name),
+                    f"has a {what} of its plan, and no plan",
+                    'write plan = "gold", or what it is called',
+                )
 
 
 def _read_budget(document: Document, value: object, path: Path) -> BudgetSection | None:
@@ -174,7 +312,7 @@ def _read_budget(document: Document, value: object, path: Path) -> BudgetSection
         thresholds = _read_alerts(document, element, at)
         if shape is None or carry is None:
             continue
-        make = partial(BudgetRule, shape.limit, shape.per, shape.scope, shape.mode, carry, thresholds)
+        make = partial(BudgetRule, shape.limit, shape.per, Scope(shape.scope), shape.mode, carry, thresholds)
         rule = document.attempt(make, at)
         if rule is None:
             continue
@@ -205,7 +343,7 @@ def _read_quota(document: Document, value: object, path: Path) -> QuotaSection |
         if per is None:
             document.problem((*at, "per"), "is missing")
             continue
-        counts = (shape.unit, shape.limit, per, shape.scope, shape.mode, carry, thresholds, shape.returned)
+        counts = (shape.unit, shape.limit, per, Scope(shape.scope), shape.mode, carry, thresholds, shape.returned)
         rule = document.attempt(partial(QuotaRule, *counts), at)
         if rule is None:
             continue
@@ -219,13 +357,21 @@ def _read_quota(document: Document, value: object, path: Path) -> QuotaSection |
 def _units(document: Document) -> set[str]:
     """The units that requests can take: whatever any route names, right or wrong in other respects."""
     units = {REQUESTS}
-    routes = document.data.get("routes")
-    for route in routes if isinstance(routes, list) else ():
-        if isinstance(route, dict):
-            units.update(unit for unit in [route.get("unit")] if isinstance(unit, str))
-            takes = route.get("takes")
-            units.update(takes if isinstance(takes, dict) else ())
+    for route in _routes(document):
+        units.update(unit for unit in [route.get("unit")] if isinstance(unit, str))
+        takes = route.get("takes")
+        units.update(takes if isinstance(takes, dict) else ())
     return units
+
+
+def _route_names(document: Document) -> set[str]:
+    """What routes are called, right or wrong in other respects."""
+    return {name for route in _routes(document) if isinstance(name := route.get("name", route.get("match")), str)}
+
+
+def _routes(document: Document) -> list[dict[str, Any]]:
+    routes = document.data.get("routes")
+    return [route for route in (routes if isinstance(routes, list) else ()) if isinstance(route, dict)]
 
 
 def _read_carry(document: Document, element: object, path: Path, shape: type[_Capped]) -> Carry | None:
@@ -294,7 +440,9 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 _Reader: TypeAlias = "Callable[[Document, object, Path], object]"
 _READERS: Final[dict[str, _Reader]] = {
+    "plan": _read_plan,
     "rate": _read_rate,
+    "concurrency": _read_concurrency,
     "budget": _read_budget,
     "quota": _read_quota,
     "pricing": _read_pricing,

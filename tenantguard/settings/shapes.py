@@ -12,13 +12,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from tenantguard.adapters.identity.keys import read_hash
 from tenantguard.errors import BadRequestError, ConfigurationError
 from tenantguard.flow.http import BODY_LIMIT_BYTES
+from tenantguard.model.concurrency import SLOTS_MAX, WEIGHT_MAX, WhenFull
 from tenantguard.model.ledger import UNITS_MAX, Counted, OnOrphan
 from tenantguard.model.money import Amount, known_currency
 from tenantguard.model.period import Period, PeriodError
 from tenantguard.model.price import UnknownModel, parse_rate
 from tenantguard.model.pricing_section import parse_percent
 from tenantguard.model.rate import Rate
-from tenantguard.model.redact_section import OnError, OperatorKind, Parity, SecretAction, Unknown
+from tenantguard.model.rate import parse_rate as parse_rate_and_unit
+from tenantguard.model.redact_section import OnError as RedactOnError
+from tenantguard.model.redact_section import OperatorKind, Parity, SecretAction, Unknown
 from tenantguard.model.route import (
     DEFAULT_ROUTE,
     Dialect,
@@ -28,7 +31,7 @@ from tenantguard.model.route import (
     Route,
     Success,
 )
-from tenantguard.model.sections import PERCENT_MAX, Mode, Scope
+from tenantguard.model.sections import PERCENT_MAX, Combine, Mode, OnError, Scope
 from tenantguard.model.tenant import Role, TenantId
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.rules.rates import RateTable
@@ -55,6 +58,7 @@ _POSTGRES_URI: Final = re.compile(
     rf"\A{POSTGRES}(?:(?P<user>[^\s:/?#@]*)(?::[^\s:/?#@]*)?@)?(?P<host>{_HOST}(?:,{_HOST})*)(?P<name>/[^\s/?#@]+)"
     r"(?:\?[^\s#@]*)?\Z"
 )
+_HEADER: Final = re.compile(r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # a token, RFC 9110 5.6.2
 _DECIMAL: Final = re.compile(r"\A[0-9]{1,10}(?:\.[0-9]{1,9})?\Z")
 _TYPES: Final = {
     "string_type": "text in quotes",
@@ -164,6 +168,12 @@ def _match(text: str) -> str:
     return Route(text).match
 
 
+def _header(text: str) -> str:
+    if not _HEADER.match(text):
+        raise ConfigurationError("must be the name of a header, like 'x-request-timeout-ms'")
+    return text.lower()
+
+
 def _key_hash(text: str) -> str:
     read_hash(text)
     return text
@@ -171,7 +181,7 @@ def _key_hash(text: str) -> str:
 
 _Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
 _TenantId: TypeAlias = Annotated[TenantId, _text(TenantId)]
-_Rate: TypeAlias = Annotated[Rate, _text(Rate.parse, "10/second")]
+_Rate: TypeAlias = Annotated[tuple[Rate, str], _text(parse_rate_and_unit, "10/second")]
 _Amount: TypeAlias = Annotated[Amount, _text(Amount.parse, "250.00 USD")]
 _Period: TypeAlias = Annotated[Period, PlainValidator(_period)]
 _TokenRate: TypeAlias = Annotated[Amount, _text(parse_rate, "0.25 USD/1M")]
@@ -179,6 +189,9 @@ _Percent: TypeAlias = Annotated[Fraction, _text(parse_percent, "15%")]
 _Seconds: TypeAlias = Annotated[float, Field(ge=0, le=3600)]
 _Count: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
 _Tokens: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+
+
+_AccountScope: TypeAlias = Literal["global", "tenant", "route", "identity"]
 
 
 class Shape(BaseModel):
@@ -194,6 +207,7 @@ class GuardShape(Shape):
     limits: Annotated[str, _text(_limits_uri)] = "memory://"
     layers: list[_Name] | None = Field(None, min_length=1)
     body_limit: _Count = BODY_LIMIT_BYTES
+    deadline_header: Annotated[str, _text(_header)] | None = None
     drain_s: _Seconds = 30.0
     drains_max: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     return_wait_s: _Seconds = 10.0
@@ -347,11 +361,52 @@ class PolicyShape(Shape):
     inherit: _Name | None = None
 
 
+class RatesShape(Shape):
+    """``rate`` with more to say than its rules."""
+
+    rules: Any
+    combine: Annotated[Combine, Field(strict=False)] = Combine.ALL
+    on_error: Annotated[OnError, Field(strict=False)] = OnError.LOCAL
+
+
 class RateShape(Shape):
     """One element of ``rate``."""
 
     limit: _Rate
     scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    unit: _Name | None = None
+    group: Any = None
+    shadow: bool = False
+    name: _Name | None = None
+
+
+class GroupShape(Shape):
+    """``group`` of a rate or concurrency."""
+
+    routes: list[_Name] = []
+    models: list[_Name] = []
+
+
+class ConcurrenciesShape(Shape):
+    """``concurrency`` with more to say than its rules."""
+
+    rules: Any
+    combine: Annotated[Combine, Field(strict=False)] = Combine.ALL
+    on_error: Annotated[OnError, Field(strict=False)] = OnError.LOCAL
+
+
+class ConcurrencyShape(Shape):
+    """One element of ``concurrency``."""
+
+    limit: Annotated[int, Field(ge=1, le=SLOTS_MAX)]
+    scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    when_full: Annotated[WhenFull, Field(strict=False)] = WhenFull.QUEUE
+    queue: Annotated[int, Field(ge=1, le=SLOTS_MAX)] = 100
+    wait_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    by: list[_Name] = []
+    weight: Annotated[int, Field(ge=1, le=WEIGHT_MAX)] = 1
+    group: Any = None
+    name: _Name | None = None
 
 
 class BudgetShape(Shape):
@@ -359,7 +414,7 @@ class BudgetShape(Shape):
 
     limit: _Amount
     per: _Period
-    scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    scope: _AccountScope = "tenant"
     mode: Annotated[Mode, Field(strict=False)] = Mode.STRICT
     carry: Any = "none"
     alerts: list[Any] = []
@@ -371,7 +426,7 @@ class QuotaShape(Shape):
     unit: _Name
     limit: Annotated[int, Field(ge=0, le=UNITS_MAX)]
     per: _Period | None = None
-    scope: Annotated[Scope, Field(strict=False)] = Scope.TENANT
+    scope: _AccountScope = "tenant"
     mode: Annotated[Mode, Field(strict=False)] = Mode.STRICT
     carry: Any = "none"
     alerts: list[Any] = []
@@ -428,7 +483,7 @@ class RedactTermsShape(Shape):
     known: dict[str, Any] = Field({}, repr=False)
     limit: _Count | None = None
     unknown: Annotated[Unknown, Field(strict=False)] = Unknown.SCRUB
-    on_error: Annotated[OnError, Field(strict=False)] = OnError.CLOSED
+    on_error: Annotated[RedactOnError, Field(strict=False)] = RedactOnError.CLOSED
     normalize: bool = False
     parity: Annotated[Parity, Field(strict=False)] = Parity.CASCADE
     ner: _Name | None = None

@@ -9,6 +9,7 @@ from tenantguard.adapters.identity.keys import ApiKeys
 from tenantguard.adapters.ledger.memory import MemoryLedger
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.policies.static import StaticPolicies
+from tenantguard.adapters.slots.memory import MemorySlots
 from tenantguard.flow.exchange import Exchange
 from tenantguard.flow.http import Body, Headers, Request
 from tenantguard.flow.ports import Ports, System
@@ -95,6 +96,7 @@ def memory_ports(
         policies=policies if policies is not None else StaticPolicies({}),
         identities=identities if identities is not None else ApiKeys({}),
         audits=(RecordingSink(),),
+        slot_store=MemorySlots(system.clock),
     )
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.system import SystemClock
-from tenantguard.errors import ConfigurationError
-from tenantguard.flow.ports import KeepTokens, ReturnTokens, Take, Taken, TakeTokens
+from tenantguard.errors import ConfigurationError, LayerError
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Take, Taken, TakeTokens
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, draw_all
 from tenantguard.testing import ManualClock
@@ -30,9 +30,9 @@ FAST = Rate(1000, SECOND, 1)
 
 def take(store: MemoryLimits, *keys: str, rate: Rate = SLOW, cost: int = 1) -> bool:
     """Take and keep."""
-    command = TakeTokens(b"id", tuple(Take((key,), rate, cost) for key in keys))
+    command = TakeTokens(b"id", tuple(Take(key, rate, cost) for key in keys))
     answer = store.execute(command)
-    store.execute(KeepTokens(command.id))
+    store.execute(SettleTokens(command.id))
     return isinstance(answer, Taken)
 
 
@@ -50,18 +50,19 @@ def eager_switching() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("eager_switching")
-def test_threads_admit_exactly_the_burst() -> None:
-    store = MemoryLimits(SystemClock())
+@pytest.mark.parametrize("locks", [1, 64])
+def test_threads_admit_exactly_the_burst(locks: int) -> None:
+    store = MemoryLimits(SystemClock(), locks=locks)
     admitted = [0] * 8
     start = threading.Barrier(len(admitted))
 
     def worker(number: int) -> None:
         start.wait()
         for attempt in range(500):
-            command = TakeTokens(f"{number}/{attempt}".encode(), (Take(("a",), SLOW_MANY), Take(("b",), SLOW_MORE)))
+            command = TakeTokens(f"{number}/{attempt}".encode(), (Take("a", SLOW_MANY), Take("b", SLOW_MORE)))
             if isinstance(store.execute(command), Taken):
                 admitted[number] += attempt % 2
-            store.execute((KeepTokens if attempt % 2 else ReturnTokens)(command.id))
+            store.execute((SettleTokens if attempt % 2 else ReturnTokens)(command.id))
 
     threads = [threading.Thread(target=worker, args=(number,)) for number in range(len(admitted))]
     for thread in threads:
@@ -72,6 +73,34 @@ def test_threads_admit_exactly_the_burst() -> None:
     assert not take(store, "a", rate=SLOW_MANY)
     assert take(store, "b", rate=SLOW_MORE, cost=SLOW_MORE.burst - SLOW_MANY.burst)
     assert not take(store, "b", rate=SLOW_MORE)
+
+
+@pytest.mark.usefixtures("eager_switching")
+@pytest.mark.parametrize("locks", [1, 2, 64])
+def test_threads_that_take_many_buckets_in_every_order_never_wait_for_each_other_for_ever(locks: int) -> None:
+    """Each holds some locks and wants others; then all that was returned is there, and what was settled is gone."""
+    store = MemoryLimits(SystemClock(), locks=locks)
+    keys = [f"key-{number}" for number in range(16)]
+    start = threading.Barrier(6)
+
+    def worker(number: int) -> None:
+        start.wait()
+        for attempt in range(300):
+            at = (7 * number + 3 * attempt) % len(keys)
+            mine = keys[at:] + keys[:at]
+            chosen = (mine if (number + attempt) % 2 else mine[::-1])[:5]
+            command = TakeTokens(f"{number}/{attempt}".encode(), tuple(Take(key, SLOW_MORE, 3) for key in chosen))
+            assert isinstance(store.execute(command), Taken)
+            store.execute(SettleTokens(command.id or b"", (0,) * 5))
+
+    threads = [threading.Thread(target=worker, args=(number,), daemon=True) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert repr(store) == "MemoryLimits(16 buckets, 0 open ids)"
+    assert all(take(store, key, rate=SLOW_MORE, cost=SLOW_MORE.burst) for key in keys)
 
 
 SLOW_MANY = Rate(1, 86_400 * SECOND, 1000)
@@ -93,7 +122,7 @@ def test_buckets_that_are_full_again_are_forgotten_and_others_never(clock: Manua
     assert peak < 500_000  # kept for ever, they would be ten times that
     assert not take(store, "drained")
     clock.advance(1)
-    assert list(store.snapshot()) == [("drained",)]
+    assert list(store.snapshot()) == ["drained"]
 
 
 def test_a_flood_of_distinct_keys_meets_the_bound_and_refills_no_key(
@@ -112,7 +141,7 @@ def test_a_flood_of_distinct_keys_meets_the_bound_and_refills_no_key(
     assert store.overflowed == 18_000
     assert peak < 2000 * 400
     assert [record.message for record in caplog.records] == [
-        "2000 buckets are not full: further ones share an overflow bucket"
+        "there is no room for another bucket: further ones share an overflow bucket"
     ]
     assert not any(take(store, f"key-{number}") for number in range(0, 20_000, 7))
 
@@ -139,7 +168,7 @@ def test_each_rate_overflows_into_a_bucket_of_its_own(clock: ManualClock) -> Non
 def test_what_came_from_the_overflow_bucket_can_be_returned(clock: ManualClock) -> None:
     store = MemoryLimits(clock, max_keys=1)
     take(store, "kept")
-    store.execute(TakeTokens(b"over", (Take(("a",), SLOW),)))
+    store.execute(TakeTokens(b"over", (Take("a", SLOW),)))
     assert not take(store, "b")
     store.execute(ReturnTokens(b"over"))
     assert take(store, "b")
@@ -173,12 +202,12 @@ def test_generations_change_no_answer(visited: list[tuple[list[str], int, int]])
     for number, (keys, cost, pause) in enumerate(visited):
         clock.advance(pause)
         now = clock.monotonic_ns() * TICKS_PER_NANO
-        taken = draw_all([(key, tats.get(key, 0), rates[key], cost) for key in keys], now)
-        command = TakeTokens(str(number).encode(), tuple(Take((key,), rates[key], cost) for key in keys))
+        taken = draw_all([(key, tats.get(key, 0), rates[key], cost, False) for key in keys], now)
+        command = TakeTokens(str(number).encode(), tuple(Take(key, rates[key], cost) for key in keys))
         assert isinstance(store.execute(command), Taken) == (not isinstance(taken, Overdrawn))
         if not isinstance(taken, Overdrawn):
-            tats.update({key: end for key, (_, end) in taken.items()})
-        live = {(key,): -(-(tat - now) // TICKS_PER_NANO) for key, tat in tats.items() if tat > now}
+            tats.update(dict(zip(keys, taken[0], strict=True)) if cost else {})
+        live = {key: -(-(tat - now) // TICKS_PER_NANO) for key, tat in tats.items() if tat > now}
         assert store.snapshot() == live
 
 
@@ -195,7 +224,62 @@ def test_a_barred_id_is_let_go_in_the_end(clock: ManualClock) -> None:
     for _ in range(2):
         clock.advance(61)
         store.execute(ReturnTokens(b"other"))
-    assert isinstance(store.execute(TakeTokens(b"early", (Take(("a",), SLOW),))), Taken)
+    assert isinstance(store.execute(TakeTokens(b"early", (Take("a", SLOW),))), Taken)
+
+
+def test_a_large_store_is_bounded_shard_by_shard(clock: ManualClock) -> None:
+    """Each of 64 shards has an overflow bucket, and no drained key is let in again."""
+    store = MemoryLimits(clock, max_keys=6400)
+    admitted = sum(take(store, f"key-{number}") for number in range(20_000))
+    assert 6400 < admitted <= 6400 + 64
+    assert admitted + store.overflowed - 64 == 20_000
+    assert not any(take(store, f"key-{number}") for number in range(0, 20_000, 7))
+
+
+def test_a_hundred_thousand_tenants_keep_their_limits(clock: ManualClock) -> None:
+    """A bounded cache that evicts would let exhausted tenants in again."""
+    store = MemoryLimits(clock)
+    tenants = [f"tenant-{number}" for number in range(100_000)]
+    assert all(take(store, tenant) for tenant in tenants)
+    assert not any(take(store, tenant) for tenant in tenants)
+
+
+@pytest.mark.parametrize("take_", [Take("a", SLOW, 1), Take("a", SLOW, 2), Take("a", SLOW, 0), Take("a", FAST, 1)])
+def test_acquiring_is_a_final_take_in_plain_numbers(clock: ManualClock, take_: Take) -> None:
+    plain, full = MemoryLimits(clock), MemoryLimits(clock)
+    for _ in range(3):
+        answer = full.execute(TakeTokens(None, (take_,)))
+        assert answer is not None
+        granted = isinstance(answer, Taken)
+        wait = 0 if isinstance(answer, Taken) else answer.retry_after_ns
+        assert plain.acquire(take_) == (granted, answer.levels[0][0], wait, answer.levels[0][1])
+        clock.advance(0.0001)
+
+
+def test_acquiring_from_a_bucket_with_open_takes_is_not_credited_to_them(clock: ManualClock) -> None:
+    store = MemoryLimits(clock)
+    rate = Rate(10, SECOND)
+    store.execute(TakeTokens(b"early", (Take("a", rate, 10),)))
+    clock.advance(1)
+    assert store.acquire(Take("a", rate, 5))[:2] == (True, 5)
+    store.execute(ReturnTokens(b"early"))
+    assert store.acquire(Take("a", rate, 6))[0] is False
+
+
+@pytest.mark.parametrize("costs", [(1,), (1, 2, 3), (-1, 0)])
+def test_settling_with_numbers_that_cannot_be_is_the_layers_fault(clock: ManualClock, costs: tuple[int, ...]) -> None:
+    store = MemoryLimits(clock)
+    store.execute(TakeTokens(b"id", (Take("a", SLOW), Take("b", SLOW))))
+    with pytest.raises(LayerError):
+        store.execute(SettleTokens(b"id", costs))
+    store.execute(ReturnTokens(b"id"))
+    assert store.snapshot() == {}
+
+
+@pytest.mark.parametrize("locks", [0, 3, -2])
+def test_the_number_of_locks_is_a_power_of_two(clock: ManualClock, locks: int) -> None:
+    with pytest.raises(ConfigurationError, match="power of two"):
+        MemoryLimits(clock, locks=locks)
 
 
 def test_a_store_without_room_is_refused(clock: ManualClock) -> None:
@@ -205,5 +289,5 @@ def test_a_store_without_room_is_refused(clock: ManualClock) -> None:
 
 def test_its_repr_shows_no_key(clock: ManualClock) -> None:
     store = MemoryLimits(clock)
-    store.execute(TakeTokens(b"id", (Take(("acme",), SLOW),)))
+    store.execute(TakeTokens(b"id", (Take("acme", SLOW),)))
     assert repr(store) == "MemoryLimits(1 buckets, 1 open ids)"

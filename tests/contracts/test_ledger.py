@@ -477,7 +477,7 @@ def test_a_waiter_that_fails_keeps_nobody_else_waiting(ledger: Ledger, caplog: p
     promise.then(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
     assert answer(promise) == Held((1,))
     assert answer(ledger.submit(PlaceHold(hold(2), ACME, (leg(1),)))) == Held((1,))
-    assert "a call that waited for the ledger failed" in caplog.text
+    assert "a call that waited for a store failed" in caplog.text
 
 
 def test_what_a_waiter_returns_is_called_after_it(ledger: Ledger) -> None:

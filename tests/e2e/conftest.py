@@ -13,6 +13,7 @@ from tenantguard.adapters.identity.keys import hash_key
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.commands.proxy import guarded_proxy
 from tenantguard.model.tenant import TenantId
+from tenantguard.rules.bucket import owner_of
 from tenantguard.settings import parse_settings
 from tenantguard.testing.model_server import ModelServer
 from tenantguard.testing.serving import serve
@@ -143,7 +144,7 @@ class World:
         """What was spent, and how many units are gone from the tenant's bucket of 1000 a year."""
         limits = self.guard.ports.limits
         assert isinstance(limits, MemoryLimits)
-        full_in_ns = next((nanos for key, nanos in limits.snapshot().items() if key[-1] == tenant), 0)
+        full_in_ns = next((nanos for key, nanos in limits.snapshot().items() if owner_of(key) == tenant), 0)
         return self.spent(tenant), -(-full_in_ns // UNIT_NS)
 
     def change(self, tenant: str, before: tuple[int, int]) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from tenantguard.model.period import Period
 from tenantguard.model.policy import EMPTY_POLICY, Policy
 from tenantguard.model.price import PriceBook, TokenPrice, UnknownModel
 from tenantguard.model.route import OnDisconnect, OnMissingUsage, Route
-from tenantguard.model.sections import BudgetRule, BudgetSection, Scope
+from tenantguard.model.sections import ACCOUNT_SCOPES, BudgetRule, BudgetSection, Scope
 from tenantguard.model.tenant import Identity, Tenant, TenantId
 from tenantguard.model.usage import Usage
 from tenantguard.testing import Script, make_exchange
@@ -274,7 +274,7 @@ def test_a_reported_price_replaces_the_computed_one() -> None:
 
 def test_every_budget_of_the_policy_is_a_leg_counted_over_its_scope() -> None:
     ten = Amount.parse("10 USD")
-    scopes = [BudgetRule(ten, Period.DAY, scope) for scope in Scope]
+    scopes = [BudgetRule(ten, Period.DAY, scope) for scope in Scope if scope in ACCOUNT_SCOPES]
     _, script = start(JOBS, policy=Policy.of("acme", [BudgetSection(tuple(scopes))]))
     assert [leg.budget for leg in script.effect.legs] == [
         ("global", "day"),

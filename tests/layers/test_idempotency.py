@@ -17,7 +17,6 @@ from tenantguard.flow.ports import (
     Exhausted,
     FindClaim,
     Held,
-    Level,
     PlaceHold,
     Resolved,
     ResolveHold,
@@ -231,7 +230,7 @@ def test_of_two_that_pass_together_the_ledger_lets_one_hold_and_the_other_takes_
     script = run(exchange, [Idempotency(), RateLimit("10/second"), Charge(PriceTable(PriceBook({})))])
     script.answer(None)
     assert isinstance(script.effect, TakeTokens)
-    script.answer(Taken((Level(9, 1),)))
+    script.answer(Taken(((9, 1),)))
     hold = script.effect
     assert isinstance(hold, PlaceHold)
     assert hold.claim == exchange.get(Claim)

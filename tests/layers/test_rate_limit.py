@@ -10,19 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantguard.errors import ConfigurationError, LayerError
-from tenantguard.flow.effects import CallApp
-from tenantguard.flow.http import Ending, Outcome, Response
+from tenantguard.errors import ConfigurationError, LayerError, PortError
+from tenantguard.flow.effects import CallApp, ReadBody
+from tenantguard.flow.http import Ending, Headers, Outcome, Response
 from tenantguard.flow.layer import call_app, check, stack
-from tenantguard.flow.ports import KeepTokens, Level, ReturnTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.guard import Guard
 from tenantguard.layers.rate_limit import RateLimit
 from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.policy import EMPTY_POLICY, Policy
 from tenantguard.model.rate import Rate
 from tenantguard.model.route import Route
-from tenantguard.model.sections import RateRule, RateSection, Scope
+from tenantguard.model.sections import Combine, Group, OnError, RateRule, RateSection, Scope
 from tenantguard.model.tenant import Identity, Tenant, TenantId
+from tenantguard.rules.usage import make_decoder
 from tenantguard.testing import ManualClock, Script, make_exchange, memory_ports
 
 if TYPE_CHECKING:
@@ -54,10 +55,16 @@ def start(layer: RateLimit, *facts: object, route: Route = CHAT) -> tuple[Exchan
     return exchange, Script(layer.handle(exchange, call_app))
 
 
-def asked(layer: RateLimit, *facts: object, route: Route = CHAT) -> list[tuple[str, ...]]:
+def asked(layer: RateLimit, *facts: object, route: Route = CHAT) -> list[str]:
     _, script = start(layer, *facts, route=route)
     assert isinstance(script.effect, TakeTokens)
     return [take.bucket for take in script.effect.takes]
+
+
+def serve(script: Script[Response]) -> None:
+    """The application answers, and what was taken stays so."""
+    assert isinstance(script.answer(Response(200)), SettleTokens)
+    script.answer(None)
 
 
 def headers_of(response: Response) -> tuple[str | None, str | None]:
@@ -70,10 +77,10 @@ def headers_of(response: Response) -> tuple[str | None, str | None]:
 def test_it_takes_one_unit_then_calls_the_application() -> None:
     exchange, script = start(RateLimit(), ACME, policy(RateRule(TEN)))
     assert isinstance(script.effect, TakeTokens)
-    assert script.effect.takes == (Take(("tenant", "tenant-1s", "acme"), TEN),)
-    assert isinstance(script.answer(Taken((Level(9, SECOND // 10),))), CallApp)
+    assert script.effect.takes == (Take("acme|tenant|tenant-1s", TEN),)
+    assert isinstance(script.answer(Taken(((9, SECOND // 10),))), CallApp)
     assert exchange.decisions == [Allow("rate", "tenant-1s", {"remaining": 9})]
-    script.answer(Response(200))
+    serve(script)
     assert headers_of(script.result) == ('"tenant-1s";q=10;w=1', '"tenant-1s";r=9;t=1')
 
 
@@ -90,10 +97,10 @@ def test_without_a_rule_it_does_nothing(of: Policy) -> None:
 
 def test_every_scope_is_asked_in_one_command() -> None:
     assert asked(RateLimit(), ACME, policy(*ALL_SCOPES)) == [
-        ("global", "global-1s"),
-        ("tenant", "tenant-1s", "acme"),
-        ("route", "route-60s", "acme", "chat"),
-        ("identity", "identity-1s", "acme", "acme-dev"),
+        "|global|global-1s",
+        "acme|tenant|tenant-1s",
+        "acme|route|route-60s|chat",
+        "acme|identity|identity-1s|acme-dev",
     ]
 
 
@@ -116,7 +123,7 @@ def test_units_stay_taken_once_the_application_was_called(ending: Ending, *, cal
     flow = exchange.resolvers[0][0](Outcome(ending, called=called))
     assert flow is not None
     end = Script(flow)
-    assert end.effect == (KeepTokens(script.effect.id) if called else ReturnTokens(script.effect.id))
+    assert end.effect == (SettleTokens(script.effect.id) if called else ReturnTokens(script.effect.id))
     end.answer(None)
     assert end.done
 
@@ -124,7 +131,7 @@ def test_units_stay_taken_once_the_application_was_called(ending: Ending, *, cal
 def test_a_shortage_is_refused_with_a_wait_that_is_rounded_up() -> None:
     """E-28, E+3."""
     exchange, script = start(RateLimit(), ACME, policy(*ALL_SCOPES))
-    levels = (Level(999, 10**6), Level(0, 2_100_000_000), Level(99, SECOND), Level(0, 2 * SECOND + 1))
+    levels = ((999, 10**6), (0, 2_100_000_000), (99, SECOND), (0, 2 * SECOND + 1))
     script.answer(Shortage((1, 3), 1_200_000_001, levels))
     response = script.result
     assert response.status == 429
@@ -145,7 +152,7 @@ def test_a_shortage_is_refused_with_a_wait_that_is_rounded_up() -> None:
 def test_what_no_waiting_helps_is_refused_without_a_wait() -> None:
     """E-31 as a decision."""
     exchange, script = start(RateLimit("10/second"))
-    script.answer(Shortage((0,), None, (Level(10, 0),)))
+    script.answer(Shortage((0,), None, ((10, 0),)))
     assert script.result.status == 422
     assert script.result.headers.get("retry-after") is None
     assert script.result.headers.get("x-should-retry") == "false"
@@ -156,18 +163,18 @@ def test_what_no_waiting_helps_is_refused_without_a_wait() -> None:
 def test_headers_can_be_left_out() -> None:
     layer = RateLimit("10/second", headers=False)
     _, served = start(layer)
-    served.answer(Taken((Level(9, 1),)))
-    served.answer(Response(200))
+    served.answer(Taken(((9, 1),)))
+    serve(served)
     _, refused = start(layer)
-    refused.answer(Shortage((0,), 1, (Level(0, 1),)))
+    refused.answer(Shortage((0,), 1, ((0, 1),)))
     assert headers_of(served.result) == headers_of(refused.result) == (None, None)
     assert refused.result.headers.get("retry-after") == "1"
 
 
 def test_the_tightest_limit_is_reported() -> None:
     exchange, script = start(RateLimit(), ACME, policy(*ALL_SCOPES))
-    script.answer(Taken((Level(3, 1), Level(2, 1), Level(2, 1), Level(4, 1))))
-    script.answer(Response(200))
+    script.answer(Taken(((3, 1), (2, 1), (2, 1), (4, 1))))
+    serve(script)
     assert script.result.headers.get("ratelimit") == '"route-60s";r=2;t=2'
     assert isinstance(exchange.decisions[0], Allow)
     assert exchange.decisions[0].matched_by == "route-60s"
@@ -180,21 +187,51 @@ def test_the_tightest_limit_is_reported() -> None:
 def test_the_window_never_promises_more_than_the_rate(rate: Rate, taken: int) -> None:
     """``r`` units within ``t`` seconds are no faster than the refill; an empty bucket has one unit after ``t``."""
     ports = memory_ports()
-    ports.limits.execute(TakeTokens(b"id", (Take(("tenant", "layer-x"), rate, min(taken, rate.burst)),)))
-    answer = ports.limits.execute(TakeTokens(b"look", (Take(("tenant", "layer-x"), rate, 0),)))
+    ports.limits.execute(TakeTokens(b"id", (Take("acme|tenant|layer-x", rate, min(taken, rate.burst)),)))
+    answer = ports.limits.execute(TakeTokens(b"look", (Take("acme|tenant|layer-x", rate, 0),)))
     _, script = start(RateLimit(rate))
     script.answer(answer)
-    script.answer(Response(200))
+    serve(script)
     state = script.result.headers.get("ratelimit") or ""
     units, window_s = (int(part.split("=")[1]) for part in state.split(";")[1:])
-    assert units == answer.levels[0].remaining
+    assert units == answer.levels[0][0]
     assert window_s >= 1
     assert units * rate.period_ns <= window_s * SECOND * rate.amount
     if units == 0:
         assert isinstance(ports.system.clock, ManualClock)
         ports.system.clock.advance(window_s)
-        later = ports.limits.execute(TakeTokens(b"then", (Take(("tenant", "layer-x"), rate, 0),)))
-        assert later.levels[0].remaining >= 1
+        later = ports.limits.execute(TakeTokens(b"then", (Take("acme|tenant|layer-x", rate, 0),)))
+        assert later.levels[0][0] >= 1
+
+
+def test_once_the_application_answers_nothing_is_left_to_end() -> None:
+    """A response that nothing waits for passes the faster."""
+    exchange, script = start(RateLimit("10/second"))
+    assert isinstance(script.effect, TakeTokens)
+    taking = script.effect.id
+    script.answer(Taken(((9, SECOND // 10),)))
+    assert script.answer(Response(200)) == SettleTokens(taking or b"")
+    assert len(exchange.resolvers) == 1
+    script.answer(None)
+    assert script.done
+    assert not exchange.resolvers
+
+
+def test_where_settling_fails_it_is_tried_again_at_the_end() -> None:
+    exchange, script = start(RateLimit("10/second"))
+    script.answer(Taken(((9, SECOND // 10),)))
+    script.answer(Response(200))
+    script.fail(PortError("limits", "late"))
+    assert script.result.status == 200
+    assert len(exchange.resolvers) == 1
+
+
+def test_a_layer_that_answers_in_place_of_the_application_decides_nothing_about_the_units() -> None:
+    exchange, script = start(RateLimit("10/second"))
+    script.answer(Taken(((9, SECOND // 10),)))
+    script.answer(Response(200, body=b"from a cache"))
+    assert script.done
+    assert len(exchange.resolvers) == 1
 
 
 # which bucket
@@ -203,7 +240,7 @@ def test_the_window_never_promises_more_than_the_rate(rate: Rate, taken: int) ->
 def test_two_rules_of_one_scope_have_buckets_of_their_own() -> None:
     rules = (RateRule(TEN), RateRule(Rate(100, 60 * SECOND)), RateRule(Rate(3, SECOND, 30)))
     buckets = asked(RateLimit(), ACME, policy(*rules))
-    assert buckets == [("tenant", name, "acme") for name in ("tenant-1s", "tenant-60s", "tenant-1s-2")]
+    assert buckets == [f"acme|tenant|{name}" for name in ("tenant-1s", "tenant-60s", "tenant-1s-2")]
 
 
 def test_a_new_amount_goes_on_with_the_same_bucket_and_a_new_period_does_not() -> None:
@@ -223,17 +260,17 @@ def test_parts_of_a_key_never_run_together() -> None:
 @pytest.mark.parametrize(
     ("by", "fact", "bucket"),
     [
-        (Scope.GLOBAL, ACME, ("global", "layer-global-1s")),
-        (Scope.TENANT, ACME, ("tenant", "layer-tenant-1s", "acme")),
-        (Scope.TENANT, None, ("tenant", "layer-tenant-1s")),
-        (Scope.ROUTE, ACME, ("route", "layer-route-1s", "acme", "chat")),
-        (Scope.ROUTE, None, ("route", "layer-route-1s", "chat")),
-        (Scope.IDENTITY, ACME, ("identity", "layer-identity-1s", "acme", "acme-dev")),
-        (Scope.IDENTITY, GLOBEX, ("identity", "layer-identity-1s", "globex")),
-        (Scope.IDENTITY, None, ("identity", "layer-identity-1s")),
+        (Scope.GLOBAL, ACME, "|global|layer-global-1s"),
+        (Scope.TENANT, ACME, "acme|tenant|layer-tenant-1s"),
+        (Scope.TENANT, None, "|tenant|layer-tenant-1s"),
+        (Scope.ROUTE, ACME, "acme|route|layer-route-1s|chat"),
+        (Scope.ROUTE, None, "|route|layer-route-1s|chat"),
+        (Scope.IDENTITY, ACME, "acme|identity|layer-identity-1s|acme-dev"),
+        (Scope.IDENTITY, GLOBEX, "globex|identity|layer-identity-1s"),
+        (Scope.IDENTITY, None, "|identity|layer-identity-1s"),
     ],
 )
-def test_a_layer_with_a_rate_counts_by_what_is_known(by: Scope, fact: Tenant | None, bucket: tuple[str, ...]) -> None:
+def test_a_layer_with_a_rate_counts_by_what_is_known(by: Scope, fact: Tenant | None, bucket: str) -> None:
     facts = () if fact is None else (fact,)
     assert asked(RateLimit("10/second", by=by), *facts) == [bucket]
 
@@ -257,8 +294,8 @@ def test_an_impossible_rate_is_refused_when_the_layer_is_made() -> None:
 
 def test_periods_below_a_second_have_no_window() -> None:
     _, script = start(RateLimit(Rate(3, 1_500_000_000)))
-    script.answer(Taken((Level(2, 1),)))
-    script.answer(Response(200))
+    script.answer(Taken(((2, 1),)))
+    serve(script)
     assert headers_of(script.result) == (
         '"layer-tenant-1500000000ns";q=3',
         '"layer-tenant-1500000000ns";r=2;t=1',
@@ -439,7 +476,230 @@ def test_a_refusal_further_in_says_nothing_of_units_that_are_about_to_come_back(
         return Deny("closed", "closed", 403, "closed")
 
     script = Script(stack([RateLimit("10/second"), closed])(exchange))
-    script.answer(Taken((Level(9, SECOND),)))
+    script.answer(Taken(((9, SECOND),)))
     script.answer(None if script.effect is None else script.effect.call())  # type: ignore[attr-defined]
     assert script.result.status == 403
     assert headers_of(script.result) == (None, None)
+
+
+# tokens, models, shadows
+
+
+MODEL = Route("POST /chat", name="chat", usage="openai-chat", max_output=1000)
+MINUTE = 60 * SECOND
+
+
+def tokens(amount: int, burst: int = 0, **more: Any) -> RateRule:
+    return RateRule(Rate(amount, MINUTE, burst), unit="tokens", **more)
+
+
+class Calls:
+    """Calls of a model with a rate of tokens, each answered and ended as is said."""
+
+    def __init__(self, *rules: RateRule, combine: Combine = Combine.ALL) -> None:
+        self.ports = memory_ports()
+        self.layer = RateLimit()
+        self.policy = Policy.of("acme", [RateSection(rules, combine)])
+
+    def begin(self, route: Route = MODEL, **members: object) -> tuple[Exchange, Script[Response]]:
+        body = json.dumps({"model": "gpt-5", "messages": [], **members}).encode()
+        exchange = make_exchange(
+            "POST",
+            "/chat",
+            headers={"accept-encoding": "gzip"},
+            body=body,
+            route=route,
+            facts=(ACME, self.policy),
+            system=self.ports.system,
+        )
+        script = Script(self.layer.handle(exchange, call_app))
+        while not (script.done or isinstance(script.effect, CallApp)):
+            self.answer(script, exchange)
+        return exchange, script
+
+    def answer(self, script: Script[Any], exchange: Exchange) -> None:
+        effect: Any = script.effect
+        if isinstance(effect, ReadBody):
+            script.answer(exchange.request.body_read)
+        else:
+            script.answer(effect.call() if hasattr(effect, "call") else effect.perform(self.ports))
+
+    def end(self, exchange: Exchange, outcome: Outcome) -> None:
+        for resolver, _ in reversed(exchange.resolvers):
+            flow = resolver(outcome)
+            end = Script(flow) if flow is not None else None
+            while end is not None and not end.done:
+                self.answer(end, exchange)
+
+    def call(self, document: object, ending: Ending = Ending.COMPLETED, status: int = 200, **members: object) -> int:
+        exchange, script = self.begin(**members)
+        if script.done:
+            return script.result.status
+        response = Response(status, Headers([(b"content-type", b"application/json")]))
+        script.answer(response)
+        for transform in response.transforms:
+            transform.feed(json.dumps(document).encode())
+            transform.finish()
+        self.end(exchange, Outcome(ending, status=status, ended=ending is Ending.COMPLETED))
+        return response.status
+
+    def left(self) -> int:
+        exchange, script = self.begin(max_tokens=1)
+        assert isinstance(script.effect, CallApp)
+        self.end(exchange, REFUSED)
+        decision = exchange.decisions[0]
+        assert isinstance(decision, Allow)
+        return int(decision.details["remaining"]) + 1 + PROMPT
+
+
+PROMPT = -(-len(json.dumps({"model": "gpt-5", "messages": [], "max_tokens": 1})) // 4)
+
+
+def used(count: int) -> object:
+    return {"object": "chat.completion", "choices": [], "usage": {"prompt_tokens": count, "completion_tokens": 0}}
+
+
+def test_tokens_are_reserved_by_estimate_and_settled_with_what_was_used() -> None:
+    calls = Calls(tokens(1000))
+    assert calls.left() == 1000
+    assert calls.call(used(30), max_tokens=500) == 200
+    assert calls.left() == 970
+
+
+def test_what_is_reserved_counts_for_others_until_then() -> None:
+    """Requests at one time never use more than there is."""
+    calls = Calls(tokens(1000))
+    begun = [calls.begin(max_tokens=400) for _ in range(5)]
+    assert [script.done for _, script in begun] == [False, False, True, True, True]
+    assert begun[2][1].result.status == 429
+    for exchange, script in begun:
+        calls.end(exchange, REFUSED if script.done else Outcome(Ending.FAILED, status=500))
+    assert calls.left() == 1000
+
+
+def test_a_failed_call_uses_nothing_and_its_request_counts() -> None:
+    calls = Calls(tokens(1000), RateRule(Rate(10, MINUTE), name="requests"))
+    assert calls.call(used(30), Ending.FAILED, 500, max_tokens=500) == 500
+    assert calls.ports.limits.snapshot() == {"acme|tenant|requests": 6 * SECOND}  # type: ignore[attr-defined]
+
+
+def test_more_than_was_estimated_is_owed() -> None:
+    calls = Calls(tokens(1000))
+    assert calls.call(used(1500), max_tokens=10) == 200
+    exchange, script = calls.begin(max_tokens=10)
+    assert script.result.status == 429
+    assert isinstance(exchange.decisions[0], Deny)
+    assert (exchange.decisions[0].retry_after_ms or 0) > 30_000
+
+
+def test_without_a_cap_a_first_request_always_fits() -> None:
+    """A default estimate above the limit would refuse it for ever."""
+    calls = Calls(tokens(60))
+    assert calls.call(used(20)) == 200
+    assert calls.left() == 40
+
+
+def test_a_request_that_asks_for_more_than_a_burst_can_never_be_granted() -> None:
+    calls = Calls(tokens(60))
+    assert calls.call(used(20), max_tokens=80, max_completion_tokens=5) == 422
+    assert calls.left() == 60
+
+
+def test_without_any_usage_the_reservation_stays() -> None:
+    calls = Calls(tokens(1000))
+    calls.call({"object": "chat.completion"}, max_tokens=90)
+    assert calls.left() == 1000 - 90 - PROMPT
+
+
+def test_an_answer_that_cannot_be_read_has_no_known_usage_so_none_is_asked_for() -> None:
+    exchange, _ = Calls(tokens(1000)).begin()
+    assert exchange.request.headers.get("accept-encoding") is None
+
+
+def test_the_decoder_of_a_layer_further_in_is_used() -> None:
+    calls = Calls(tokens(1000))
+    exchange, script = calls.begin(max_tokens=500)
+    response = Response(200)
+    response.marker = decoder = make_decoder("openai-chat", content_type="application/json")
+    script.answer(response)
+    assert response.transforms == []
+    decoder.feed(json.dumps(used(11)).encode())
+    decoder.finish()
+    calls.end(exchange, SERVED)
+    assert calls.left() == 989
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"model": 5}'])
+def test_a_call_that_cannot_be_read_is_refused_and_takes_nothing(body: bytes) -> None:
+    exchange = make_exchange("POST", body=body, route=MODEL, facts=(ACME, policy(tokens(10))))
+    script = Script(RateLimit().handle(exchange, call_app))
+    script.answer(exchange.request.body_read)
+    effect: Any = script.effect
+    script.answer(effect.call())
+    assert script.result.status == 400
+    assert not exchange.resolvers
+
+
+def test_a_model_has_a_bucket_of_its_own_and_a_group_one_for_all() -> None:
+    calls = Calls(
+        RateRule(Rate(1, MINUTE), Scope.MODEL, name="each"),
+        RateRule(Rate(3, MINUTE), Scope.GROUP, group=Group(models=("a", "b", "c", "d")), name="together"),
+    )
+    statuses = [calls.call(used(1), model=model) for model in ("a", "a", "b", "c", "d", "e")]
+    assert statuses == [200, 429, 200, 200, 429, 200]
+
+
+def test_a_shadow_refuses_nothing_stands_in_no_header_and_is_told() -> None:
+    requests = Requests(RateLimit())
+    dark = RateRule(Rate(1, MINUTE), Scope.IDENTITY, shadow=True)
+    rules = policy(dark, RateRule(Rate(9, MINUTE)))
+    answers = [requests.send(ACME, rules) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert headers_of(answers[2]) == ('"tenant-60s";q=9;w=60', '"tenant-60s";r=6;t=40')
+    exchange, script = start(RateLimit(), ACME, rules)
+    assert isinstance(script.effect, TakeTokens)
+    script.answer(requests.ports.limits.execute(script.effect))
+    assert exchange.decisions == [Allow("rate", "tenant-60s", {"remaining": 5, "shadowed": ["identity-60s"]})]
+
+
+def test_with_shadows_alone_there_is_no_header() -> None:
+    answer = Requests(RateLimit()).send(ACME, policy(RateRule(Rate(1, MINUTE), shadow=True)))
+    assert headers_of(answer) == (None, None)
+
+
+def test_a_decision_that_a_failing_store_did_not_take_says_so() -> None:
+    exchange, script = start(RateLimit("10/second"))
+    script.answer(Taken(((9, 1),), degraded=True))
+    assert exchange.decisions == [Allow("rate", "layer-tenant-1s", {"remaining": 9, "degraded": True})]
+
+
+def test_what_a_failing_store_means_goes_with_the_command() -> None:
+    section = RateSection((RateRule(TEN),), on_error=OnError.CLOSED)
+    _, script = start(RateLimit(), ACME, Policy.of("acme", [section]))
+    assert isinstance(script.effect, TakeTokens)
+    assert script.effect.on_error is OnError.CLOSED
+
+
+def test_the_most_specific_rate_takes_the_place_of_the_wider_ones() -> None:
+    calls = Calls(
+        RateRule(Rate(1, MINUTE)),
+        RateRule(Rate(3, MINUTE), Scope.ROUTE, group=Group(("chat",))),
+        combine=Combine.OVERRIDE,
+    )
+    assert [calls.call(used(1)) for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_a_unit_of_the_route_is_taken_as_often_as_it_says() -> None:
+    route = Route("POST /pictures", name="pictures", takes=(("pictures", 2),))
+    _, script = start(RateLimit(), ACME, policy(RateRule(TEN, unit="pictures")), route=route)
+    assert isinstance(script.effect, TakeTokens)
+    assert script.effect.takes == (Take("acme|tenant|tenant-pictures-1s", TEN, 2),)
+
+
+def test_a_layer_can_limit_tokens_by_itself() -> None:
+    layer = RateLimit("100 tokens/minute")
+    exchange, script = start(layer, route=CHAT)  # it has no usage
+    assert isinstance(script.effect, CallApp)
+    assert not exchange.resolvers
+    _, script = start(layer, route=MODEL)
+    assert isinstance(script.effect, ReadBody)

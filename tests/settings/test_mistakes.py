@@ -21,8 +21,9 @@ WHOLE = f"""\
 [guard]
 ledger = "memory://"
 limits = "memory://"
-layers = ["tenant", "rate", "redaction", "charge"]
+layers = ["tenant", "rate", "concurrency", "redaction", "charge"]
 body_limit = 1
+deadline_header = "x-timeout"
 drain_s = 1.0
 drains_max = 1
 return_wait_s = 1.0
@@ -106,7 +107,17 @@ unknown_routes = "refuse"
 [policies.plan]
 [policies.default]
 inherit = "plan"
+plan = "gold"
 rate = "1/second"
+[[policies.default.concurrency]]
+limit = 1
+scope = "tenant"
+when_full = "queue"
+queue = 1
+wait_s = 1.0
+by = ["user"]
+weight = 1
+name = "streams"
 [[policies.default.budget]]
 limit = "1 EUR"
 per = "day"

@@ -1,0 +1,1 @@
+"""Slot stores: who holds slots and their queues."""
