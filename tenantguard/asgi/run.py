@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from tenantguard.asgi.waiting import kept, library, workers
-from tenantguard.errors import ClientLeftError, LayerError, PortError, PortTimeout
+from tenantguard.errors import ClientLeftError, LayerError, PortError
 from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
 from tenantguard.flow.exchange import Exchange
 from tenantguard.flow.http import (
@@ -146,7 +146,7 @@ class Run:
         if not (isinstance(answer, Promise) and answer.patient):
             return await _answered(answer)
         if not answer.wait(0) and not await self._kept_patiently(answer):
-            raise PortTimeout(answer.port, answer.deadline_s)
+            return answer.late()
         return answer.result()
 
     async def _kept_patiently(self, promise: Promise[Any]) -> bool:
@@ -319,7 +319,7 @@ class Run:
         if not isinstance(answer, Promise):
             return await self._undisturbed(answer)
         if not answer.wait(0) and not await self._kept_undisturbed(answer):
-            raise PortTimeout(answer.port, answer.deadline_s)
+            return answer.late()
         return answer.result()
 
     async def _kept_undisturbed(self, promise: Promise[Any]) -> bool:
@@ -366,7 +366,7 @@ async def _answered(answer: Promise[T] | Awaitable[T]) -> T:
     if not isinstance(answer, Promise):
         return await answer
     if not answer.wait(0) and not await kept(answer):
-        raise PortTimeout(answer.port, answer.deadline_s)
+        return answer.late()
     return answer.result()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from tenantguard.errors import PortTimeout
 from tenantguard.flow.http import Body, Response, Unreadable
 from tenantguard.model.frozen import frozen
 
@@ -23,8 +24,8 @@ Flow: TypeAlias = "Generator[Effect[Any], Any, T]"
 class Promise(Generic[T]):
     """An answer that another thread will give.
 
-    ``port`` and ``deadline_s`` say whose it is and how long a driver may wait; past that the driver raises
-    :class:`~tenantguard.errors.PortTimeout` into the flow, and the answer, when it comes, is dropped. ``patient``
+    ``port`` and ``deadline_s`` say whose it is and how long a driver may wait; past that the driver goes on with
+    :meth:`late`, and the answer, when it comes, is dropped. ``patient``
     says that the wait is a request's own, in a queue, and may be long: a driver that can see its client leave stops
     waiting then, with :class:`~tenantguard.errors.ClientLeftError`.
     """
@@ -49,6 +50,10 @@ class Promise(Generic[T]):
     def result(self) -> T:
         """The answer, or the exception it failed with. Only once it is there."""
         raise NotImplementedError
+
+    def late(self) -> T:
+        """What is answered to who has waited for ``deadline_s`` in vain: :class:`~tenantguard.errors.PortTimeout`."""
+        raise PortTimeout(self.port, self.deadline_s)
 
 
 class Effect(Generic[T_co]):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.adapters.limits.memory import MemoryLimits
+from tenantguard.adapters.limits.redis.store import RedisLimits
+from tenantguard.flow.effects import Promise
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, bucket_key, dipped, draw_all, level, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tenantguard.flow.ports import Level, LimitStore
     from tenantguard.rules.bucket import Dips
@@ -34,9 +36,37 @@ class Clock:
         return self.now_ns
 
 
+class Shared:
+    """A Redis, emptied for each store; the store before is closed."""
+
+    server: ClassVar[Any]
+    store: ClassVar[RedisLimits | None] = None
+
+    @classmethod
+    def store_of(cls, clock: Clock) -> RedisLimits:
+        cls.close()
+        cls.server.flush()
+        cls.store = RedisLimits(cls.server.uri, clock, deadline_ms=10_000, processes=1, test_clock=clock)
+        return cls.store
+
+    @classmethod
+    def close(cls) -> None:
+        if cls.store is not None:
+            cls.store.close()
+            cls.store = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared(redis: Any) -> Iterator[None]:
+    Shared.server = redis
+    yield
+    Shared.close()
+
+
 STORES: dict[str, Callable[[Clock], LimitStore]] = {
     "memory": MemoryLimits,
     "memory, many locks": lambda clock: MemoryLimits(clock, locks=64),
+    "redis": Shared.store_of,
 }
 """Each from a clock; a store that is its own clock is told the time of this one in tests."""
 
@@ -59,7 +89,10 @@ class Buckets:
         return answer
 
     def execute(self, command: Any) -> Any:
-        return self.store.execute(command)
+        answer = self.store.execute(command)
+        if isinstance(answer, Promise):
+            return answer.result() if answer.wait(answer.deadline_s) else answer.late()
+        return answer
 
     def wait(self, nanos: int) -> None:
         self.clock.now_ns += nanos

@@ -239,6 +239,39 @@ class MemoryLimits:
             return not answer.shadowed, remaining, 0, full_in_ns
         return False, remaining, answer.retry_after_ns, full_in_ns
 
+    def drain(self, take: Take, missing_ticks: int) -> None:
+        """Leave the bucket of ``take`` at least so far from full, as another store knew it to be."""
+        locks = self._locks_of(None, (take,)) if self._locks_mask else self._locks
+        for lock in locks:
+            lock.acquire()
+        try:
+            now = max(self._monotonic_ns() * TICKS_PER_NANO, self._latest)
+            shard = self._shards[hash(take.bucket) & self._mask]
+            key, tat = shard.find(take, now)
+            if tat < now + missing_ticks:
+                if key in shard.watched:
+                    takings, dips = shard.watched[key]
+                    shard.watched[key] = takings, dipped(dips, tat, now, takings)
+                shard.young[key] = now + missing_ticks
+        finally:
+            for lock in locks:
+                lock.release()
+
+    def refill(self, bucket: str) -> None:
+        """Make a bucket full at once; nothing that was taken of it before can be given back to it any more."""
+        shard = self._shards[hash(bucket) & self._mask]
+        with shard.lock:
+            watched = shard.watched.get(bucket)
+            if watched is None:
+                shard.young.pop(bucket, None)
+                shard.old.pop(bucket, None)
+            else:
+                takings, dips = watched
+                now = max(self._monotonic_ns() * TICKS_PER_NANO, self._latest)
+                shard.young[bucket] = now
+                shard.old.pop(bucket, None)
+                shard.watched[bucket] = takings, dipped(dips, now, now, takings)
+
     def close(self) -> None:
         """Nothing to release; the buckets stay."""
 

@@ -1,0 +1,1 @@
+"""Token buckets that machines share, in Redis or Valkey."""

@@ -1,0 +1,310 @@
+"""The way to one server: two threads with a connection each, and one queue.
+
+A trip takes whatever waits, so that under load one call of the script decides for many and alone a decision leaves at
+once. While both connections are out, what comes waits: there is no timer. A thread is bound to no event loop, serves
+those of asyncio and trio and threads that block alike, and nobody's answer depends on it: who waits for longer than
+its deadline decides by itself (:mod:`.store`).
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final, Protocol
+
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+
+from tenantguard.adapters.limits.redis.wire import NOW_SIZE, call, loading_call, read_now
+from tenantguard.adapters.promise import safely
+from tenantguard.errors import PortError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.connection import ConnectionInterface
+
+    from tenantguard.adapters.limits.redis.breaker import Breaker
+    from tenantguard.adapters.promise import Bell
+
+LINKS: Final = 2
+BATCH_MAX: Final = 128
+_KEYS_MAX: Final = 2000
+"""The script reads all keys of a call at once; Lua puts at most 8000 values onto its stack."""
+
+_QUEUE_MAX: Final = 20_000
+_END_S: Final = 5.0
+
+_IDLE_S: Final = 1.0
+
+
+class Asked(Protocol):
+    """One command on its way. ``size`` bytes of a reply are its answer."""
+
+    keys: bytes
+    count: int
+    command: bytes
+    size: int
+    slot: int
+    begun_ns: int
+
+    def leave(self) -> bool:
+        """Whether it is still wanted."""
+        ...
+
+    def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
+        """The server decided at ``now``, in its ticks, after ``sent_ns`` of this machine."""
+        ...
+
+    def lose(self, problem: PortError, bells: set[Bell] | None) -> None:
+        """There will be no answer; whether the server has decided is not known."""
+        ...
+
+
+class Probe:
+    """Asks a server whether it is there."""
+
+
+class Lane:
+    """Sends commands to one server.
+
+    ``moved`` is called with those that another server of a cluster is to decide. ``together`` puts commands of one
+    slot into one call, without it each has its own. ``idle`` is called about once a second in which nothing comes.
+    ``test_now`` is the time of the script in tests.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], ConnectionInterface],
+        breaker: Breaker,
+        monotonic_ns: Callable[[], int],
+        deadline_s: float,
+        *,
+        together: bool,
+        idle: Callable[[], None] | None = None,
+        test_now: Callable[[], bytes] | None = None,
+        moved: Callable[[list[Asked]], None] | None = None,
+    ) -> None:
+        self.breaker = breaker
+        self._monotonic_ns = monotonic_ns
+        self._idle = idle
+        self._make = make
+        self._deadline_ns = int(deadline_s * 1e9)
+        self._together = together
+        self._test_now = test_now
+        self._moved = moved
+        self.begin()
+
+    def begin(self) -> None:
+        """As new; also in a forked child, where the threads of the parent do not exist."""
+        self._queue: SimpleQueue[Asked | Probe | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
+        self._seen: tuple[int, int] | None = None
+
+    def submit(self, asked: Asked | Probe) -> bool:
+        """Queue a command; False where too many wait."""
+        if self._queue.qsize() >= _QUEUE_MAX:
+            return False
+        self._queue.put(asked)
+        if not self._threads:
+            self._start()
+        return True
+
+    def close(self) -> None:
+        """Send what is queued, and end the threads."""
+        with self._starting:
+            threads, self._threads = self._threads, []
+            for _ in threads:
+                self._queue.put(None)
+        for thread in threads:
+            thread.join(_END_S)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._threads:
+                return
+            self._threads = [
+                threading.Thread(target=self._run, name=f"tenantguard-limits-{number}", daemon=True)
+                for number in range(LINKS)
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def _run(self) -> None:
+        link = _Link(self._make, self._monotonic_ns)
+        idle, idle_s = self._idle, _IDLE_S if self._idle is not None else None
+        queue = self._queue
+        while True:
+            batch: list[Asked] = []
+            keys, probes, ended = 0, False, False
+            try:
+                following = queue.get(timeout=idle_s)
+            except Empty:
+                if idle is not None:
+                    safely(idle)
+                continue
+            try:
+                while True:
+                    if following is None:
+                        ended = True
+                        break
+                    if isinstance(following, Probe):
+                        probes = True
+                    else:
+                        batch.append(following)
+                        keys += following.count
+                    if len(batch) >= BATCH_MAX or keys >= _KEYS_MAX:
+                        break
+                    following = queue.get_nowait()
+            except Empty:
+                pass
+            bells: set[Bell] = set()
+            self._travel(link, batch, bells)
+            for bell in bells:
+                safely(bell)
+            if probes:
+                self._probe(link)
+            if ended:
+                link.drop()
+                return
+
+    def _probe(self, link: _Link) -> None:
+        try:
+            link.ping()
+        except (RedisError, OSError) as failed:
+            link.drop()
+            self.breaker.failed(type(failed).__name__, self._monotonic_ns())
+        else:
+            self.breaker.worked(probe=True)
+
+    def _travel(self, link: _Link, batch: list[Asked], bells: set[Bell]) -> None:
+        wanted = [asked for asked in batch if asked.leave()]
+        if not wanted:
+            return
+        groups = self._groups(wanted)
+        began = self._monotonic_ns()
+        try:
+            self._trip(link, groups, bells)
+        except (RedisError, OSError) as failed:
+            link.drop()
+            problem = PortError("limits", f"the server failed: {type(failed).__name__}")
+            self.breaker.failed(type(failed).__name__, self._monotonic_ns())
+            for group in groups:
+                for asked in group:
+                    asked.lose(problem, bells)
+        else:
+            if self._monotonic_ns() - began > self._deadline_ns:
+                self.breaker.failed("too slow", self._monotonic_ns())
+            elif not groups:  # all were answered
+                self.breaker.worked()
+
+    def _groups(self, batch: list[Asked]) -> list[list[Asked]]:
+        if not self._together:
+            return [[asked] for asked in batch]
+        by_slot: dict[int, list[Asked]] = {}
+        for asked in batch:
+            by_slot.setdefault(asked.slot, []).append(asked)
+        return list(by_slot.values())
+
+    def _trip(self, link: _Link, groups: list[list[Asked]], bells: set[Bell]) -> None:
+        """Ask, and take from ``groups`` those that were answered."""
+        now = self._test_now() if self._test_now is not None else b""
+        last_us = self._last_us(groups) if not now else None
+        for form in (call, loading_call):
+            calls = [
+                form(
+                    [asked.keys for asked in group],
+                    sum([asked.count for asked in group]),
+                    [asked.command for asked in group],
+                    last_us,
+                    now,
+                )
+                for group in groups
+            ]
+            sent_ns = link.send(b"".join(calls))
+            unknown: list[list[Asked]] = []
+            refused: list[tuple[list[Asked], ResponseError]] = []
+            moved: list[Asked] = []
+            while groups:
+                group = groups[0]
+                try:
+                    reply = link.read()
+                except NoScriptError:
+                    unknown.append(group)
+                except MovedError:
+                    moved += group
+                except ResponseError as problem:
+                    refused.append((group, problem))
+                else:
+                    self._deliver(group, reply, sent_ns, bells)
+                del groups[0]
+            if moved and self._moved is not None:
+                self._moved(moved)
+            groups += unknown
+            if refused:
+                groups += [group for group, _ in refused]
+                raise refused[0][1]
+            if not unknown:
+                return
+
+    def _deliver(self, group: list[Asked], reply: bytes, sent_ns: int, bells: set[Bell]) -> None:
+        now = read_now(reply)
+        self._seen = (now, sent_ns)
+        at = NOW_SIZE
+        for asked in group:
+            asked.answer(reply, at, now, sent_ns, bells)
+            at += asked.size
+
+    def _last_us(self, groups: list[list[Asked]]) -> int | None:
+        """When the youngest of these is given up, by the server's clock; None where that is not known yet.
+
+        What a server that hung reads when it comes back was given up long ago, and must take nothing then.
+        """
+        if self._seen is None:
+            return None
+        server_ticks, sent_ns = self._seen
+        youngest = max(asked.begun_ns for group in groups for asked in group)
+        return server_ticks // 10**12 + (youngest + self._deadline_ns - sent_ns) // 1000
+
+
+class _Link:
+    """A connection that is made when it is needed."""
+
+    def __init__(self, make: Callable[[], ConnectionInterface], monotonic_ns: Callable[[], int]) -> None:
+        self._make = make
+        self._monotonic_ns = monotonic_ns
+        self._connection: ConnectionInterface | None = None
+
+    def send(self, packed: bytes) -> int:
+        """Send commands; the answer is when that began."""
+        connection = self._connected()
+        sent_ns = self._monotonic_ns()
+        connection.send_packed_command([packed], check_health=False)  # type: ignore[no-untyped-call]
+        return sent_ns
+
+    def read(self) -> bytes:
+        """The next reply."""
+        assert self._connection is not None
+        reply = self._connection.read_response(disable_decoding=True)
+        assert isinstance(reply, bytes)
+        return reply
+
+    def ping(self) -> None:
+        """Raise where the server is not there."""
+        connection = self._connected()
+        connection.send_command("PING")  # type: ignore[no-untyped-call]
+        connection.read_response()
+
+    def drop(self) -> None:
+        """Close the connection; replies that are still to come belong to nobody."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def _connected(self) -> ConnectionInterface:
+        connection = self._connection
+        if connection is None:
+            connection = self._make()
+            connection.connect()  # type: ignore[no-untyped-call]
+            self._connection = connection
+        return connection

@@ -1,0 +1,340 @@
+"""Units that were taken from a shared bucket at once, for decisions that need no server.
+
+A *chunk* is an ordinary taking under an id of its own, debited before any of it is used: so nothing is ever admitted
+beyond the rate, and what a process that died had left is no more than lost to it. What is left of a chunk goes back
+where the next one is taken, where its lease was not used for a second, and at the end; a chunk of which something can
+still be settled stays open until that is.
+
+How much is stranded: at most one chunk in each process, which is the units of a tenth of a second and a quarter of a
+burst in all processes together, or the cost of one request where that is more.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from tenantguard.adapters.limits.redis import wire
+from tenantguard.adapters.limits.redis.commands import End, Plan, Sent
+from tenantguard.errors import PortError
+from tenantguard.flow.ports import Shortage, Take, Taken
+from tenantguard.model.rate import TICKS_PER_NANO
+from tenantguard.rules.bucket import Overdrawn, draw, level
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tenantguard.adapters.limits.redis.commands import Decision, Host
+    from tenantguard.adapters.promise import Bell
+    from tenantguard.flow.ports import Level
+
+_IDLE_NS: Final = 1_000_000_000
+_REFUSED_NS: Final = 250_000_000
+_SWEPT: Final = 512
+
+
+class _Chunk:
+    """``size`` units under an id, of which ``left`` are not used; ``open`` takings may still change that."""
+
+    __slots__ = ("current", "id", "left", "open", "size")
+
+    def __init__(self, taking: bytes, size: int) -> None:
+        self.id = taking
+        self.size = self.left = size
+        self.open = 0
+        self.current = True
+
+
+class _Lease:
+    """The chunk of a bucket that is drawn on, and who waits for another."""
+
+    __slots__ = (
+        "asking",
+        "chunk",
+        "full_at_ns",
+        "plan",
+        "refused_until_ns",
+        "remaining",
+        "tat",
+        "used_ns",
+        "waiting",
+    )
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.chunk = _Chunk(b"", 0)
+        self.chunk.current = False
+        self.waiting: list[Decision] = []
+        self.asking = False
+        self.used_ns = 0
+        self.tat = 0
+        self.remaining, self.full_at_ns = plan.takes[0].rate.burst, 0
+        self.refused_until_ns = 0
+
+
+Drawn: TypeAlias = tuple[int, _Lease, _Chunk | None, int]
+"""The index of a take, its lease, and the units that it has of a chunk; None where it took nothing."""
+
+
+class Leases:
+    """The leases of one process."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._lock = threading.Lock()
+        self._leases: dict[str, _Lease] = {}
+
+    def draw(self, decision: Decision, now_ns: int, bells: set[Bell] | None = None) -> bool:
+        """Draw every leased take or none; False where the decision waits for a chunk, or was refused."""
+        with self._lock:
+            needed = self._draw(decision, now_ns)
+            if needed is None:
+                return True
+            refill = None if isinstance(needed, Shortage) else self._wait(decision, *needed, now_ns)
+        if isinstance(needed, Shortage):
+            decision.answer_with(needed, bells)
+        elif refill is not None and not self._host.send(refill):
+            refill.lose(PortError("limits", "the server does not answer"), bells)
+        return False
+
+    def _wait(self, decision: Decision, lease: _Lease, cost: int, now_ns: int) -> _Refill | None:
+        """Wait for a chunk, and ask for it where nobody did."""
+        lease.waiting.append(decision)
+        if lease.asking:
+            return None
+        lease.asking = True
+        most = max(cost, self._host.chunk_of(lease.plan.takes[0].rate))
+        return _Refill(self, self._host, now_ns, lease, cost, most)
+
+    def _draw(self, decision: Decision, now_ns: int) -> Shortage | tuple[_Lease, int] | None:
+        """Draw; else the refusal, or the lease that needs another chunk of so many units at least."""
+        plan, opens = decision.plan, decision.taking.id is not None
+        drawn: list[Drawn] = []
+        for index in plan.leased:
+            take = plan.takes[index]
+            lease = self._leases.get(take.bucket) or self._begun(take)
+            lease.used_ns = now_ns
+            chunk, cost = lease.chunk, take.cost
+            if cost <= chunk.left:
+                chunk.left -= cost
+                chunk.open += opens
+                drawn.append((index, lease, chunk, cost))
+                continue
+            refused = self._refused(lease, take, now_ns)
+            if refused is not None and take.shadow:
+                drawn.append((index, lease, None, cost))
+                continue
+            _put_back(drawn, opens=opens)
+            return (lease, cost) if refused is None else self._refusal(plan, now_ns)
+        decision.drawn = drawn
+        return None
+
+    def _begun(self, take: Take) -> _Lease:
+        key = self._host.key_of(take.bucket)
+        lease = _Lease(Plan((take,), (), [key], self._host.slot_of(key)))
+        self._leases[take.bucket] = lease
+        return lease
+
+    def _refused(self, lease: _Lease, take: Take, now_ns: int) -> Overdrawn | None:
+        """Why the server would give no chunk for this take, where it refused one a moment ago."""
+        if now_ns >= lease.refused_until_ns:
+            return None
+        drawn = draw(lease.tat, take.rate, take.cost, now_ns * TICKS_PER_NANO)
+        return drawn if isinstance(drawn, Overdrawn) else None
+
+    def _refusal(self, plan: Plan, now_ns: int) -> Shortage:
+        failing: list[int] = []
+        shadowed: list[int] = []
+        waits: list[int | None] = []
+        for index in plan.leased:
+            take = plan.takes[index]
+            lease = self._leases.get(take.bucket)
+            if lease is None or take.cost <= lease.chunk.left:
+                continue
+            refused = self._refused(lease, take, now_ns)
+            if refused is not None:
+                (shadowed if take.shadow else failing).append(index)
+                if not take.shadow:
+                    waits.append(refused.retry_after_ns)
+        known = [wait for wait in waits if wait is not None]
+        levels = tuple(
+            [
+                self._level(take, now_ns) if index in plan.leased else self._host.last_level(take, now_ns)
+                for index, take in enumerate(plan.takes)
+            ]
+        )
+        return Shortage(tuple(failing), max(known) if len(known) == len(waits) else None, levels, tuple(shadowed))
+
+    def _level(self, take: Take, now_ns: int) -> Level:
+        """What a bucket had when it was last asked, and what is left here."""
+        lease = self._leases.get(take.bucket)
+        if lease is None:
+            return take.rate.burst, 0
+        return lease.remaining + max(lease.chunk.left, 0), max(lease.full_at_ns - now_ns, 0)
+
+    def taken(self, decision: Decision, now_ns: int) -> Taken:
+        """The answer to a decision of which everything is leased."""
+        levels: list[Level] = []
+        shadowed: tuple[int, ...] = ()
+        for index, lease, chunk, _ in decision.drawn:
+            left = lease.chunk.left
+            levels.append(
+                (lease.remaining + left if left > 0 else lease.remaining, max(lease.full_at_ns - now_ns, 0))
+            )
+            if chunk is None:
+                shadowed += (index,)
+        return Taken(tuple(levels), shadowed)
+
+    def joined(self, decision: Decision, answer: Taken | Shortage, now_ns: int) -> Taken | Shortage:
+        """The answer of the server to some takes of a decision, as one to all."""
+        plan = decision.plan
+        levels: list[Level] = [(0, 0)] * len(plan.takes)
+        for index, one in zip(plan.indexes, answer.levels, strict=True):
+            levels[index] = one
+        for index in plan.leased:
+            levels[index] = self._level(plan.takes[index], now_ns)
+        shadowed = [plan.indexes[index] for index in answer.shadowed]
+        shadowed += [index for index, _, chunk, _ in decision.drawn if chunk is None]
+        marks = tuple(sorted(shadowed))
+        if isinstance(answer, Taken):
+            return Taken(tuple(levels), marks)
+        failing = tuple([plan.indexes[index] for index in answer.failing])
+        return Shortage(failing, answer.retry_after_ns, tuple(levels), marks)
+
+    # chunks
+
+    def put_back(self, decision: Decision) -> None:
+        """A decision that was refused, or that nobody waits for, took nothing."""
+        if decision.drawn:
+            with self._lock:
+                drawn, decision.drawn = decision.drawn, []
+                _put_back(drawn, opens=decision.taking.id is not None)
+                ends = self._ends(drawn)
+            self._send(ends)
+
+    def end(self, drawn: Sequence[Drawn], costs: tuple[int | None, ...]) -> None:
+        """What was drawn used so many units, ``costs`` by the index of its take; empty: as many."""
+        with self._lock:
+            for index, _, chunk, cost in drawn:
+                if chunk is not None:
+                    used = costs[index] if costs else None
+                    chunk.open -= 1
+                    if used is not None:
+                        chunk.left += cost - used
+            ends = self._ends(drawn)
+        self._send(ends)
+
+    def refilled(self, refill: _Refill, units: int, tat: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
+        """The server gave a chunk, or refused (0 units); ``tat`` is the bucket's after that, ``now`` the instant."""
+        lease = refill.lease
+        take = lease.plan.takes[0]
+        ends: list[End] = []
+        with self._lock:
+            lease.tat = tat + sent_ns * TICKS_PER_NANO - now
+            lease.remaining, full_in_ns = level(tat, take.rate, now)
+            lease.full_at_ns = sent_ns + full_in_ns
+            lease.asking = False
+            if units:
+                ends = self._retire(lease)
+                lease.chunk = _Chunk(refill.id, units)
+            else:
+                lease.refused_until_ns = sent_ns + _REFUSED_NS
+            waiting, lease.waiting = lease.waiting, []
+        self._send(ends)
+        now_ns = self._host.now_ns()
+        for decision in waiting:
+            if not decision.waits():
+                continue
+            if self.draw(decision, now_ns, bells):
+                self._host.go_on(decision, bells)
+
+    def lost(self, lease: _Lease, problem: PortError, bells: set[Bell] | None) -> None:
+        """No chunk came: those who wait for it decide without the server."""
+        with self._lock:
+            lease.asking = False
+            waiting, lease.waiting = lease.waiting, []
+        for decision in waiting:
+            decision.lose(problem, bells)
+
+    def sweep(self, now_ns: int) -> None:
+        """Give back what was not used for a second, of some leases each time."""
+        ends: list[End] = []
+        with self._lock:
+            for bucket in list(self._leases)[:_SWEPT]:
+                lease = self._leases.pop(bucket)
+                if lease.asking or now_ns - lease.used_ns < _IDLE_NS:
+                    self._leases[bucket] = lease
+                else:
+                    ends += self._retire(lease)
+        self._send(ends)
+
+    def give_back(self) -> None:
+        """Give back everything; what is open is settled as if it were used."""
+        with self._lock:
+            leases, self._leases = self._leases, {}
+            ends = [end for lease in leases.values() for end in self._retire(lease)]
+        self._send(ends)
+
+    def _retire(self, lease: _Lease) -> list[End]:
+        chunk = lease.chunk
+        lease.chunk = _Chunk(b"", 0)
+        lease.chunk.current = False
+        if not chunk.current:
+            return []
+        chunk.current = False
+        return [self._end_of(lease, chunk)] if not chunk.open else []
+
+    def _ends(self, drawn: Sequence[Drawn]) -> list[End]:
+        """The ends of chunks that nobody draws on any more, and of which nothing is open now."""
+        done = {
+            chunk.id: (lease, chunk) for _, lease, chunk, _ in drawn if chunk and not (chunk.current or chunk.open)
+        }
+        return [self._end_of(lease, chunk) for lease, chunk in done.values()]
+
+    def _end_of(self, lease: _Lease, chunk: _Chunk) -> End:
+        used = None if not chunk.left else chunk.size - chunk.left
+        return End(self._host, self._host.now_ns(), chunk.id, lease.plan, [(chunk.size, used)])
+
+    def _send(self, ends: Sequence[End]) -> None:
+        for end in ends:
+            self._host.send(end)
+
+
+def _put_back(drawn: Sequence[Drawn], *, opens: bool) -> None:
+    for _, _, chunk, cost in drawn:
+        if chunk is not None:
+            chunk.left += cost
+            chunk.open -= opens
+
+
+class _Refill(Sent):
+    """Asks for a chunk of ``least`` to ``most`` units."""
+
+    __slots__ = ("_leases", "id", "lease")
+
+    def __init__(self, leases: Leases, host: Host, begun_ns: int, lease: _Lease, least: int, most: int) -> None:
+        super().__init__(host, begun_ns)
+        self._leases = leases
+        self.lease = lease
+        self.id = secrets.token_bytes(16)
+        plan = lease.plan
+        self.slot = plan.slot
+        self.keys = wire.argument(wire.id_key(plan.beside, self.id)) + plan.keys
+        self.count = 2
+        self.size = wire.CHUNK_SIZE
+        self.command = wire.chunk_command(plan.takes[0].rate, least, most)
+
+    def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
+        """A chunk, or none."""
+        (tat,) = wire.read_tats(reply, at, 1)
+        status = reply[at]
+        if status in {wire.TAKEN, wire.REFUSED}:
+            units = wire.read_units(reply, at) if status == wire.TAKEN else 0
+            self._leases.refilled(self, units, tat, now, sent_ns, bells)
+        else:
+            self.lose(PortError("limits", "the server decided too late"), bells)
+
+    def lose(self, problem: PortError, bells: set[Bell] | None) -> None:
+        """No chunk. What the server may have taken all the same refills."""
+        self._leases.lost(self.lease, problem, bells)

@@ -1,0 +1,261 @@
+"""From a storage address of ``limits`` to the servers behind it."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from limits.errors import ConfigurationError as LimitsConfigurationError
+from limits.storage import storage_from_string
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from tenantguard.adapters.limits.redis.breaker import Breaker
+from tenantguard.adapters.limits.redis.lane import Lane, Probe
+from tenantguard.errors import ConfigurationError, PortError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tenantguard.adapters.limits.redis.lane import Asked
+    from tenantguard.adapters.promise import Bell
+
+SCHEMES: Final = tuple(
+    f"{name}{kind}://" for name in ("redis", "valkey") for kind in ("", "s", "+unix", "+sentinel", "+cluster")
+)
+"""The addresses that are understood; those of Valkey mean the same, since it speaks the same."""
+
+
+class Servers(Protocol):
+    """Where commands go."""
+
+    clustered: bool
+
+    def slot_of(self, key: bytes) -> int:
+        """The slot of a key, 0 where there is no cluster."""
+        ...
+
+    def breaker_of(self, slot: int) -> Breaker:
+        """Whether the server of a slot is to be asked."""
+        ...
+
+    def submit(self, asked: Asked) -> bool:
+        """Queue a command; False where too many wait."""
+        ...
+
+    def probe(self, slot: int) -> None:
+        """Ask the server of a slot whether it is there."""
+        ...
+
+    def begin(self) -> None:
+        """As new: also in a forked child."""
+        ...
+
+    def close(self) -> None:
+        """Send what is queued, and end."""
+        ...
+
+
+def open_servers(
+    uri: str,
+    monotonic_ns: Callable[[], int],
+    deadline_s: float,
+    options: Mapping[str, Any],
+    *,
+    together: bool,
+    idle: Callable[[], None] | None,
+    test_now: Callable[[], bytes] | None,
+) -> Servers:
+    """The servers at ``uri``. Nothing is connected yet.
+
+    ``options`` are those that ``limits`` gives to redis-py. :class:`ConfigurationError` for an address that nobody
+    understands; it never shows a password.
+    """
+    if not uri.startswith(SCHEMES):
+        raise ConfigurationError(
+            f"limits: {urlsplit(uri).scheme}:// is no address of a limit store; write memory://, "
+            "redis://host:6379/0, rediss://, redis+unix:///path, redis+sentinel://host:26379/name or "
+            "redis+cluster://host:6379, or the same with valkey"
+        )
+    scheme, rest = uri.split("://", 1)
+    plain = f"{scheme.replace('valkey', 'redis', 1)}://{rest}"
+    bounded = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s, "protocol": 2, **options}
+
+    def client(**more: Any) -> Any:
+        try:
+            return storage_from_string(plain, **bounded, **more).storage  # type: ignore[union-attr]
+        except (LimitsConfigurationError, ValueError) as wrong:
+            raise ConfigurationError(
+                f"limits: cannot read the address of {scheme}://: {type(wrong).__name__}"
+            ) from None
+
+    def lane(pool: Any, name: str, moved: Callable[[list[Asked]], None] | None = None) -> Lane:
+        return Lane(
+            lambda: pool.connection_class(**pool.connection_kwargs),
+            Breaker(name),
+            monotonic_ns,
+            deadline_s,
+            together=together,
+            idle=idle,
+            test_now=test_now,
+            moved=moved,
+        )
+
+    if scheme.endswith("+cluster"):
+        return Cluster(client, lane, monotonic_ns)
+    if scheme.endswith("+sentinel"):
+        pool = client(sentinel_kwargs=bounded).connection_pool
+    else:
+        pool = client().connection_pool
+    return OneServer(lane(pool, scheme))
+
+
+class OneServer:
+    """A server, or the master that sentinels name."""
+
+    clustered = False
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self.begin = lane.begin
+        self.close = lane.close
+        self.submit = lane.submit
+
+    def slot_of(self, key: bytes) -> int:
+        """0."""
+        return 0
+
+    def breaker_of(self, slot: int) -> Breaker:
+        """That of the server."""
+        return self._lane.breaker
+
+    def probe(self, slot: int) -> None:
+        """Ask it whether it is there."""
+        self._lane.submit(Probe())
+
+
+class Cluster:
+    """The primaries of a cluster, each with a lane of its own.
+
+    A thread finds out which slot belongs to whom: before the first command, and when a server says that a slot has
+    moved. Until then what is submitted waits there.
+    """
+
+    clustered = True
+
+    def __init__(
+        self,
+        client: Callable[[], Any],
+        lane: Callable[[Any, str, Callable[[list[Asked]], None]], Lane],
+        monotonic_ns: Callable[[], int],
+    ) -> None:
+        self._new_client = client
+        self._new_lane = lane
+        self._monotonic_ns = monotonic_ns
+        self._discovery = Breaker("redis+cluster")
+        self.begin()
+
+    def begin(self) -> None:
+        """As new; also in a forked child."""
+        self._lanes: dict[str, Lane] = {}
+        self._slots: dict[int, Lane] = {}
+        self._client: Any = None
+        self._lost: SimpleQueue[list[Asked] | None] = SimpleQueue()
+        self._mapper: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def slot_of(self, key: bytes) -> int:
+        """The slot of a key."""
+        return int(key_slot(key))
+
+    def breaker_of(self, slot: int) -> Breaker:
+        """That of the slot's server; before it is known, that of finding out."""
+        lane = self._slots.get(slot)
+        return lane.breaker if lane is not None else self._discovery
+
+    def submit(self, asked: Asked) -> bool:
+        """Queue a command where its slot is."""
+        lane = self._slots.get(asked.slot)
+        if lane is None:
+            self._map([asked])
+            return True
+        return lane.submit(asked)
+
+    def probe(self, slot: int) -> None:
+        """Ask the slot's server whether it is there; and whether another has its slots now."""
+        lane = self._slots.get(slot)
+        if lane is not None:
+            lane.submit(Probe())
+        self._map([])
+
+    def close(self) -> None:
+        """Send what is queued, and end."""
+        with self._starting:
+            mapper, self._mapper = self._mapper, None
+            if mapper is not None:
+                self._lost.put(None)
+        if mapper is not None:
+            mapper.join()
+        for lane in list(self._lanes.values()):
+            lane.close()
+        self._lanes, self._slots = {}, {}
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _map(self, lost: list[Asked]) -> None:
+        self._lost.put(lost)
+        with self._starting:
+            if self._mapper is None:
+                self._mapper = threading.Thread(target=self._run, name="tenantguard-limits-cluster", daemon=True)
+                self._mapper.start()
+
+    def _run(self) -> None:
+        while True:
+            waiting = self._lost.get()
+            if waiting is None:
+                return
+            bells: set[Bell] = set()
+            ended = False
+            while not self._lost.empty():
+                more = self._lost.get()
+                if more is None:
+                    ended = True
+                    break
+                waiting += more
+            try:
+                self._discover()
+            except (RedisError, OSError) as failed:
+                self._discovery.failed(type(failed).__name__, self._monotonic_ns())
+                problem = PortError("limits", f"the cluster failed: {type(failed).__name__}")
+                for asked in waiting:
+                    asked.lose(problem, bells)
+            else:
+                self._discovery.worked()
+                for asked in waiting:
+                    lane = self._slots.get(asked.slot)
+                    if lane is None or not lane.submit(asked):
+                        asked.lose(PortError("limits", "no server has this slot"), bells)
+            for bell in bells:
+                bell()
+            if ended:
+                return
+
+    def _discover(self) -> None:
+        if self._client is None:
+            self._client = self._new_client()
+        else:
+            self._client.nodes_manager.initialize()
+        slots: dict[int, Lane] = {}
+        for slot, nodes in self._client.nodes_manager.slots_cache.items():
+            primary = nodes[0]
+            lane = self._lanes.get(primary.name)
+            if lane is None:
+                connection = self._client.get_redis_connection(primary)
+                lane = self._lanes[primary.name] = self._new_lane(
+                    connection.connection_pool, f"redis+cluster at {primary.name}", self._map
+                )
+            slots[slot] = lane
+        self._slots = slots
