@@ -60,8 +60,12 @@ ENVIRON_KEY: Final = "tenantguard.exchange"
 _READ_BYTES: Final = 65_536
 _UNPREFIXED: Final = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
 
-_TARGETS: Final = ("REQUEST_URI", "RAW_URI", "UNENCODED_URL", "REDIRECT_URL", "REDIRECT_QUERY_STRING")
-"""What servers (Apache, gunicorn, uWSGI, IIS) add beside PEP 3333: the request's target as it came."""
+_TARGETS: Final = (
+    "REQUEST_URI", "RAW_URI", "UNENCODED_URL", "DOCUMENT_URI", "SCRIPT_URL", "SCRIPT_URI", "PATH_TRANSLATED",
+    "ORIG_PATH_INFO", "ORIG_PATH_TRANSLATED", "REDIRECT_URL", "REDIRECT_QUERY_STRING", "REDIRECT_PATH_INFO",
+    "REDIRECT_SCRIPT_URL", "REDIRECT_SCRIPT_URI",
+)  # fmt: skip
+"""What servers (Apache, nginx, gunicorn, uWSGI, IIS; RFC 3875) add beside PEP 3333: the target as it came."""
 
 
 class WSGIGuard:

@@ -219,7 +219,9 @@ def _direction(direction: Direction | None) -> str:
     if find.parity is not usual.find.parity:
         told.append("by Presidio's own engine")
     if find.ner:
-        told.append("names by a language model")
+        told.append(
+            f"names by a language model, {'streams kept whole for it' if direction.buffer else 'not in streams'}"
+        )
     return "; ".join(told)
 
 

@@ -523,7 +523,11 @@ class Detector(Protocol):
     """
 
     reach: int
-    passed: int
+
+    @property
+    def passed(self) -> int:
+        """How often more was reported than could be looked at."""
+        ...
 
     def clears(self, text: str) -> bool:
         """Whether certainly nothing is found in any part of ``text``; cheap, and may be wrongly False."""

@@ -8,9 +8,10 @@ raw leaves, unless the policy says ``on_error = "open"``.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from tenantguard.errors import ConfigurationError
@@ -24,7 +25,8 @@ from tenantguard.model.tenant import Tenant
 from tenantguard.rules.encodings import decoding
 from tenantguard.rules.media import content_of
 from tenantguard.rules.placeholders import Vault, tenant_key
-from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, Passing, Refused, body_for
+from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, Passing, Refused, WholeBody, body_for
+from tenantguard.rules.redaction.buffered import NAMES_WORK, Buffered, Named, Naming, Reading
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.heads import redact_path, redact_query, redact_raw_path, redact_value
@@ -53,6 +55,9 @@ _NAME: Final = "redaction"
 _WORK: Final = 8
 """A body counts as so many times its size when it is decided where to search it: a byte of it can take 5 us."""
 
+_LONG: Final = 1 << 30
+"""The size of what takes seconds: it is never done where requests are served."""
+
 _TENANTS: Final = 1024
 """Of so many tenants the derived keys are kept: deriving one costs 2 us."""
 
@@ -64,6 +69,10 @@ _SOCKET_VALUES: Final = 65_536
 
 _DESCRIBING: Final = ("content-md5", "digest", "content-digest", "repr-digest")
 _NO_FUNCTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
+_UNREADY: Final = Deny(
+    _NAME, Reason.REDACTION_FAILED, 503, "What the policy of this tenant says of redaction cannot be done."
+)
+_Rule = TypeVar("_Rule", RequestMask, ResponseScrub)
 
 
 class Redaction:
@@ -111,7 +120,7 @@ class Redaction:
         for one in (section, *(route for _, route in section.routes)):
             for direction, limit in ((one.request, self._request_limit), (one.response, self._response_limit)):
                 if direction is not None:
-                    self._detector(self._plan(direction, limit))
+                    self._make_ready(self._plan(direction, limit))
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Mask the request before ``proceed``, add the response's rewriting after it."""
@@ -124,6 +133,13 @@ class Redaction:
         vault = Vault(self._key_of(tenant), _SOCKET_VALUES if is_socket else None)
         inward = self._plan(section.request, self._request_limit) if section.request is not None else None
         outward = self._plan(section.response, self._response_limit) if section.response is not None else None
+        for plan in (inward, outward):
+            if (
+                plan is not None
+                and not plan.ready
+                and not (yield from compute(partial(self._try_ready, plan), _LONG))
+            ):
+                return exchange.deny(_UNREADY)
         keys = self._keys_of(tenant, _encrypts(inward) or _encrypts(outward))
         walk = _Walk(exchange, inward, outward, vault, keys, section.restore)
         if inward is not None:
@@ -163,6 +179,21 @@ class Redaction:
     def _detector(self, plan: Plan) -> Detecting:
         return plan.around(self._detector_for(plan.find))
 
+    def _make_ready(self, plan: Plan) -> None:
+        """Build what the plan needs (seconds); :class:`ConfigurationError` for what cannot be."""
+        plan.ready = False
+        detector = self._detector_for(plan.find)
+        if plan.find.ner and not isinstance(detector, Naming):
+            raise ConfigurationError("redact: there is a language model, and the detector finds no names")
+        plan.ready = True
+
+    def _try_ready(self, plan: Plan) -> bool:
+        """Whether the plan is ready: one of a policy that came while requests are served is made so, once."""
+        if plan.ready is None:
+            with suppress(ConfigurationError):
+                self._make_ready(plan)
+        return bool(plan.ready)
+
     def _tenant_keys(self, tenant: str, encrypts: bool) -> TenantKeys:  # noqa: FBT001 - a key of a cache
         cipher = self._cipher_for(tenant) if encrypts and self._cipher_for is not None else None
         return TenantKeys.of(self._key_of(tenant), cipher)
@@ -181,7 +212,8 @@ class Redaction:
             if not is_socket:
                 exchange.allow(_NAME, "request", replaced={})
             return None
-        rule = walk.mask(self._detector(plan))
+        detector = self._detector_for(plan.find)
+        rule = walk.mask(plan.around(detector))
         body: Rewriting | None = None
         decoder: Decoder | None = None
         found = body_for(content, rule, plan.terms(model_call=_is_model_call(exchange)))
@@ -201,9 +233,11 @@ class Redaction:
                 if content.encodings and decoder is None:
                     return self._unreadable(walk, plan, "is encoded in a way that cannot be read: send it plain")
                 body = found
+                if plan.find.ner:
+                    rule, body = _with_names(walk.mask, plan, detector, content, walk.exchange)
         if body is not None or plan.reads_heads:
             work = partial(_masked, request, decoder, body, read.data, rule, plan)
-            masked = yield from compute(work, len(read.data) * _WORK)
+            masked = yield from compute(work, len(read.data) * _work(body))
             if isinstance(masked, Deny):
                 return masked
             if isinstance(masked, _Failed):
@@ -231,7 +265,9 @@ class Redaction:
         is_empty = _is_empty(exchange.request, response)
         if is_empty and not plan.direction.headers:
             return response
-        rule = walk.scrub(self._detector(plan))  # a caller cannot use up what the response needs
+        detector = self._detector_for(plan.find)  # a caller cannot use up what the response needs
+        replacing = plan.replacing(walk.keys)
+        rule = walk.scrub(plan.around(detector), replacing)
         if plan.direction.headers and (failure := _scrub_headers(response.headers, rule, plan)) is not None:
             return exchange.deny(failure)
         if is_empty:
@@ -249,6 +285,9 @@ class Redaction:
                 exchange.allow(_NAME, "response.open", error=str(Reason.RESPONSE_UNREADABLE))
                 return response
             return exchange.deny(_failure(Reason.RESPONSE_UNREADABLE))
+        is_whole = response.body is not None or isinstance(found, WholeBody | JsonArray)
+        if plan.find.ner and (is_whole or plan.direction.buffer):
+            rule, found = _with_names(partial(walk.scrub, replacing=replacing), plan, detector, content, exchange)
         transform = _FailClosed(decoder, found, exchange, plan)
         if decoder is not None:
             response.headers.remove("content-encoding")
@@ -256,7 +295,7 @@ class Redaction:
             exchange.resolve(lambda _: _tell(exchange, transform, rule))
             response.transforms.append(transform)
             return response
-        whole = yield from compute(partial(transform.whole, response.body), len(response.body) * _WORK)
+        whole = yield from compute(partial(transform.whole, response.body), len(response.body) * transform.work)
         if isinstance(whole, Cut):
             return exchange.deny(transform.failure or _failure(Reason(whole.reason)))
         response.body = whole
@@ -335,15 +374,15 @@ class _FailClosed:
     decoded.
     """
 
-    __slots__ = ("_body", "_decoder", "_exchange", "_open", "_plan", "_raw", "failed", "failure")
+    __slots__ = ("_body", "_decoder", "_exchange", "_open", "_plan", "_raw", "failed", "failure", "work")
     rewrites = True
-    work = _WORK
 
     def __init__(self, decoder: Decoder | None, body: Rewriting, exchange: Exchange, plan: Plan) -> None:
         self._decoder = decoder
         self._body = body
         self._exchange = exchange
         self._plan = plan
+        self.work = _work(body)
         self._raw: list[bytes] | None = [] if plan.fails_open else None
         self._open = False
         self.failed = ""
@@ -393,9 +432,10 @@ class _FailClosed:
         else:
             self.failure = _failure(Reason.RESPONSE_UNREADABLE if malformed else Reason.REDACTION_FAILED)
         said = b""
-        if isinstance(self._body, EventStream | JsonLines | JsonArray):
-            said = self._body.failure(str(self.failure.reason), self.failure.message)
-        if not said and isinstance(self._body, EventStream):
+        body = self._body.second if isinstance(self._body, Buffered) else self._body
+        if isinstance(body, EventStream | JsonLines | JsonArray):
+            said = body.failure(str(self.failure.reason), self.failure.message)
+        if not said and isinstance(body, EventStream):
             said = render_error_event(self.failure, exchange.dialect, exchange.id)
         return Cut(self.failure.reason, said)
 
@@ -486,6 +526,24 @@ def _masked(
         message = "The request could not be redacted, so it was not passed on."
         return Deny(_NAME, Reason.REDACTION_FAILED, 503, message, details={"error": type(error).__name__})
     return _Masked(written if written != data else None, headers, query, path, raw_path)
+
+
+def _with_names(
+    rule_over: Callable[[Detecting], _Rule], plan: Plan, detector: Detector, content: Content, exchange: Exchange
+) -> tuple[_Rule, Buffered]:
+    """The rule and the rewriting of a body in which names are found too."""
+    assert isinstance(detector, Naming)
+    named, reading = Named(detector, plan.settle), Reading()
+    rule = rule_over(plan.around(named))
+    terms = plan.terms(model_call=_is_model_call(exchange))
+    first, second = body_for(content, reading, terms), body_for(content, rule, terms)
+    assert not isinstance(first, Passing | Refused)
+    assert not isinstance(second, Passing | Refused)
+    return rule, Buffered(first, reading, detector, named, second, plan.limit_bytes)
+
+
+def _work(body: Rewriting | None) -> int:
+    return NAMES_WORK if isinstance(body, Buffered) else _WORK
 
 
 def _masked_path(request: Request, rule: TextRule) -> tuple[str, bytes | None]:

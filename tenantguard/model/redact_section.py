@@ -118,12 +118,31 @@ NOTHING_LISTED: Final = Listing()
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The entities whose values stay as they are: those named, or with ``others`` all but those."""
+
+    entities: frozenset[str] = frozenset()
+    others: bool = False
+
+    def __contains__(self, entity: str) -> bool:
+        return (entity in self.entities) is not self.others
+
+    def __bool__(self) -> bool:
+        return bool(self.entities) or self.others
+
+
+NOTHING_KEPT: Final = Kept()
+
+
+@dataclass(frozen=True, slots=True)
 class Find:
     """What is looked for. A detector is built once for each, so it is hashable.
 
     Empty ``entities``: all that the recognisers know. Empty ``recognizers``: those that Presidio has on by default
     for ``languages``, with those of ``countries`` (ISO 3166-1 alpha-2) and of ``entities`` that need others.
-    A recogniser is a class of Presidio's or ``"module:attribute"``. ``known`` are names and values of secrets.
+    A recogniser is a class of Presidio's or ``"module:attribute"``. ``secrets`` are formats, names and values that
+    are ``known``, and with ``entropy`` keys that have no form but chance. ``ner`` is a language model, for names.
+    What is ``kept`` hides nothing that stands in it.
     """
 
     entities: tuple[str, ...] = ()
@@ -136,10 +155,12 @@ class Find:
     allow: Listing = NOTHING_LISTED
     deny: Listing = NOTHING_LISTED
     secrets: bool = False
+    entropy: bool = True
     known: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     normalize: bool = False
     parity: Parity = Parity.CASCADE
     ner: str = ""
+    kept: Kept = NOTHING_KEPT
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold <= 1.0:
@@ -148,7 +169,8 @@ class Find:
     @property
     def searched(self) -> Find:
         """This without what is done around the search (lists, normalisation): equal ones share a detector."""
-        return replace(self, allow=NOTHING_LISTED, deny=NOTHING_LISTED, normalize=False)
+        entropy = self.entropy or not self.secrets
+        return replace(self, allow=NOTHING_LISTED, deny=NOTHING_LISTED, normalize=False, entropy=entropy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +180,8 @@ class Direction:
     ``operators`` by entity, ``"*"`` for all others. ``fields`` are paths in JSON and names in forms
     (``messages[*].content``): only what lies under one of them is looked at, none means all; ``skip`` is never looked
     at. ``headers`` by name; ``query`` and ``path`` of requests. ``limit_bytes`` bounds a body that must be whole
-    (None: the layer's bound). Whether ``find`` looks for secrets, known ones too, follows from ``secrets``.
+    (None: the layer's bound). ``buffer`` keeps the streams of responses whole too, so that a language model can read
+    them. Whether ``find`` looks for secrets follows from ``secrets``; known ones need it.
     """
 
     find: Find = Find()
@@ -172,20 +195,20 @@ class Direction:
     path: bool = False
     secrets: SecretAction = SecretAction.REDACT
     limit_bytes: int | None = None
+    buffer: bool = False
     unknown: Unknown = Unknown.SCRUB
     on_error: OnError = OnError.CLOSED
 
     def __post_init__(self) -> None:
         looks = self.looks_for_secrets
-        if self.find.secrets is not looks or (self.find.known and not looks):
-            find = replace(self.find, secrets=looks, known=self.find.known if looks else ())
-            object.__setattr__(self, "find", find)
+        if self.find.known and not looks:
+            raise ConfigurationError("redact: known secrets are found with the others, and secrets are 'off'")
+        if self.find.secrets is not looks:
+            object.__setattr__(self, "find", replace(self.find, secrets=looks))
         if len(dict(self.operators)) < len(self.operators):
             raise ConfigurationError("redact: an entity has one operator")
-        if self.find.parity is Parity.PRESIDIO and looks:
-            raise ConfigurationError(
-                "redact: Presidio's own engine finds no secrets; write secrets = 'off' beside it"
-            )
+        if self.buffer and not self.find.ner:
+            raise ConfigurationError("redact: 'buffer' keeps streams for a language model: name one in 'ner'")
 
     @property
     def looks_for_secrets(self) -> bool:

@@ -24,7 +24,7 @@ from tenantguard.model.redact_section import (
 )
 from tenantguard.rules.redaction.fields import compile_fields
 from tenantguard.rules.redaction.lists import DENIED, allow_expression, deny_expression, domain, network
-from tenantguard.rules.redaction.plan import SECRETS
+from tenantguard.rules.secrets.entities import SECRETS
 from tenantguard.settings.problems import did_you_mean
 from tenantguard.settings.shapes import (
     KnownShape,
@@ -151,8 +151,8 @@ def _read_terms(document: Document, shape: RedactTermsShape, path: Path, own: fr
     """What a table writes of a direction's keys, as the model has it. ``own`` are entities of the user's own."""
     written = shape.model_fields_set
     terms: _Terms = {}
-    for key in ("threshold", "context", "keys", "numbers", "query", "path", "secrets", "unknown", "on_error",
-                "normalize", "parity", "limit"):  # fmt: skip
+    for key in ("threshold", "context", "keys", "numbers", "query", "path", "secrets", "entropy", "unknown",
+                "on_error", "normalize", "parity", "limit", "buffer"):  # fmt: skip
         if key in written:
             terms[key] = getattr(shape, key)
     for key in ("fields", "skip"):
@@ -308,21 +308,48 @@ def _replaced_entities() -> frozenset[str]:
     """Every entity that may have an operator, those of the user's own recognisers and known secrets aside."""
     from tenantguard.adapters.pii.recognizers import known_entities  # noqa: PLC0415
 
-    return known_entities() | SECRETS | {DENIED, *_NAMED}
+    return known_entities() | SECRETS | {DENIED}
 
 
-_NAMED: Final = ("PERSON", "LOCATION", "ORGANIZATION", "NRP")
-"""What a language model finds, as Presidio calls it."""
+_NAMED: Final = frozenset({"PERSON", "LOCATION", "ORGANIZATION", "NRP", "DATE_TIME"})
+"""What a language model finds, as Presidio calls it, if it cannot be asked."""
+
+
+def _names_of(source: str, language: str) -> frozenset[str]:
+    """The entities of a language model, which is loaded to tell."""
+    from tenantguard.adapters.pii.detectors import names_by  # noqa: PLC0415 - Presidio
+
+    return names_by(source, language).entities
+
+
+def _check_names(find: Find) -> None:
+    """Refuse a language model that is not there, and entities that neither it nor Presidio's patterns find."""
+    from tenantguard.adapters.pii.recognizers import known_entities, recognizers_for  # noqa: PLC0415
+
+    if find.ner:
+        recognizers_for(find, _names_of(find.ner, find.languages[0]))
+    elif not known_entities().issuperset(find.entities):
+        recognizers_for(find)
 
 
 def _own_entities(table: Mapping[str, Any]) -> frozenset[str]:
-    """What the user's own recognisers find, wherever in the section they are named, as far as they can be loaded."""
+    """What the user's own recognisers and models find, wherever in the section they are named.
+
+    Of those that cannot be loaded that alone is told, elsewhere.
+    """
     inner = [table.get("request"), table.get("response")]
     routes = table.get("routes")
     inner += routes.values() if isinstance(routes, dict) else []
     entities: set[str] = set()
     for one in inner:
         entities |= _own_entities(one) if isinstance(one, dict) else set()
+    model, languages = table.get("ner"), table.get("languages")
+    if isinstance(model, str) and model:
+        named = _NAMED
+        language = languages[0] if isinstance(languages, list) and languages else "en"
+        with suppress(ConfigurationError):
+            named = _names_of(model, str(language))
+        entities |= named
     names = table.get("recognizers")
     for name in names if isinstance(names, list) else ():
         if isinstance(name, str) and ":" in name:
@@ -364,11 +391,13 @@ def _section(tables: list[_Written], routes: tuple[tuple[str, RedactSection], ..
 
 def _direction(terms: _Terms) -> Direction:
     find = Find(**{key: terms[key] for key in (*_FIND, *_FIND_TOO) if key in terms})
+    _check_names(find)
     others = {key: terms[key] for key in _DIRECTION if key in terms}
     return Direction(find, limit_bytes=terms.get("limit"), **others)
 
 
-_FIND_TOO: Final = ("threshold", "context", "allow", "deny", "known", "normalize", "parity", "ner")
+_FIND_TOO: Final = ("threshold", "context", "allow", "deny", "entropy", "known", "normalize", "parity", "ner")
 _DIRECTION: Final = (
-    "operators", "fields", "skip", "keys", "numbers", "headers", "query", "path", "secrets", "unknown", "on_error",
+    "operators", "fields", "skip", "keys", "numbers", "headers", "query", "path", "secrets", "buffer", "unknown",
+    "on_error",
 )  # fmt: skip

@@ -480,6 +480,7 @@ class RedactTermsShape(Shape):
     query: bool = False
     path: bool = False
     secrets: Annotated[SecretAction, Field(strict=False)] = SecretAction.REDACT
+    entropy: bool = True
     known: dict[str, Any] = Field({}, repr=False)
     limit: _Count | None = None
     unknown: Annotated[Unknown, Field(strict=False)] = Unknown.SCRUB
@@ -498,6 +499,7 @@ class RedactRequestShape(RedactTermsShape):
 class RedactResponseShape(RedactTermsShape):
     """``response`` of ``redact``, where it is a table."""
 
+    buffer: bool = False
     mode: Literal["off", "replace", "restore"] = "replace"
 
 

@@ -58,6 +58,14 @@ class Persons:
         return [Match(found.lastgroup or "PERSON", *found.span(), 0.85) for found in _FOUND.finditer(text)]
 
 
+def ready(layer: Redaction, policy: Policy) -> Redaction:
+    """The layer with what the policy needs already built, as a guard builds it."""
+    section = policy.section(RedactSection)
+    assert section is not None
+    layer.prepare(section)
+    return layer
+
+
 class Call:
     """One request through the layer, up to the application, and the response after it."""
 
@@ -191,7 +199,7 @@ def test_a_dead_analyser_lets_nothing_through_either_way() -> None:
     assert call.exchange.decisions[-1].reason == Reason.REDACTION_FAILED  # type: ignore[union-attr]
     policy = Policy.of("acme", [RedactSection(request=None)])
     exchange = make_exchange("POST", "/", route=CHAT, facts=(Tenant(TenantId("acme")), policy))
-    script = Script(Redaction(lambda _: Persons(dead=True), b"k" * 32).handle(exchange, call_app))
+    script = Script(ready(Redaction(lambda _: Persons(dead=True), b"k" * 32), policy).handle(exchange, call_app))
     script.answer(Response(200, Headers([(b"content-type", b"text/event-stream")])))
     (transform,) = script.result.transforms
     out = [
@@ -295,7 +303,7 @@ def test_the_first_text_leaves_with_the_delta_after_it_and_not_with_the_end() ->
     policy = Policy.of("acme", [RedactSection(restore=Restore.ALL)])
     call = Call(say("hello"))
     exchange = make_exchange("POST", "/", route=CHAT, body=b"", facts=(Tenant(TenantId("acme")), policy))
-    script = Script(Redaction(lambda _: Mails(), b"k" * 32).handle(exchange, call_app))
+    script = Script(ready(Redaction(lambda _: Mails(), b"k" * 32), policy).handle(exchange, call_app))
     script.answer(exchange.request.body_read)
     call.script, call.exchange = script, exchange
     assert call.stream("The quick ", "brown fox ")[0]

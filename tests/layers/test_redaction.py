@@ -62,6 +62,12 @@ def layer(detector: Any = None, **limits: int) -> Redaction:
     return Redaction(lambda find: detector or Mails(), KEY, **limits)
 
 
+def prepared(section: RedactSection, **limits: int) -> Redaction:
+    made = layer(**limits)
+    made.prepare(section)
+    return made
+
+
 def exchange_of(
     section: RedactSection | None,
     body: bytes | None = None,
@@ -167,7 +173,7 @@ def test_without_restore_the_client_sees_placeholders() -> None:
 
 def test_a_response_alone_is_redacted_without_reading_the_request() -> None:
     exchange = exchange_of(RESPONSE_ONLY, f'"{ADDRESS}"'.encode())
-    script = Script(layer().handle(exchange, call_app))
+    script = Script(prepared(RESPONSE_ONLY).handle(exchange, call_app))
     assert isinstance(script.effect, CallApp)
     script.answer(response_of({"content-type": "text/plain"}))
     assert b"smith" not in send(script.result, b"see john@sm", b"ith.com")
@@ -275,14 +281,14 @@ def test_json_is_known_by_any_of_its_names(content_type: str) -> None:
 
 def test_a_picture_passes_unread_but_not_where_a_model_is_called() -> None:
     exchange = exchange_of(REQUEST_ONLY, None, {"content-type": "image/png"})
-    assert isinstance(Script(layer().handle(exchange, call_app)).effect, CallApp)
+    assert isinstance(Script(prepared(REQUEST_ONLY).handle(exchange, call_app)).effect, CallApp)
     exchange = exchange_of(REQUEST_ONLY, b"\x89PNG", {"content-type": "image/png"}, route=CHAT)
     assert walk(layer(), exchange)[0].status == 415
 
 
 def test_a_body_that_could_not_be_read_is_refused_for_its_reason() -> None:
     exchange = exchange_of(RESTORE)
-    script = Script(layer(request_limit=10).handle(exchange, call_app))
+    script = Script(prepared(RESTORE, request_limit=10).handle(exchange, call_app))
     assert script.effect == ReadBody(10)
     script.answer(Unreadable(Reason.BODY_TOO_LARGE, 413, "The body is too large."))
     assert script.result.status == 413

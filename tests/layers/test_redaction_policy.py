@@ -236,6 +236,47 @@ def test_all_that_a_policy_needs_is_built_when_it_is_prepared() -> None:
     assert asked == [Find(threshold=0.7, secrets=True), Find(context=False, secrets=True)]
 
 
+def test_a_policy_that_comes_later_is_made_ready_where_no_request_waits_for_it_and_once() -> None:
+    asked: list[Find] = []
+
+    def detector_for(find: Find) -> Values:
+        asked.append(find)
+        return Values(find)
+
+    guarded = Redaction(detector_for, KEY)
+
+    def building() -> list[int]:
+        policy = Policy.of("acme", [both()])
+        exchange = make_exchange("GET", "/", facts=(Tenant(TenantId("acme")), policy))
+        script = Script(guarded.handle(exchange, call_app))
+        sizes = []
+        while isinstance(script.effect, Compute):
+            assert len(asked) == len(sizes), "nothing is built before it is asked for"
+            sizes.append(script.effect.size)
+            script.answer(script.effect.call())
+        return sizes
+
+    first = building()
+    assert len(first) == 2
+    assert min(first) > 1_000_000, "so that it is done in a worker"
+    assert building() == []
+
+
+def test_a_policy_that_comes_later_and_cannot_be_is_refused_however_it_fails() -> None:
+    asked: list[Find] = []
+
+    def detector_for(find: Find) -> Values:
+        asked.append(find)
+        raise ConfigurationError("there is no such model")
+
+    guarded = Redaction(detector_for, KEY)
+    for _ in range(2):
+        exchange, response = walk(both(on_error=OnError.OPEN), json.dumps(MAIL).encode(), layer=guarded)
+        assert response.status == 503
+        assert [one.reason for one in exchange.decisions if isinstance(one, Deny)] == [Reason.REDACTION_FAILED]
+    assert len(asked) == 1, "what failed is not tried again with each request"
+
+
 @pytest.mark.parametrize(
     "direction",
     [
@@ -337,7 +378,7 @@ def test_a_secret_in_a_websocket_closes_it() -> None:
     )
     exchange.request.protocol = "websocket"
     script = Script(Redaction(Values, KEY).handle(exchange, call_app))
-    if isinstance(script.effect, Compute):
+    while isinstance(script.effect, Compute):
         script.answer(script.effect.call())
     script.answer(Response(101))
     (frames,) = script.result.frames
@@ -365,7 +406,9 @@ def test_a_path_as_it_was_written_is_rewritten_with_it() -> None:
         "GET", "/a/b/ann@example.com", facts=(Tenant(TenantId("acme")), Policy.of("a", [both(path=True)]))
     )
     exchange.request.raw_path = b"/a%2Fb/ann%40example.com"
-    script = Script(Redaction(Values, KEY).handle(exchange, call_app))
+    guarded = Redaction(Values, KEY)
+    guarded.prepare(both(path=True))
+    script = Script(guarded.handle(exchange, call_app))
     script.answer(Body(b""))
     assert isinstance(script.effect, Compute)
     script.answer(script.effect.call())

@@ -9,10 +9,10 @@ from tenantguard.model.policy import Policy
 from tenantguard.model.redact_section import (
     Direction,
     Find,
+    Kept,
     Listing,
     Operator,
     OperatorKind,
-    Parity,
     RedactSection,
     Restore,
     SecretAction,
@@ -23,16 +23,24 @@ def test_whether_secrets_are_looked_for_follows_from_what_becomes_of_them() -> N
     assert Direction().find.secrets
     known = Find(known=(("db", "hunter2-hunter2"),))
     assert Direction(known).find.known
-    off = Direction(known, secrets=SecretAction.OFF)
-    assert (off.find.secrets, off.find.known) == (False, ())
+    assert not Direction(secrets=SecretAction.OFF).find.secrets
+    with pytest.raises(ConfigurationError, match="known secrets"):
+        Direction(known, secrets=SecretAction.OFF)
     assert Direction(Find(secrets=True)) == Direction(Find(secrets=False))
 
 
-def test_presidios_own_engine_stands_beside_no_secrets() -> None:
-    find = Find(parity=Parity.PRESIDIO)
-    with pytest.raises(ConfigurationError, match="secrets = 'off'"):
-        Direction(find)
-    assert Direction(find, secrets=SecretAction.OFF).find.parity is Parity.PRESIDIO
+def test_streams_are_kept_whole_for_a_language_model_alone() -> None:
+    with pytest.raises(ConfigurationError, match="'buffer'"):
+        Direction(buffer=True)
+    assert Direction(Find(ner="en_core_web_sm"), buffer=True).buffer
+
+
+def test_what_is_kept_is_named_or_all_but_what_is_named() -> None:
+    assert "A" in Kept(frozenset("A"))
+    assert "B" not in Kept(frozenset("A"))
+    assert "A" not in Kept(frozenset("A"), others=True)
+    assert "B" in Kept(frozenset("A"), others=True)
+    assert [bool(kept) for kept in (Kept(), Kept(others=True), Kept(frozenset("A")))] == [False, True, True]
 
 
 def test_a_response_is_restored_only_where_both_directions_are_redacted() -> None:
@@ -63,3 +71,5 @@ def test_policies_that_differ_in_a_list_have_other_revisions_and_show_no_entry()
 def test_what_is_searched_is_the_same_for_all_lists() -> None:
     ours = Find(allow=Listing(exact=("a",)), deny=Listing(exact=("b",)), normalize=True, threshold=0.5)
     assert ours.searched == Find(threshold=0.5)
+    assert Find(entropy=False).searched == Find(), "without secrets it means nothing"
+    assert Find(entropy=False, secrets=True).searched != Find(secrets=True).searched

@@ -184,7 +184,6 @@ count = 1
 from_end = true
 [policies.default.redact.response]
 mode = "restore"
-ner = "none"
 [policies.default.redact.routes.chat]
 keys = true
 """

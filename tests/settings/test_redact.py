@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import spacy
 
 from tenantguard.model.redact_section import (
     Direction,
@@ -63,9 +64,20 @@ def test_an_empty_table_redacts_both_ways_with_secrets_and_context() -> None:
     assert (request.find.threshold, request.on_error, request.unknown) == (0.4, OnError.CLOSED, Unknown.SCRUB)
 
 
-def test_every_key_of_a_direction_is_read() -> None:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small pipeline, saved, that knows one name."""
+    nlp = spacy.blank("de")
+    ruler: Any = nlp.add_pipe("entity_ruler")
+    ruler.add_patterns([{"label": "PERSON", "pattern": "Ada"}])
+    path = tmp_path_factory.mktemp("model") / "names"
+    nlp.to_disk(path)
+    return str(path)
+
+
+def test_every_key_of_a_direction_is_read(model: str) -> None:
     found = section(
-        """
+        f"""
         entities = ["EMAIL_ADDRESS"]
         recognizers = ["EmailRecognizer"]
         countries = ["de"]
@@ -86,7 +98,7 @@ def test_every_key_of_a_direction_is_read() -> None:
         on_error = "open"
         normalize = true
         parity = "presidio"
-        ner = "model"
+        ner = "{model}"
         [policies.default.redact.allow]
         exact = ["a"]
         regex = ["b+"]
@@ -96,7 +108,9 @@ def test_every_key_of_a_direction_is_read() -> None:
         exact = ["d"]
         [policies.default.redact.operators]
         EMAIL_ADDRESS = "hash"
-        "*" = { kind = "mask", char = "#", count = 3, from_end = true }
+        "*" = {{ kind = "mask", char = "#", count = 3, from_end = true }}
+        [policies.default.redact.response]
+        buffer = true
         """
     )
     find = Find(
@@ -111,7 +125,7 @@ def test_every_key_of_a_direction_is_read() -> None:
         deny=Listing(("d",)),
         normalize=True,
         parity=Parity.PRESIDIO,
-        ner="model",
+        ner=model,
     )
     request = Direction(
         find,
@@ -131,7 +145,30 @@ def test_every_key_of_a_direction_is_read() -> None:
         unknown=Unknown.BLOCK,
         on_error=OnError.OPEN,
     )
-    assert found == RedactSection(request, replace(request, query=False, path=False))
+    assert found == RedactSection(request, replace(request, query=False, path=False, buffer=True))
+
+
+def test_keys_that_have_no_form_are_looked_for_unless_the_policy_says_other() -> None:
+    both = section("entropy = false"), section("request = { entropy = false }")
+    assert [one.find.entropy for found in both for one in (found.request, found.response) if one] == [
+        False, False, False, True,
+    ]  # fmt: skip
+
+
+def test_names_need_a_language_model_and_that_it_is_there(model: str) -> None:
+    named = section(f'entities = ["PERSON", "EMAIL_ADDRESS"]\nner = "{model}"\noperators = {{ PERSON = "mask" }}')
+    assert named.request is not None
+    assert named.request.find.entities == ("PERSON", "EMAIL_ADDRESS")
+    for text, message in (
+        ('entities = ["PERSON"]', "no entity 'PERSON'"),
+        (f'entities = ["PERSON"]\nrequest = {{ ner = "{model}" }}', "no entity 'PERSON'"),
+        ('ner = "en_core_web_nowhere"', "no spaCy model"),
+        ("response = { buffer = true }", "'buffer'"),
+        ("request = { buffer = true }", "buffer"),
+        ("buffer = true", "buffer"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            section(text)
 
 
 def test_what_one_direction_says_takes_the_place_of_what_both_do() -> None:

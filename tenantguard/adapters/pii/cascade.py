@@ -8,28 +8,30 @@ what could not be looked at is reported as found, and counted.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.adapters.pii.context import ContextScores
 from tenantguard.adapters.pii.finder import Budget, Span
 from tenantguard.adapters.pii.patterns import PatternFinder, finder_of
 from tenantguard.adapters.pii.prefilter import REACH_MAX, plan
+from tenantguard.adapters.pii.probes import probes_of, prove
 from tenantguard.adapters.pii.recognizers import quiet, recognizers_for
 from tenantguard.adapters.pii.scanning import scanner
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.conflicts import distinct, resolve
+from tenantguard.rules.redaction.conflicts import distinct, settle
+from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from tenantguard.adapters.pii.finder import Finder
     from tenantguard.adapters.pii.prefilter import Plan
     from tenantguard.flow.ports import Detector
-    from tenantguard.model.redact_section import Find
+    from tenantguard.model.redact_section import Find, Kept
 
 _CLAIM_SCORE_MIN: Final = 0.5
-_WARM_UP: Final = "a@example.com, +1 415 555 2671, 192.0.2.1, DE89 3704 0044 0532 0130 00"
 
 
 class _Step(NamedTuple):
@@ -49,14 +51,26 @@ class _Step(NamedTuple):
 class CascadeDetector:
     """Finds what ``find`` asks for; Presidio is loaded and everything compiled when it is built (seconds).
 
-    ``fast``: scan with hyperscan (None: if it is installed). ``others`` are finders beside Presidio's recognisers.
-    Raises :class:`ConfigurationError` for what Presidio does not know, and if ``fast`` is True without hyperscan.
+    ``fast``: scan with hyperscan (None: if it is installed). ``others`` are finders beside Presidio's recognisers,
+    which are there unless ``recognizers`` is False. ``elsewhere`` are entities that something else finds. Raises
+    :class:`ConfigurationError` for what Presidio does not know, if ``fast`` is True without hyperscan, and where it
+    does not find what it was built to find.
     """
 
-    def __init__(self, find: Find, *, fast: bool | None = None, others: Sequence[Finder] = ()) -> None:
-        recognizers, self.entities = recognizers_for(find)
+    def __init__(
+        self,
+        find: Find,
+        *,
+        fast: bool | None = None,
+        others: Sequence[Finder] = (),
+        recognizers: bool = True,
+        elsewhere: Collection[str] = (),
+    ) -> None:
+        used, self.entities = recognizers_for(find, elsewhere) if recognizers else ([], [])
         self._wanted = {*self.entities, *(entity for finder in others for entity in finder.entities)}
         self._threshold = find.threshold
+        self._secrets = secret_entities(find.known) if find.secrets else frozenset()
+        self._kept = find.kept
         self._context = ContextScores(find.languages[0]) if find.context else None
         self._steps: list[_Step] = []
         self._owners: list[tuple[int, int]] = []  # of each plan: the step, and its expression
@@ -64,7 +78,7 @@ class CascadeDetector:
         self.reach = 0
         plans: list[Plan] = []
         with quiet:
-            for one in recognizers:
+            for one in used:
                 self._add(finder_of(one), plans, tuple(one.context or ()), one.score_thresholds)
         for finder in others:
             self._add(finder, plans, (), {})
@@ -73,7 +87,7 @@ class CascadeDetector:
             self._scanner = scanner(plans, fast=fast)
         except ImportError:
             raise ConfigurationError("redact: fast scanning needs the extra 'fast' (hyperscan)") from None
-        self.detect(_WARM_UP)
+        prove(probes_of(used, find, secrets=find.secrets and bool(others)), self.analyze)
 
     def _add(
         self, finder: Finder, plans: list[Plan], words: tuple[str, ...], thresholds: Mapping[str, float]
@@ -102,37 +116,45 @@ class CascadeDetector:
 
         Raises :class:`PortError` if a recogniser fails; the error tells nothing of the text.
         """
-        body = self.bounded()
-        matches = body.detect(text, after)
-        self.passed += body.passed
-        return matches
+        return [match for match in self.settle(self.analyze(text)) if match.end > after]
 
     def analyze(self, text: str) -> list[Match]:
         """Every match in ``text`` of a sufficient score, in any order, before conflicts are settled."""
         budget = Budget()
-        matches = self._matches(text, 0, budget)
+        matches = self._matches(text, 0, budget, self._kept)
         self.passed += budget.passed
         return matches
+
+    def settle(self, matches: Iterable[Match]) -> list[Match]:
+        """Conflicts settled; the result is by start and does not overlap."""
+        return settle(matches, self._secrets, self._kept)
+
+    def keeping(self, kept: Kept) -> CascadeDetector:
+        """This detector where other entities are kept. What is costly is shared."""
+        other = copy.copy(self)
+        other._kept = kept  # noqa: SLF001 - of its own kind
+        other.passed = 0
+        return other
 
     def bounded(self) -> Detector:
         """This detector for the texts of one body, whose work is bounded together."""
         return _Body(self)
 
-    def _matches(self, text: str, after: int, budget: Budget) -> list[Match]:
+    def _matches(self, text: str, after: int, budget: Budget, kept: Kept) -> list[Match]:
         windows = self._scanner.windows(text, after)
         if not windows and not self._always:
             return []
         failure = ""
         try:
             with quiet:
-                return self._found(text, windows, budget)
+                return self._found(text, windows, budget, kept)
         except PortError:
             raise
         except Exception as error:  # noqa: BLE001 - its text may be personal
             failure = type(error).__name__
         raise PortError("detector", f"a recogniser failed with {failure}")
 
-    def _found(self, text: str, windows: Mapping[int, Sequence[Span]], budget: Budget) -> list[Match]:
+    def _found(self, text: str, windows: Mapping[int, Sequence[Span]], budget: Budget, kept: Kept) -> list[Match]:
         budget.earn(len(text))
         of_step: dict[int, dict[int, Sequence[Span]]] = {at: {} for at, step in enumerate(self._steps) if step.always}
         for at, spans in windows.items():
@@ -152,7 +174,7 @@ class CascadeDetector:
                 if score < least:
                     continue
                 found.append(match if score == match.score else Match(match.entity, match.start, match.end, score))
-                if match.score >= _CLAIM_SCORE_MIN:
+                if match.score >= _CLAIM_SCORE_MIN and match.entity not in kept:
                     claimed.append(Span(match.start, match.end))
         return distinct(found)
 
@@ -180,6 +202,10 @@ class _Body:
         return self._cascade.clears(text)
 
     def detect(self, text: str, after: int = 0) -> list[Match]:
-        matches = resolve(self._cascade._matches(text, after, self._budget))  # noqa: SLF001 - a view of it
+        cascade = self._cascade
+        matches = cascade._matches(text, after, self._budget, cascade._kept)  # noqa: SLF001 - a view of it
         self.passed = self._budget.passed
+        if not matches:
+            return matches
+        matches = cascade.settle(matches)
         return [match for match in matches if match.end > after] if after else matches

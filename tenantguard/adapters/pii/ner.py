@@ -15,17 +15,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantguard.adapters.pii.finder import Expression, Span
+from tenantguard.adapters.pii.finder import Span
 from tenantguard.adapters.pii.recognizers import quiet
-from tenantguard.errors import ConfigurationError
+from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.model.pii import Match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
     from presidio_analyzer.nlp_engine import NlpEngine
-
-    from tenantguard.adapters.pii.finder import Budget
 
 PART_CHARS: Final = 20_000
 """A model sees so much of a text at once: its memory grows by about 10 kB a character (spaCy's own figure)."""
@@ -40,22 +38,15 @@ class NerFinder:
     """Finds what a language model takes for a person, a place, an organisation, a date, ...
 
     ``source`` is the name of an installed spaCy package, the path of a saved pipeline, or ``module:attribute`` for an
-    ``NlpEngine`` of Presidio's that is loaded, or a function that gives one. ``entities`` are those wanted, none
-    means all that the model knows. The engine maps the model's labels to Presidio's entities, Presidio's recogniser
-    for it gives the results.
+    ``NlpEngine`` of Presidio's that is loaded, or a function that gives one. The engine maps the model's labels to
+    Presidio's entities, Presidio's recogniser for it gives the results. It reads whole texts, so it is no finder of
+    the cascade, which may see a text in pieces.
 
     Threads take turns, since an engine need not be safe to share. Raises :class:`ConfigurationError` for a model that
     is not there or cannot be loaded. Loading takes a second and 50 to 250 MB for spaCy's small and middle models.
     """
 
-    name = "ner"
-    expressions: tuple[Expression, ...] = ()
-    reach = 0
-    late = False
-    streams = False
-    """It cannot look at a text that has not ended."""
-
-    def __init__(self, source: str, language: str = "en", entities: Collection[str] = ()) -> None:
+    def __init__(self, source: str, language: str = "en") -> None:
         from presidio_analyzer import RecognizerRegistry  # noqa: PLC0415 - two seconds
 
         with quiet, warnings.catch_warnings():
@@ -72,15 +63,20 @@ class NerFinder:
             known = self._engine.get_supported_entities()
             self._recognizer = kind(supported_language=language, supported_entities=known)
         self._language = language
-        self.entities = frozenset(known).intersection(entities) if entities else frozenset(known)
+        self.entities = frozenset(known)
         self._lock = threading.Lock()
 
-    def search(
-        self, text: str, windows: Mapping[int, Sequence[Span]], claimed: Sequence[Span], budget: Budget
-    ) -> list[Match]:
-        """What the model finds in the whole text, part by part. Takes no budget: the time is linear."""
-        del windows, claimed, budget
-        return [match for part in _parts(text) for match in self._search(text, part)] if self.entities else []
+    def find(self, text: str) -> list[Match]:
+        """What the model finds in the whole text, part by part, in linear time.
+
+        Raises :class:`PortError` if it fails; the error tells nothing of the text.
+        """
+        failure = ""
+        try:
+            return [match for part in _parts(text) for match in self._search(text, part)]
+        except Exception as error:  # noqa: BLE001 - its text may be personal
+            failure = type(error).__name__
+        raise PortError("detector", f"the language model failed with {failure}")
 
     def _search(self, text: str, part: Span) -> list[Match]:
         with self._lock, quiet, self._forgetting():

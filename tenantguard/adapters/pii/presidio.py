@@ -8,6 +8,7 @@ window.
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from contextlib import nullcontext
@@ -15,19 +16,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.pii.finder import Expression
 from tenantguard.adapters.pii.prefilter import REACH_MAX, plan
+from tenantguard.adapters.pii.probes import probes_of, prove
 from tenantguard.adapters.pii.recognizers import quiet, recognizers_for
 from tenantguard.errors import PortError
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import Find
-from tenantguard.rules.redaction.conflicts import resolve
+from tenantguard.rules.redaction.conflicts import settle
+from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from presidio_analyzer import RecognizerResult
 
+    from tenantguard.adapters.pii.cascade import CascadeDetector
     from tenantguard.flow.ports import Detector
+    from tenantguard.model.redact_section import Kept
 
     _Detect = Callable[[str, AbstractContextManager[None]], list[Match]]
 
@@ -44,26 +49,34 @@ PATTERN_TIMEOUT_S: Final = 1.0
 _MEETING_CHARS: Final = 2_000
 _SPACE: Final = re.compile(r"\s(?=\S*\Z)")
 _MARK: Final = re.compile(r"[\"'<>()](?=[^\"'<>()]*\Z)")  # in no address
-_WARM_UP: Final = "a@example.com, +1 415 555 2671, 192.0.2.1"
 
 
 class PresidioDetector:
     """Finds what ``find`` asks for with Presidio's engine, which is loaded when it is built (seconds).
 
-    Its own context scores need a language model, so it has none. Names that Presidio does not know are a
-    :class:`ConfigurationError`.
+    Its own context scores need a language model, so it has none. ``beside`` finds what Presidio does not (secrets),
+    ``elsewhere`` are entities that something else finds. Names that Presidio does not know, and what is not found
+    though it was asked for, are a :class:`ConfigurationError`.
     """
 
     passed = 0
     """Always: what takes too long is an error."""
 
-    def __init__(self, find: Find = Find()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        find: Find = Find(),  # noqa: B008 - frozen
+        beside: CascadeDetector | None = None,
+        elsewhere: Collection[str] = (),
+    ) -> None:
         from presidio_analyzer import AnalyzerEngine, RecognizerRegistry  # noqa: PLC0415 - two seconds
         from presidio_analyzer.nlp_engine import NoOpNlpEngine  # noqa: PLC0415
 
-        recognizers, self.entities = recognizers_for(find)
+        recognizers, self.entities = recognizers_for(find, elsewhere)
         for one in recognizers:
             _secure(one)
+        self._beside = beside
+        self._secrets = secret_entities(find.known) if find.secrets else frozenset()
+        self._kept = find.kept
         self._language = language = find.languages[0]
         with quiet:
             self._analyzer = AnalyzerEngine(
@@ -72,8 +85,8 @@ class PresidioDetector:
                 supported_languages=[language],
                 default_score_threshold=find.threshold,
             )
-        self.reach = max(map(_reach, recognizers), default=0)
-        self.detect(_WARM_UP)
+        self.reach = max([*map(_reach, recognizers), beside.reach if beside is not None else 0])
+        prove(probes_of(recognizers, find, secrets=False), self.analyze)
 
     def clears(self, text: str) -> bool:  # noqa: ARG002 - there is no cheap look
         """Never: only a whole search can tell."""
@@ -86,6 +99,20 @@ class PresidioDetector:
         """
         return [match for match in self._detect(text, nullcontext()) if match.end > after]
 
+    def analyze(self, text: str) -> list[Match]:
+        """Every match in ``text`` of a sufficient score, in any order, before conflicts are settled."""
+        return self._all(text, nullcontext())
+
+    def settle(self, matches: Iterable[Match]) -> list[Match]:
+        """Conflicts settled; the result is by start and does not overlap."""
+        return settle(matches, self._secrets, self._kept)
+
+    def keeping(self, kept: Kept) -> PresidioDetector:
+        """This detector where other entities are kept. What is costly is shared."""
+        other = copy.copy(self)
+        other._kept = kept  # noqa: SLF001 - of its own kind
+        return other
+
     def bounded(
         self, processor_s: float = PROCESSOR_S_MAX, processor_ns: Callable[[], int] = time.thread_time_ns
     ) -> Detector:
@@ -96,6 +123,9 @@ class PresidioDetector:
         return _Bounded(self._detect, self.reach, int(processor_s * 1e9), processor_ns)
 
     def _detect(self, text: str, meter: AbstractContextManager[None]) -> list[Match]:
+        return self.settle(self._all(text, meter))
+
+    def _all(self, text: str, meter: AbstractContextManager[None]) -> list[Match]:
         failure = ""
         found: list[Match] = []
         try:
@@ -103,16 +133,20 @@ class PresidioDetector:
                 for start, end in _windows(text):
                     with meter:
                         found += self._search(text, start, end)
+            if self._beside is not None:
+                found += self._beside.analyze(text)
         except PortError:
             raise
         except Exception as error:  # noqa: BLE001 - its text may be personal
             failure = type(error).__name__
         if failure:
             raise PortError("detector", f"Presidio failed with {failure}")
-        return resolve(found)
+        return found
 
     def _search(self, text: str, start: int, end: int) -> Iterator[Match]:
         """Matches that begin in ``text[start:end]``."""
+        if not self.entities:  # Presidio takes that for all
+            return
         before = max(start - OVERLAP_CHARS, 0)
         window = text if len(text) <= WINDOW_CHARS else text[before : end + OVERLAP_CHARS]
         results: list[RecognizerResult] = self._analyzer.analyze(window, self._language, entities=self.entities)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from presidio_analyzer import EntityRecognizer
 
@@ -56,16 +56,17 @@ quiet: Final = _Quiet()
 """Entered around every use of Presidio: nothing of a text reaches a log."""
 
 
-def recognizers_for(find: Find) -> tuple[list[EntityRecognizer], list[str]]:
-    """The recognisers that ``find`` needs, and the entities that are looked for, sorted.
+def recognizers_for(find: Find, elsewhere: Collection[str] = ()) -> tuple[list[EntityRecognizer], list[str]]:
+    """The recognisers that ``find`` needs, and those of its entities that they find, sorted.
 
-    Raises :class:`ConfigurationError` for names, countries and regions that Presidio does not know, and for a
-    recogniser of the user's that cannot be loaded.
+    ``elsewhere`` are entities that something else finds: there need be no recogniser for them. Raises
+    :class:`ConfigurationError` for names, countries and regions that Presidio does not know, and for a recogniser of
+    the user's that cannot be loaded.
     """
     logging.getLogger("presidio-analyzer").addFilter(quiet)
     with quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _recognizers_for(find)
+        return _recognizers_for(find, elsewhere)
 
 
 def known_entities(language: str = "en") -> frozenset[str]:
@@ -80,7 +81,7 @@ def known_countries() -> frozenset[str]:
     return frozenset(country for one in _classes().values() if (country := _country(one)))
 
 
-def _recognizers_for(find: Find) -> tuple[list[EntityRecognizer], list[str]]:
+def _recognizers_for(find: Find, elsewhere: Collection[str]) -> tuple[list[EntityRecognizer], list[str]]:
     language = find.languages[0]
     if find.recognizers:
         chosen = [_named(name, language) for name in dict.fromkeys(find.recognizers)]
@@ -93,9 +94,9 @@ def _recognizers_for(find: Find) -> tuple[list[EntityRecognizer], list[str]]:
     chosen = _distinct(chosen)
     known = _entities_of(chosen)
     for entity in find.entities:
-        if entity not in known:
+        if entity not in known and entity not in elsewhere:
             raise ConfigurationError(f"Presidio finds no entity {entity!r}{_suggestion(entity, known)}")
-    wanted = set(find.entities) or known
+    wanted = known.intersection(find.entities) if find.entities else known
     used = [one for one in chosen if wanted & set(one.supported_entities)]
     for one in used:
         _own(one, find)

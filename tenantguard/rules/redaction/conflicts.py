@@ -1,4 +1,8 @@
-"""Conflicts between matches that overlap, settled as Presidio's anonymizer settles them."""
+"""Conflicts between matches that overlap, settled as Presidio's anonymizer settles them.
+
+Two things are not Presidio's, and change nothing where there are no such matches: a secret gives way to nothing, and
+an entity that is kept hides nothing that is not.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from tenantguard.model.pii import Match
+from tenantguard.model.redact_section import NOTHING_KEPT
+from tenantguard.rules.redaction.matches import outside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
+
+    from tenantguard.model.redact_section import Kept
 
 
 def distinct(matches: Iterable[Match]) -> list[Match]:
@@ -25,6 +33,24 @@ def distinct(matches: Iterable[Match]) -> list[Match]:
             kept.append(match)
             around.append(match)
     return kept
+
+
+def settle(matches: Iterable[Match], secrets: Container[str] = (), kept: Kept = NOTHING_KEPT) -> list[Match]:
+    """Settle conflicts by rank, and with :func:`resolve` within a rank; the result is by start and does not overlap.
+
+    First are the entities of ``secrets``, last those that are ``kept``, secrets too. What overlaps with a match of a
+    higher rank keeps the rest of its span.
+    """
+    ranks: tuple[list[Match], list[Match], list[Match]] = ([], [], [])
+    for match in matches:
+        ranks[2 if match.entity in kept else 0 if match.entity in secrets else 1].append(match)
+    settled: list[Match] = []
+    for rank in ranks:
+        if not settled:
+            settled = resolve(rank)
+        elif rank:
+            settled = sorted([*settled, *outside(resolve(rank), settled)], key=attrgetter("start"))
+    return settled
 
 
 def resolve(matches: Iterable[Match]) -> list[Match]:

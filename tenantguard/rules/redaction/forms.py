@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.rules.redaction.fields import EVERYWHERE, Scope, shown
-from tenantguard.rules.redaction.json_text import loose_edits
+from tenantguard.rules.redaction.json_text import is_json, loose_edits, rewrite_text
 from tenantguard.rules.redaction.percent import Percent
 from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply
 
@@ -19,15 +19,22 @@ _PAIR: Final = re.compile(r"[^&]+")
 def rewrite_form(data: bytes, rule: TextRule, charset: str = "utf-8", scope: Scope = EVERYWHERE) -> bytes:
     """``data`` with the values of its fields rewritten by ``rule``, and their names with ``scope.keys``.
 
-    A value that is JSON is looked at as such. Names, order, and every byte that is not replaced stay as written.
-    Raises :class:`MalformedTextError` if the form is not in ``charset``.
+    A value that is JSON is looked at as such, and so is a form that is JSON as a whole (clients that name no type are
+    given this one). Where a field is no ``name=value``, or the form begins as JSON, there is no name to leave alone.
+    Names, order, and every byte that is not replaced stay as written. Raises :class:`MalformedTextError` if the form
+    is not in ``charset``.
     """
     form = data.decode("latin-1")
+    begins_as_json = form.lstrip()[:1] in {"{", "["}
+    if begins_as_json and (rewritten := _as_json(data, rule, charset, scope)) is not None:
+        return rewritten
     edits: list[Edit] = []
     for found in _PAIR.finditer(form):
         name, equals, value = found[0].partition("=")
         try:
-            new = f"{_name(name, rule, charset, scope)}{equals}{_value(name, value, rule, charset, scope)}"
+            looked_at = scope.keys or begins_as_json or not equals
+            said = _name(name, rule, charset, scope) if looked_at else name
+            new = f"{said}{equals}{_value(name, value, rule, charset, scope)}"
         except UnicodeError:
             raise MalformedTextError(f"a field of the form is not in {charset}") from None
         if new != found[0]:
@@ -35,8 +42,18 @@ def rewrite_form(data: bytes, rule: TextRule, charset: str = "utf-8", scope: Sco
     return apply(form, edits).encode("latin-1") if edits else data
 
 
+def _as_json(data: bytes, rule: TextRule, charset: str, scope: Scope) -> bytes | None:
+    """What JSON becomes that was sent under a form's name; None where it is none, or nothing in it is replaced."""
+    try:
+        text = data.decode(charset)
+        rewritten = rewrite_text(text, rule, None, scope) if is_json(text) else text
+        return rewritten.encode(charset) if rewritten is not text else None
+    except UnicodeError:
+        raise MalformedTextError(f"the form is not in {charset}") from None
+
+
 def _name(raw: str, rule: TextRule, charset: str, scope: Scope) -> str:
-    if not (raw and scope.keys):
+    if not raw:
         return raw
     name = Percent(raw, charset, plus=True)
     if not scope.fields.everything and not _looks(name.text, scope):

@@ -10,9 +10,11 @@ from tenantguard.rules.redaction.fields import EVERYWHERE, Scope
 from tenantguard.rules.redaction.forms import rewrite_form
 from tenantguard.rules.redaction.json_text import loose_edits
 from tenantguard.rules.redaction.percent import Percent
-from tenantguard.rules.redaction.rule import MalformedTextError, apply
+from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from tenantguard.rules.redaction.rule import TextRule
 
 _NOT_IN_A_VALUE: Final = re.compile(r"[\r\n\0]")
@@ -26,22 +28,30 @@ def redact_value(value: bytes, rule: TextRule) -> bytes:
     """
     charset = _charset(value)
     text = value.decode(charset)
-    if edits := loose_edits(text, rule):
-        new = apply(text, edits)
-    elif "%" in text and charset == "utf-8":
-        percent = Percent(value.decode("latin-1"), _charset(unquote_to_bytes(value)), plus=False)
-        edits = loose_edits(percent.text, rule)
+    try:
+        edits = loose_edits(text, rule)
+        if "%" in text:
+            edits = sorted([*edits, *_encoded_edits(text, charset, edits, rule)])
         if not edits:
             return value
-        new = percent.changed(edits).encode("latin-1").decode(charset)
-    else:
-        return value
-    if _NOT_IN_A_VALUE.search(new):
-        raise MalformedTextError("what a header would hold cannot stand in one")
-    try:
+        new = apply(text, edits)
+        if _NOT_IN_A_VALUE.search(new):
+            raise MalformedTextError("what a header would hold cannot stand in one")
         return new.encode(charset)
-    except UnicodeEncodeError:
+    except UnicodeError:
         raise MalformedTextError("what a header would hold cannot stand in one") from None
+
+
+def _encoded_edits(text: str, charset: str, found: Sequence[Edit], rule: TextRule) -> Iterator[Edit]:
+    """The changes in what stands between those that were found already, where that is percent-encoded."""
+    bounds = [0, *(at for edit in found for at in (edit.start, edit.end)), len(text)]
+    for start, end in zip(bounds[::2], bounds[1::2], strict=True):
+        raw = text[start:end].encode(charset)
+        if b"%" not in raw:
+            continue
+        percent = Percent(raw.decode("latin-1"), _charset(unquote_to_bytes(raw)), plus=False)
+        if edits := loose_edits(percent.text, rule):
+            yield Edit(start, end, percent.changed(edits).encode("latin-1").decode(charset))
 
 
 def redact_query(query: bytes, rule: TextRule, scope: Scope = EVERYWHERE) -> bytes:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tenantguard.rules.media import Content, read_type
 from tenantguard.rules.redaction.fields import shown
+from tenantguard.rules.redaction.percent import Percent
 from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply, text_edits
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ _PARAMETER: Final = re.compile(
 )
 _AFTER: Final = re.compile(rb"(?P<end>--)|[ \t]*+\r\n")
 _PLAIN_TRANSFER: Final = frozenset({"", "7bit", "8bit", "binary"})
+_READ: Final = frozenset({
+    "content-disposition", "content-type", "content-transfer-encoding", "content-length", "content-encoding",
+})  # fmt: skip
+"""Header lines of a part that tell how it is read; any other is a text."""
+
+_QUOTED: Final = re.compile(r"\\(.)")
+_BREAK: Final = re.compile(r"[\r\n\0]")
+_EXTENDED: Final = re.compile(r"([\w-]*)'[\w-]*'", re.ASCII)
+"""What a value in the notation of RFC 8187 begins with: its charset and language."""
 
 
 class Part(NamedTuple):
@@ -38,6 +48,14 @@ class Part(NamedTuple):
     name: str
     is_file: bool
     content: Content
+
+
+class _Span(NamedTuple):
+    """A text within a part's head, and how it is written: as a line's value, in quotes, or percent-encoded."""
+
+    start: int
+    end: int
+    kind: str
 
 
 class Rewriting(Protocol):
@@ -55,8 +73,9 @@ class Rewriting(Protocol):
 class MultipartBody:
     """A multipart body with this boundary; ``opening`` says how each part is rewritten, None if it passes.
 
-    At most ``PARTS_MAX`` parts, each with a head of at most ``HEAD_BYTES_MAX`` bytes. Names of files are rewritten by
-    ``rule``. Raises :class:`~tenantguard.rules.redaction.rule.MalformedTextError` for what is no such body.
+    At most ``PARTS_MAX`` parts, each with a head of at most ``HEAD_BYTES_MAX`` bytes. Names of files, and header
+    lines that do not tell how the part is read, are rewritten by ``rule``. Raises
+    :class:`~tenantguard.rules.redaction.rule.MalformedTextError` for what is no such body.
     """
 
     def __init__(self, boundary: str, rule: TextRule, opening: Callable[[Part], Rewriting | None]) -> None:
@@ -70,6 +89,7 @@ class MultipartBody:
         self._parts = 0
         self._name = ""
         self._body: Rewriting | None = None
+        self._sent = b""  # the last bytes of the open part that left: a boundary may not come about in them
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return what may leave."""
@@ -133,12 +153,13 @@ class MultipartBody:
         if self._parts > PARTS_MAX:
             raise MalformedTextError(f"the multipart body has more than {PARTS_MAX} parts")
         head = data[at:end]
-        part, file_name = _read_head(_text(head))
-        out.append(self._with_file_name(head, file_name))
+        part, spans = _read_head(_text(head))
+        out.append(self._rewritten(head, spans))
         start = end + 2 if end == at else end + 4
         out.append(data[end:start])
         self._name = part.name
         self._body = self._opening(part)
+        self._sent = b"\r\n"
         self._in_head = False
         return start
 
@@ -153,24 +174,61 @@ class MultipartBody:
         if self._body is None:
             return content
         try:
-            return self._body.finish() if finish else self._body.feed(content)
+            told = self._body.finish() if finish else self._body.feed(content)
         except SecretFoundError as found:
             found.location = shown((self._name,), found.location)
             raise
+        sent = self._sent + told
+        if b"\r\n" + self._mark in sent:
+            raise MalformedTextError("what a part would hold has the boundary in it")
+        self._sent = sent[-len(self._mark) - 1 :]
+        return told
 
-    def _with_file_name(self, head: bytes, at: tuple[int, int] | None) -> bytes:
-        if at is None:
-            return head
+    def _rewritten(self, head: bytes, spans: list[_Span]) -> bytes:
+        """The head of a part with these texts in it rewritten."""
         text = _text(head)
-        name = text[slice(*at)]
-        edits = [
-            Edit(edit.start + at[0], edit.end + at[0], _in_quotes(edit.new)) for edit in text_edits(self._rule, name)
-        ]
-        return apply(text, edits).encode(_charset(head)) if edits else head
+        edits = [edit for span in spans if (edit := self._edit(text, span)) is not None]
+        try:
+            return apply(text, edits).encode(_charset(head)) if edits else head
+        except UnicodeEncodeError:
+            raise MalformedTextError("what the head of a part would hold cannot stand in it") from None
+
+    def _edit(self, head: str, span: _Span) -> Edit | None:
+        value = head[span.start : span.end]
+        match span.kind:
+            case "extended":
+                new = self._percent(value)
+            case "quoted":
+                new = self._quoted(value)
+            case _:
+                new = apply(value, text_edits(self._rule, value))
+                if _BREAK.search(new):
+                    raise MalformedTextError("what the head of a part would hold cannot stand in it")
+        return Edit(span.start, span.end, new) if new != value else None
+
+    def _quoted(self, value: str) -> str:
+        """The name of a file; with its quoted pairs undone where only so something is found."""
+        edits = text_edits(self._rule, value)
+        if edits or "\\" not in value:
+            return apply(value, [edit._replace(new=_in_quotes(edit.new)) for edit in edits])
+        plain = _QUOTED.sub(r"\1", value)
+        edits = text_edits(self._rule, plain)
+        return _in_quotes(apply(plain, edits)) if edits else value
+
+    def _percent(self, value: str) -> str:
+        """The name of a file in the notation of RFC 8187, which has UTF-8 and, as it was once, Latin-1."""
+        head = _EXTENDED.match(value)
+        raw = value[head.end() :] if head is not None else value
+        latin = head is not None and head[1].lower() == "iso-8859-1"
+        try:
+            percent = Percent(raw, "iso-8859-1" if latin else "utf-8", plus=False)
+            return value[: len(value) - len(raw)] + percent.changed(text_edits(self._rule, percent.text))
+        except UnicodeError:
+            raise MalformedTextError("the head of a part is not clear") from None
 
 
-def _read_head(head: str) -> tuple[Part, tuple[int, int] | None]:
-    """What the head of a part says, and where in it the name of the file stands, if it is one."""
+def _read_head(head: str) -> tuple[Part, list[_Span]]:
+    """What the head of a part says, and where in it texts stand: names of files, and lines that say no more."""
     fields: dict[str, tuple[int, str]] = {}
     at = 0
     for line in head.split("\r\n") if head else ():
@@ -182,18 +240,21 @@ def _read_head(head: str) -> tuple[Part, tuple[int, int] | None]:
     start, disposition = fields.get("content-disposition", (0, ""))
     parameters = _parameters(disposition)
     name = parameters["name"][1] if "name" in parameters else ""
-    files = [parameters[key] for key in ("filename", "filename*") if key in parameters]
-    is_file = any(value for _, value in files)
+    is_file = bool(parameters.get("filename", (0, ""))[1])
+    if "filename*" in parameters:
+        is_file = is_file or _EXTENDED.sub("", parameters["filename*"][1], count=1) != ""
     content = read_type(fields["content-type"][1]) if "content-type" in fields else Content("")
     if content.problem is not None:
         raise MalformedTextError(f"a part {content.problem}")
     transfer = fields["content-transfer-encoding"][1] if "content-transfer-encoding" in fields else ""
     if not is_file and transfer.strip().lower() not in _PLAIN_TRANSFER:
         raise MalformedTextError("a part is encoded: send it as it is")
-    if not files:
-        return Part(name, is_file, content), None
-    offset, value = files[0]
-    return Part(name, is_file, content), (start + offset, start + offset + len(value))
+    spans = [_Span(at, at + len(value), "line") for key, (at, value) in fields.items() if key not in _READ]
+    for key, kind in (("filename", "quoted"), ("filename*", "extended")):
+        if key in parameters:
+            offset, value = parameters[key]
+            spans.append(_Span(start + offset, start + offset + len(value), kind))
+    return Part(name, is_file, content), sorted(spans)
 
 
 def _parameters(disposition: str) -> dict[str, tuple[int, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.model.pii import Match
-from tenantguard.model.redact_section import OTHERS, Operator, OperatorKind
+from tenantguard.model.redact_section import OTHERS, Kept, Operator, OperatorKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 ENCRYPTED: Final = re.compile(r"<(?P<entity>[A-Z][A-Z0-9_]{0,39}):(?P<sealed>[A-Za-z0-9_-]{22,})>")
 """What an encrypted value looks like: its entity, and base64 for URLs (RFC 4648) without padding."""
 
+HASHED: Final = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])")
+"""What a hashed value looks like."""
+
 _HASH_LABEL: Final = b"tenantguard hash\0"
+_MARK_LABEL: Final = b"mark\0"
+_HASH_BYTES: Final = 28
+_MARK_BYTES: Final = 4
 
 
 class Cipher(Protocol):
@@ -43,12 +49,28 @@ class TenantKeys(NamedTuple):
         """The keys that follow from a tenant's: another for each purpose (HMAC-SHA256, RFC 2104)."""
         return cls(hmac.digest(tenant_key, _HASH_LABEL, hashlib.sha256), cipher)
 
+    def hashed(self, value: str) -> str:
+        """The value's hash and its mark, in hexadecimal: 28 bytes of HMAC-SHA256, and 4 of the hash's own.
+
+        The mark tells a hash that comes back from a text that only looks like one.
+        """
+        digest = hmac.digest(self.hash_key, value.encode("utf-8", "surrogatepass"), hashlib.sha256)[:_HASH_BYTES]
+        return (digest + self._mark(digest)).hex()
+
     def encrypted(self, text: str) -> list[Match]:
-        """Where values stand that the tenant's own cipher encrypted: nothing is to be looked for in them."""
-        if self.cipher is None or "<" not in text:
-            return []
-        found = (found for found in ENCRYPTED.finditer(text) if self.cipher.made(found[0]))
-        return [Match("ENCRYPTED", *one.span(), 1.0) for one in found]
+        """Where values stand that were encrypted or hashed for this tenant, by start: they are not looked at."""
+        spans = []
+        if self.cipher is not None and "<" in text:
+            spans += [found.span() for found in ENCRYPTED.finditer(text) if self.cipher.made(found[0])]
+        if self.hash_key:
+            spans += [found.span() for found in HASHED.finditer(text) if self._is_hash(bytes.fromhex(found[0]))]
+        return [Match("ENCRYPTED", *span, 1.0) for span in sorted(spans)]
+
+    def _is_hash(self, made: bytes) -> bool:
+        return hmac.compare_digest(made[_HASH_BYTES:], self._mark(made[:_HASH_BYTES]))
+
+    def _mark(self, digest: bytes) -> bytes:
+        return hmac.digest(self.hash_key, _MARK_LABEL + digest, hashlib.sha256)[:_MARK_BYTES]
 
 
 class Operators:
@@ -75,6 +97,13 @@ class Operators:
         operators = [*self._table.values(), self._others]
         return any(operator is not None and operator.kind is OperatorKind.ENCRYPT for operator in operators)
 
+    def kept(self, never: frozenset[str] = frozenset()) -> Kept:
+        """The entities whose values stay as they are, those of ``never`` aside."""
+        keeps = {entity for entity, operator in self._table.items() if operator.kind is OperatorKind.KEEP} - never
+        if self._others is None or self._others.kind is not OperatorKind.KEEP:
+            return Kept(frozenset(keeps))
+        return Kept((frozenset(self._table) - keeps) | never, others=True)
+
     def of(self, entity: str) -> Operator | None:
         """The operator of this entity; None where a placeholder takes the place of its values."""
         operator = self._table.get(entity, self._others)
@@ -85,8 +114,8 @@ class Operators:
     def text(self, operator: Operator, entity: str, value: str, keys: TenantKeys) -> str:
         """What stands in place of ``value``.
 
-        ``hash`` is the HMAC-SHA256 of the value alone under a key of the tenant, in hexadecimal: equal values of one
-        tenant have one hash, and without the key nobody can test a guess.
+        ``hash`` is keyed by the tenant and of the value alone: equal values of one tenant have one hash, and without
+        the key nobody can test a guess.
         """
         match operator.kind:
             case OperatorKind.REPLACE:
@@ -98,7 +127,7 @@ class Operators:
             case OperatorKind.MASK:
                 return _masked(operator, value)
             case OperatorKind.HASH:
-                return hmac.digest(keys.hash_key, value.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()
+                return keys.hashed(value)
             case OperatorKind.ENCRYPT:
                 if keys.cipher is None:
                     raise PortError("cipher", "there is none, and a value is to be encrypted")

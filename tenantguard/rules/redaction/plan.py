@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tenantguard.model.redact_section import OnError, SecretAction, Unknown
 from tenantguard.rules.redaction.bodies import Terms
+from tenantguard.rules.redaction.conflicts import settle
 from tenantguard.rules.redaction.fields import Scope, compile_fields
 from tenantguard.rules.redaction.lists import Allowed, Denied, Listed
 from tenantguard.rules.redaction.normal import Normalized
 from tenantguard.rules.redaction.operators import Operators
 from tenantguard.rules.redaction.rule import Replacing
-from tenantguard.rules.secrets import entropy, pem
-from tenantguard.rules.secrets.catalog import FORMATS
+from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from tenantguard.model.pii import Match
     from tenantguard.model.redact_section import Direction
     from tenantguard.rules.redaction.operators import TenantKeys
     from tenantguard.rules.redaction.rule import Detecting
-
-SECRETS: Final = frozenset({entropy.ENTITY, pem.PRIVATE_KEY, *(known.entity for known in FORMATS)})
-"""The entities of secrets whose value nobody told."""
-
-_KNOWN: Final = "KNOWN_"
-
-
-def is_secret(entity: str) -> bool:
-    """Whether an entity is that of a secret: of a format, of a key that looks random, or of a known value."""
-    return entity in SECRETS or entity.startswith(_KNOWN)
 
 
 class Plan:
     """A :class:`~tenantguard.model.redact_section.Direction` with its lists, paths and operators compiled.
 
     ``find`` is what a detector is needed for; :meth:`around` puts the rest of the search around one. ``functions``
-    are those that custom operators name. A list, path or operator that cannot be is a :class:`ConfigurationError`.
+    are those that custom operators name. ``ready`` is for who builds the detector: None until that was tried, then
+    whether it could be. A list, path or operator that cannot be is a :class:`ConfigurationError`.
     """
 
     def __init__(self, direction: Direction, functions: Mapping[str, Callable[[str], str]], limit_bytes: int) -> None:
         find = direction.find
         self.direction = direction
-        self.find = find.searched
+        self.ready: bool | None = None
+        secrets = secret_entities(find.known) if find.secrets else frozenset()
+        refuses = direction.secrets is SecretAction.REFUSE
         self.limit_bytes = direction.limit_bytes if direction.limit_bytes is not None else limit_bytes
         self.fields = compile_fields(direction.fields, direction.skip)
         self.operators = Operators(direction.operators, functions)
+        self.find = replace(find.searched, kept=self.operators.kept(secrets if refuses else frozenset()))
         self.fails_open = direction.on_error is OnError.OPEN
         self.passes_unreadable = self.fails_open and direction.unknown is not Unknown.BLOCK
         self.scope = Scope(self.fields, direction.keys, direction.numbers)
@@ -58,7 +54,8 @@ class Plan:
         }
         self._allowed = Allowed(find.allow)
         self._denied = Denied(find.deny)
-        self._refused = is_secret if direction.secrets is SecretAction.REFUSE else None
+        self._secrets = secrets
+        self._refused = secrets.__contains__ if refuses else None
 
     def terms(self, *, model_call: bool) -> Terms:
         """How bodies are read, those of a model's protocol or any."""
@@ -69,6 +66,10 @@ class Plan:
         if self._allowed or self._denied:
             detector = Listed(detector, self._allowed, self._denied)
         return Normalized(detector) if self.direction.find.normalize else detector
+
+    def settle(self, matches: Iterable[Match]) -> list[Match]:
+        """Conflicts settled as the detector for ``find`` settles them."""
+        return settle(matches, self._secrets, self.find.kept)
 
     def replacing(self, keys: TenantKeys) -> Replacing:
         """What is done with the values of one exchange of a tenant with these keys."""

@@ -13,10 +13,8 @@ import pytest
 
 from tenantguard.adapters.pii import patterns
 from tenantguard.adapters.pii.cascade import CascadeDetector
-from tenantguard.adapters.pii.detectors import detector_for
-from tenantguard.adapters.pii.presidio import PresidioDetector
 from tenantguard.errors import ConfigurationError, PortError
-from tenantguard.model.redact_section import Find, Parity
+from tenantguard.model.redact_section import Find
 
 if TYPE_CHECKING:
     from tenantguard.model.pii import Match
@@ -236,14 +234,6 @@ print([match.entity for match in matches])
     )
     assert (done.returncode, done.stdout.strip()) == (0, "['EMAIL_ADDRESS', 'EMAIL_ADDRESS']"), done.stderr
     assert done.stderr == ""
-
-
-def test_a_policy_gets_the_detector_that_it_asks_for() -> None:
-    entities = ("EMAIL_ADDRESS",)
-    assert isinstance(detector_for(Find(entities=entities)), CascadeDetector)
-    assert isinstance(detector_for(Find(entities=entities, parity=Parity.PRESIDIO)), PresidioDetector)
-    known = detector_for(Find(entities=entities, known=(("DB", "hunter2 is long"),)))
-    assert [entity for entity, _ in found(known, "it is hunter2 is long")] == ["KNOWN_DB"]
 
 
 def test_matches_and_detectors_show_no_text(cascade: CascadeDetector) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine, NoOpNlpEngine
 
 from tenantguard.adapters.pii import ner
-from tenantguard.adapters.pii.finder import Budget, Finder, Span
+from tenantguard.adapters.pii.detectors import detector_for
 from tenantguard.adapters.pii.ner import PART_CHARS, NerFinder
-from tenantguard.errors import ConfigurationError
+from tenantguard.errors import ConfigurationError, PortError
+from tenantguard.model.redact_section import Find, Kept, Parity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,7 +60,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def _found(finder: NerFinder, text: str) -> list[tuple[str, str]]:
-    found = finder.search(text, {}, [], Budget(0))
+    found = finder.find(text)
     return [(one.entity, text[one.start : one.end]) for one in sorted(found, key=lambda one: one.start)]
 
 
@@ -112,14 +113,53 @@ def test_a_saved_pipeline_finds_names_by_presidios_entities(finder: NerFinder) -
         ("LOCATION", "London"),
     ]
     assert _found(finder, "over Tower Bridge") == [("LOCATION", "Tower Bridge")]
-    assert {one.score for one in finder.search(TEXT, {}, [], Budget(0))} == {0.85}
+    assert {one.score for one in finder.find(TEXT)} == {0.85}
 
 
-def test_only_the_entities_wanted_are_found(pipeline: Path) -> None:
-    finder = NerFinder(str(pipeline), entities=["PERSON", "EMAIL_ADDRESS"])
-    assert finder.entities == {"PERSON"}
-    assert _found(finder, TEXT) == [("PERSON", "Ada Lovelace")]
-    assert _found(NerFinder(str(pipeline), entities=["EMAIL_ADDRESS"]), TEXT) == []
+@pytest.mark.parametrize("parity", list(Parity))
+def test_a_policys_names_are_found_beside_patterns_and_secrets(pipeline: Path, parity: Parity) -> None:
+    text = "Ada Lovelace of Acme, ada@example.com, postgres://ada:s3cr3tpw9@example.com/db"
+
+    def found(**terms: Any) -> list[tuple[str, str]]:
+        detector = detector_for(Find(ner=str(pipeline), parity=parity, secrets=True, **terms))
+        return [(one.entity, text[one.start : one.end]) for one in detector.detect(text)]
+
+    assert found(entities=("PERSON", "EMAIL_ADDRESS"))[:2] == [
+        ("PERSON", "Ada Lovelace"), ("EMAIL_ADDRESS", "ada@example.com"),
+    ]  # fmt: skip
+    assert ("URL_PASSWORD", "s3cr3tpw9") in found(entities=("PERSON", "EMAIL_ADDRESS"))
+    assert found(entities=("PERSON",)) == [("PERSON", "Ada Lovelace"), ("URL_PASSWORD", "s3cr3tpw9")]
+    assert {"PERSON", "ORGANIZATION", "EMAIL_ADDRESS"} <= {entity for entity, _ in found()}
+    assert ("PERSON", "Ada Lovelace") not in found(threshold=0.9)
+
+
+def test_an_entity_that_neither_patterns_nor_the_model_find_is_refused(pipeline: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no entity 'PERSONN'"):
+        detector_for(Find(ner=str(pipeline), entities=("PERSONN",)))
+    with pytest.raises(ConfigurationError, match="no entity 'PERSON'"):
+        detector_for(Find(entities=("PERSON",)))
+
+
+def test_for_the_texts_of_a_body_names_are_apart_since_texts_may_come_in_pieces(pipeline: Path) -> None:
+    detector = detector_for(Find(ner=str(pipeline), entities=("PERSON", "EMAIL_ADDRESS")))
+    body: Any = detector.keeping(Kept(frozenset({"URL"}))).bounded()
+    text = "Ada Lovelace, ada@example.com"
+    assert [one.entity for one in body.detect(text)] == ["EMAIL_ADDRESS"]
+    assert [one.entity for one in body.names(text)] == ["PERSON"]
+    assert body.clears("Ada Lovelace")
+    assert not detector.clears("Ada Lovelace")
+
+
+def test_a_model_that_fails_is_a_failure_that_tells_nothing_of_the_text(module: ModuleType) -> None:
+    class Failing(Engine):
+        def process_text(self, text: str, language: str) -> NlpArtifacts:
+            raise ValueError(text)
+
+    module.engine = Failing()  # type: ignore[attr-defined]
+    with pytest.raises(PortError) as failed:
+        NerFinder("an_engine_of_ours:engine").find("Ask Grace")
+    assert "Grace" not in str(failed.value)
+    assert failed.value.__context__ is None
 
 
 def test_a_package_is_loaded_by_its_name(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +179,7 @@ def test_a_package_is_loaded_by_its_name(pipeline: Path, tmp_path: Path, monkeyp
 def test_an_engine_is_taken_as_it_is_or_made_by_a_function(made: object, module: ModuleType) -> None:
     module.engine = made  # type: ignore[attr-defined]
     finder = NerFinder("an_engine_of_ours:engine")
-    [found] = finder.search("Ask Grace about it", {}, [], Budget(0))
+    [found] = finder.find("Ask Grace about it")
     assert (found.entity, found.start, found.end, found.score) == ("PERSON", 4, 9, 0.7)
 
 
@@ -196,7 +236,7 @@ def test_a_long_text_is_read_in_parts_that_meet_at_white_space(module: ModuleTyp
     module.engine = engine = Engine()  # type: ignore[attr-defined]
     finder = NerFinder("an_engine_of_ours:engine")
     text = "and Grace went on " * 4_000
-    found = finder.search(text, {}, [], Budget(0))
+    found = finder.find(text)
     assert [text[one.start : one.end] for one in found] == ["Grace"] * 4_000
     assert max(engine.sizes) <= PART_CHARS
     assert len(engine.sizes) <= 2 * len(text) // PART_CHARS + 1
@@ -231,8 +271,6 @@ def test_words_of_texts_are_forgotten(pipeline: Path) -> None:
     assert "Wörterbuchstaben" not in strings
 
 
-def test_it_is_a_finder_for_whole_texts_only(finder: NerFinder) -> None:
-    made: Finder = finder
-    assert (made.expressions, made.reach, made.late, finder.streams) == ((), 0, False, False)
+def test_nothing_is_found_in_nothing_and_nothing_is_shown(finder: NerFinder) -> None:
+    assert finder.find("") == []
     assert "Ada" not in repr(finder)
-    assert finder.search("", {0: [Span(0, 0)]}, [], Budget(0)) == []

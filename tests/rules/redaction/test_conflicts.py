@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.conflicts import distinct, resolve
+from tenantguard.model.redact_section import Kept
+from tenantguard.rules.redaction.conflicts import distinct, resolve, settle
 
 SPANS = st.lists(
     st.builds(
@@ -30,6 +31,31 @@ def test_settled_matches_do_not_overlap_and_cover_all_that_was_found(matches: li
         at for match in matches for at in range(match.start, match.end)
     }
     assert resolve(settled[::-1]) == settled
+
+
+@given(SPANS)
+def test_without_secrets_and_kept_entities_conflicts_are_presidios(matches: list[Match]) -> None:
+    assert settle(matches) == resolve(matches)
+    assert settle(matches, {"D"}, Kept(frozenset({"E"}))) == resolve(matches)
+
+
+def _places(matches: list[Match], entities: str) -> set[int]:
+    return {at for one in matches if one.entity in entities for at in range(one.start, one.end)}
+
+
+@given(SPANS)
+def test_a_secret_has_all_its_span_and_what_is_kept_only_what_nothing_else_has(matches: list[Match]) -> None:
+    settled = settle(matches, {"A"}, Kept(frozenset({"C"})))
+    assert all(one.end <= other.start for one, other in pairwise(settled))
+    assert _places(settled, "A") == _places(matches, "A")
+    assert _places(settled, "B") == _places(matches, "B") - _places(matches, "A")
+    assert _places(settled, "C") == _places(matches, "C") - _places(matches, "AB")
+
+
+@given(SPANS)
+def test_a_secret_that_is_kept_hides_nothing(matches: list[Match]) -> None:
+    settled = settle(matches, {"A"}, Kept(frozenset({"B"}), others=True))
+    assert _places(settled, "B") == _places(matches, "B")
 
 
 @settings(deadline=None)  # the first example imports Presidio's anonymizer

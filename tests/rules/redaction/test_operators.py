@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.errors import ConfigurationError, PortError
-from tenantguard.model.redact_section import OTHERS, Operator, OperatorKind
+from tenantguard.model.pii import Match
+from tenantguard.model.redact_section import OTHERS, Kept, Operator, OperatorKind
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.operators import Operators, TenantKeys
 from tenantguard.rules.redaction.rule import Replacing, RequestMask, ResponseScrub, apply, text_edits
@@ -61,8 +64,29 @@ def test_a_hash_is_keyed_by_the_tenant_and_the_same_for_the_same_value() -> None
     assert len(hashed) == 64
     assert hashed != hashlib.sha256(MAIL.encode()).hexdigest()
     other = TenantKeys.of(b"u" * 32)
-    assert hmac.digest(other.hash_key, MAIL.encode(), hashlib.sha256).hex() != hashed
+    assert other.hashed(MAIL) != hashed
+    assert hmac.digest(KEYS.hash_key, MAIL.encode(), hashlib.sha256).hex()[:56] == hashed[:56]
     assert KEYS.hash_key != b"t" * 32
+
+
+@given(st.text(min_size=1), st.sampled_from(["", " ", ", ", "(", "/", "-", "="]))
+def test_a_hash_that_comes_back_is_known_and_not_looked_into(value: str, beside: str) -> None:
+    hashed = KEYS.hashed(value)
+    text = f"{beside}{hashed}{beside}"
+    digits = [Match("US_BANK_NUMBER", *found.span(), 0.5) for found in re.finditer(r"\d+", text)]
+    detecting = SimpleNamespace(detect=lambda *_: digits, clears=lambda _: False, reach=0, passed=0)
+    hashes = Operators([(OTHERS, Operator(OperatorKind.HASH))])
+    for rule, same in ((Replacing(hashes, KEYS), True), (Replacing(hashes, TenantKeys.of(b"u" * 32)), False)):
+        edits = text_edits(RequestMask(detecting, Vault(b"k" * 32), escape=False, replacing=rule), text)
+        assert not edits if same else bool(edits) is bool(digits)
+
+
+def test_what_only_looks_like_a_hash_hides_nothing() -> None:
+    hashed = KEYS.hashed(MAIL)
+    changed = ("0" if hashed[0] != "0" else "1") + hashed[1:]
+    assert len(KEYS.encrypted(f"{hashed} {hashed}")) == 2
+    for text in (changed, hashed[:-1], f"{hashed}0", f"a{hashed}", hashed.upper().replace("0", "O"), "4" * 64):
+        assert KEYS.encrypted(text) == []
 
 
 @pytest.mark.parametrize("replacement", [r"\1", "$1", r"\g<0>", "%s", "{0}", "&"])
@@ -77,6 +101,14 @@ def test_an_entity_without_an_operator_has_that_of_all_others_and_else_a_placeho
     assert Operators([("A", mask)]).of("B") is None
     assert Operators([("A", mask), (OTHERS, Operator(value="x"))]).of("B") == Operator(value="x")
     assert Operators([(OTHERS, mask), ("A", Operator())]).of("A") is None
+
+
+def test_what_is_kept_follows_from_the_operators() -> None:
+    keep, mask = Operator(OperatorKind.KEEP), Operator(OperatorKind.MASK)
+    assert Operators([("A", keep), ("B", mask)]).kept() == Kept(frozenset("A"))
+    assert Operators([("A", keep), ("B", keep)]).kept(frozenset("A")) == Kept(frozenset("B"))
+    others = Operators([("A", keep), ("B", mask), (OTHERS, keep)]).kept(frozenset("S"))
+    assert [entity in others for entity in "ABSX"] == [True, False, False, True]
 
 
 def test_a_function_that_nobody_gave_is_refused() -> None:

@@ -30,6 +30,7 @@ _LINES: Final = re.compile(
 )
 """Comments and the fields of the WHATWG HTML standard, section 9.2.6, and nothing else."""
 
+_BREAK: Final = re.compile(r"[\r\n]")
 _USUAL_LINES: Final = re.compile(
     rb"(?:(?:data:[^\r\n]*+|(?:event|id|retry): ?(?:[0-9]{0,6}+|(?=[^\r\n]*[A-Za-z])[A-Za-z0-9_.:/+=-]*+)|:)?+"
     rb"(?:\r\n|\r|\n))*+",
@@ -121,7 +122,10 @@ class EventStream:
         for position, line in enumerate(lines):
             if read_field(line.removeprefix(BYTE_ORDER_MARK), b"data") is None:
                 text = decode_utf8(line)
-                lines[position] = apply(text, text_edits(self._rule, text)).encode()
+                new = apply(text, text_edits(self._rule, text))
+                if new != text and _BREAK.search(new.rstrip("\r\n")):
+                    raise MalformedTextError("what belongs into a line of the stream has lines of its own")
+                lines[position] = new.encode()
         return b"".join(lines)
 
 
