@@ -219,6 +219,26 @@ class End(Sent):
         """It goes on without the caller."""
 
 
+class Refill(Sent):
+    """Makes a bucket full; its answer is None."""
+
+    __slots__ = ()
+
+    def __init__(self, host: Host, begun_ns: int, key: bytes) -> None:
+        super().__init__(host, begun_ns)
+        self.slot = host.slot_of(key)
+        self.keys, self.count = wire.argument(key), 1
+        self.command, self.size = wire.REFILL_COMMAND, wire.size(1)
+
+    def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
+        """It is full."""
+        self.keep(None, bells)
+
+    def lose(self, problem: PortError, bells: set[Bell] | None) -> None:
+        """It may be as it was."""
+        self.fail(problem, bells)
+
+
 class Count(Sent):
     """Asks how many processes there are, and tells ``heard``."""
 

@@ -355,6 +355,19 @@ local function settle(pos)
   return pos
 end
 
+-- f: the bucket is full from now on, and nothing that was taken of it before can be given back to it
+local function refill(pos)
+  local b, key = bucket(at)
+  b[1], b[2] = now, now_lo
+  if b[3] > 0 then
+    cut(b, 4)
+    dip(b)
+  end
+  changed[key] = true
+  answer('s', '\0', 1)
+  return pos
+end
+
 -- w: 16 bytes, whose process this is; how many there were within half a minute
 local function count(pos)
   local key, seconds = KEYS[at], math.floor(now / 1e6)
@@ -366,7 +379,7 @@ local function count(pos)
   return pos + 16
 end
 
-local kinds = {t = take, c = take_chunk, s = settle, w = count}
+local kinds = {t = take, c = take_chunk, s = settle, f = refill, w = count}
 local pos = 1
 while pos <= #asked do
   pos = kinds[string.sub(asked, pos, pos)](pos + 1)

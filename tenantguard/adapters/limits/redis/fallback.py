@@ -43,6 +43,12 @@ class Fallback:
         tat = self._known.get(bucket)
         return tat if tat is not None else self._known_before.get(bucket, 0)
 
+    def refill(self, bucket: str) -> None:
+        """A bucket is full."""
+        self._known.pop(bucket, None)
+        self._known_before.pop(bucket, None)
+        self._store.refill(bucket)
+
     def take(self, command: TakeTokens, processes: int, retry_after_ns: int) -> Taken | Shortage:
         """Take from this process's buckets.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.limits.memory import ENDED
 from tenantguard.adapters.limits.redis import wire
-from tenantguard.adapters.limits.redis.commands import Count, Decision, End, Plan
+from tenantguard.adapters.limits.redis.commands import Count, Decision, End, Plan, Refill
 from tenantguard.adapters.limits.redis.fallback import Fallback, unlimited
 from tenantguard.adapters.limits.redis.leases import Leases
 from tenantguard.adapters.limits.redis.servers import open_servers
@@ -110,6 +110,18 @@ class RedisLimits:
         if isinstance(command, TakeTokens):
             return self._take(command)
         return self._end(command)
+
+    def refill(self, bucket: str) -> Refill:
+        """Make a bucket full: a promise of None, or :class:`PortError` where the server cannot be asked.
+
+        Another process that was refused a moment ago may refuse for a quarter of a second more.
+        """
+        self._denied.pop(bucket, None)
+        self._fallback.refill(bucket)
+        refill = Refill(self, self.now_ns(), self.key_of(bucket))
+        if not self.send(refill):
+            raise PortError("limits", "the server does not answer")
+        return refill
 
     def close(self) -> None:
         """Give leases back, send what is queued, and end threads and connections."""

@@ -129,6 +129,10 @@ def settle_command(taken: Sequence[tuple[Rate, int, int | None]]) -> bytes:
     return b"".join(parts)
 
 
+REFILL_COMMAND: Final = b"f"
+"""Make a bucket full. The key is the bucket's."""
+
+
 def count_command(process: bytes) -> bytes:
     """Say that a process of 16 bytes is there, and ask how many are. The key is :data:`COUNTED`."""
     return b"w" + process
