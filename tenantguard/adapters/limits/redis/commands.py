@@ -22,14 +22,18 @@ _CLAIM_S: Final = 1.0
 class Plan:
     """How takes are asked for: what the server is told of those that it decides, and which are leased.
 
-    ``indexes`` are those of ``asked``, which the server decides, and ``leased`` the others.
+    ``indexes`` are those of ``asked``, which the server decides, and ``leased`` the others; ``leases`` are theirs,
+    as they were last found.
     """
 
-    __slots__ = ("asked", "beside", "count", "final", "indexes", "keys", "leased", "slot", "takes", "undoable")
+    __slots__ = (
+        "asked", "beside", "count", "final", "indexes", "keys", "leased", "leases", "slot", "takes", "undoable",
+    )  # fmt: skip
 
     def __init__(self, takes: tuple[Take, ...], leased: tuple[int, ...], keys: Sequence[bytes], slot: int) -> None:
         self.takes = takes
         self.leased = leased
+        self.leases: Sequence[Any] = ()
         self.indexes = tuple([index for index in range(len(takes)) if index not in leased])
         self.asked = tuple([takes[index] for index in self.indexes])
         self.keys = b"".join([wire.argument(key) for key in keys])
@@ -83,8 +87,8 @@ class Host(Protocol):
         """The slot of a key."""
         ...
 
-    def send(self, asked: Asked) -> bool:
-        """Send a command; False where the server is not asked now."""
+    def send(self, *asked: Asked) -> bool:
+        """Send commands of one slot together; False where the server is not asked now."""
         ...
 
 

@@ -31,10 +31,11 @@ class Fallback:
         self._known: dict[str, int] = {}
         self._known_before: dict[str, int] = {}
 
-    def saw(self, bucket: str, tat: int) -> None:
-        """A shared bucket's TAT, in ticks of this process's clock."""
+    def saw(self, takes: Sequence[Take], tats: Sequence[int], shift: int) -> None:
+        """The TATs of shared buckets, which are ticks of this process's clock once ``shift`` is added."""
         known = self._known
-        known[bucket] = tat
+        for take, tat in zip(takes, tats, strict=True):
+            known[take.bucket] = tat + shift
         if len(known) > _KNOWN_MAX:
             self._known_before, self._known = known, {}
 
