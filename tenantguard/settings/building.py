@@ -24,7 +24,15 @@ from tenantguard.layers.routes import KnownRoutes
 from tenantguard.model.concurrency import ConcurrencySection
 from tenantguard.model.price import UnknownModel
 from tenantguard.model.route import Idempotency
-from tenantguard.model.sections import BudgetSection, Mode, OnError, QuotaSection, RateSection, RedactSection
+from tenantguard.model.sections import (
+    BudgetSection,
+    Mode,
+    OnError,
+    QuotaSection,
+    RateSection,
+    RedactSection,
+    Strategy,
+)
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.ledgers import open_ledger
@@ -36,7 +44,8 @@ if TYPE_CHECKING:
 
     from tenantguard.adapters.alerts.delivery import Sender
     from tenantguard.flow.layer import Layer
-    from tenantguard.flow.ports import Detector, Ledger, System
+    from tenantguard.flow.ports import Detector, Ledger, LimitStore, System
+    from tenantguard.model.policy import Policy
     from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.settings.policies import ResolvedPolicy
 
@@ -64,7 +73,7 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     ledger = open_ledger(uri, settings.folder, system, settings.ledger, place)
     ports = Ports(
         system=system,
-        limits=MemoryLimits(system.clock),
+        limits=_limits(policies.values(), system),
         ledger=ledger,
         policies=StaticPolicies(policies, fallback=settings.fallback),
         identities=ApiKeys(settings.keys),
@@ -82,6 +91,17 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     )
     _warn(settings)
     return guard
+
+
+def _limits(policies: Iterable[Policy], system: System) -> LimitStore:
+    """Token buckets in memory, and windows beside them where a policy counts in some."""
+    buckets = MemoryLimits(system.clock)
+    rates = [section for policy in policies if (section := policy.section(RateSection)) is not None]
+    if all(rule.strategy is Strategy.TOKEN_BUCKET for section in rates for rule in section.rules):
+        return buckets
+    from tenantguard.adapters.limits.windows import WindowLimits  # noqa: PLC0415 - it takes limits along
+
+    return WindowLimits(buckets, system.clock)
 
 
 def loopholes(settings: Settings) -> list[str]:
