@@ -8,7 +8,7 @@ know does nothing but bar a later taking under that id. Commands carry no time: 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.effects import Effect, Promise
@@ -31,7 +31,7 @@ from tenantguard.model.ledger import OpenHold as OpenHold
 from tenantguard.model.ledger import Repeated as Repeated
 from tenantguard.model.ledger import Resolved as Resolved
 from tenantguard.model.ledger import Unbookable as Unbookable
-from tenantguard.model.sections import OnError
+from tenantguard.model.sections import OnError, Strategy
 from tenantguard.model.slots import Crowded as Crowded
 from tenantguard.model.slots import Entered as Entered
 from tenantguard.model.slots import NotEntered as NotEntered
@@ -99,12 +99,14 @@ class Take:
 
     A ``shadow`` take refuses nothing: where it does not fit, nothing is taken from its bucket, and the answer says
     so. Its bucket is its own: no other take of a command draws on it, or a wait that is told may be too short.
+    One of another ``strategy`` than the token bucket is for :class:`TakeWithWindows`.
     """
 
     bucket: str
     rate: Rate
     cost: int = 1
     shadow: bool = False
+    strategy: Strategy = Strategy.TOKEN_BUCKET
 
 
 Level: TypeAlias = tuple[int, int]
@@ -159,6 +161,22 @@ class TakeTokens(PortEffect["Taken | Shortage"]):
 
 
 @frozen
+class TakeWithWindows(TakeTokens):
+    """Take from buckets and count in windows, all or none. What was counted in a window is never given back.
+
+    A window's level has, in place of the time until it is full, that until it has more.
+    """
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the limit store, which must be one that keeps windows."""
+        if not isinstance(ports.limits, WindowStore):
+            raise ConfigurationError(
+                "a rate with a strategy needs a limit store that keeps windows: WindowLimits(MemoryLimits(clock))"
+            )
+        return ports.limits.execute_with_windows(self)
+
+
+@frozen
 class ReturnTokens(PortEffect[None]):
     """Give back everything taken under ``id``; an id never taken is barred."""
 
@@ -195,6 +213,15 @@ class LimitStore(Protocol):
 
     def close(self) -> None:
         """Release connections and threads; usable again afterwards."""
+        ...
+
+
+@runtime_checkable
+class WindowStore(Protocol):
+    """A limit store that keeps windows beside its buckets."""
+
+    def execute_with_windows(self, command: TakeWithWindows, /) -> Taken | Shortage:
+        """The command's answer, at once."""
         ...
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 from tenantguard.errors import BadRequestError, PortError
 from tenantguard.flow.effects import ReadBody, compute
 from tenantguard.flow.http import BODY_LIMIT_BYTES, Unreadable
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeTokens, TakeWithWindows
 from tenantguard.model.charge import Reported
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.policy import Policy
 from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS, Rate
-from tenantguard.model.sections import RateRule, RateSection, Scope
+from tenantguard.model.sections import RateRule, RateSection, Scope, Strategy
 from tenantguard.model.tenant import Tenant
 from tenantguard.rules.estimates import estimate, tokens_used
 from tenantguard.rules.limits import LimitPlan
@@ -46,11 +46,13 @@ _FORM: Final = "multipart/form-data"
 class _Asked:
     """What a request takes: its limits, and a take for each; the same for all requests that ask for the same."""
 
-    __slots__ = ("limits", "policies", "takes", "told")
+    __slots__ = ("command", "limits", "policies", "takes", "told")
 
     def __init__(self, limits: tuple[Limit, ...], takes: tuple[Take, ...]) -> None:
         self.limits = limits
         self.takes = takes
+        windows = any(take.strategy is not Strategy.TOKEN_BUCKET for take in takes)
+        self.command = TakeWithWindows if windows else TakeTokens
         self.told = tuple([index for index, limit in enumerate(limits) if not limit.shadow])
         self.policies = ", ".join([limits[index].policy() for index in self.told]).encode()
 
@@ -162,7 +164,7 @@ class RateLimit:
         taking = exchange.new_id()
         end = partial(_end, exchange, taking, asked, meter)
         exchange.resolve(end)
-        answer = yield from TakeTokens(taking, asked.takes, plan.section.on_error)
+        answer = yield from asked.command(taking, asked.takes, plan.section.on_error)
         if isinstance(answer, Shortage):
             return exchange.deny(self._refusal(asked, answer))
         state = self._allow(exchange, asked, answer)
@@ -222,7 +224,7 @@ class RateLimit:
         costs = {**dict(route.takes), REQUESTS: 1, TOKENS: tokens or 0}
         limits = plan.applying(route, model)
         takes = [
-            Take(limit.key(tenant, route.name, model), limit.rate, costs[limit.unit], limit.shadow)
+            Take(limit.key(tenant, route.name, model), limit.rate, costs[limit.unit], limit.shadow, limit.strategy)
             for limit in limits
         ]
         return _Asked(limits, tuple(takes))

@@ -8,7 +8,6 @@ raw leaves, unless the policy says ``on_error = "open"``.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -181,7 +180,6 @@ class Redaction:
 
     def _make_ready(self, plan: Plan) -> None:
         """Build what the plan needs (seconds); :class:`ConfigurationError` for what cannot be."""
-        plan.ready = False
         detector = self._detector_for(plan.find)
         if plan.find.ner and not isinstance(detector, Naming):
             raise ConfigurationError("redact: there is a language model, and the detector finds no names")
@@ -190,8 +188,10 @@ class Redaction:
     def _try_ready(self, plan: Plan) -> bool:
         """Whether the plan is ready: one of a policy that came while requests are served is made so, once."""
         if plan.ready is None:
-            with suppress(ConfigurationError):
+            try:
                 self._make_ready(plan)
+            except ConfigurationError:
+                plan.ready = False
         return bool(plan.ready)
 
     def _tenant_keys(self, tenant: str, encrypts: bool) -> TenantKeys:  # noqa: FBT001 - a key of a cache

@@ -15,7 +15,7 @@ from tenantguard.model.ledger import CarryOver as CarryOver
 from tenantguard.model.ledger import Counted as Counted
 from tenantguard.model.ledger import Threshold as Threshold
 from tenantguard.model.period import Period
-from tenantguard.model.rate import REQUESTS, parse_rate
+from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS, parse_rate
 
 if TYPE_CHECKING:
     from tenantguard.model.money import Amount
@@ -62,6 +62,19 @@ class Combine(StrEnum):
     OVERRIDE = "override"
 
 
+class Strategy(StrEnum):
+    """How a rate counts: in a token bucket, or in a window as the strategies of `limits` with these names do.
+
+    ``FIXED_WINDOW``: so many from the first request until the period is over; around the end of one, twice as many.
+    ``MOVING_WINDOW``: so many in any period, each unit remembered. ``SLIDING_WINDOW``: about so many in any period.
+    """
+
+    TOKEN_BUCKET = "token-bucket"  # noqa: S105 - no password
+    FIXED_WINDOW = "fixed-window"
+    MOVING_WINDOW = "moving-window"
+    SLIDING_WINDOW = "sliding-window-counter"
+
+
 class OnError(StrEnum):
     """What happens where a store that machines share cannot decide in time.
 
@@ -104,7 +117,8 @@ class RateRule:
     ``unit`` is ``requests``, ``tokens``, or what a route ``takes``. A ``group`` is what the rule is for, everything
     by default; ``Scope.GROUP`` needs one, and counts all of it in one bucket. A ``shadow`` rule is evaluated and
     told, and refuses nothing. ``name`` is what headers, decisions and buckets call it; without it, it is made of
-    scope, unit and period.
+    scope, unit and period. A ``strategy`` of another kind counts in windows of whole seconds that give nothing back:
+    it has no burst, and counts no tokens.
     """
 
     rate: Rate
@@ -113,8 +127,11 @@ class RateRule:
     group: Group | None = None
     shadow: bool = False
     name: str | None = None
+    strategy: Strategy = Strategy.TOKEN_BUCKET
 
     def __post_init__(self) -> None:
+        if self.strategy is not Strategy.TOKEN_BUCKET:
+            _check_window(self.rate, self.unit, self.strategy)
         if _UNIT.fullmatch(self.unit) is None:
             raise ConfigurationError("rate: unit is a name in lower case, for example 'tokens'")
         if self.scope is Scope.GROUP and self.group is None:
@@ -135,6 +152,17 @@ class RateRule:
         """The rule of ``"100000 tokens/minute burst 200000"``, see :func:`~tenantguard.model.rate.parse_rate`."""
         rate, unit = parse_rate(text)
         return cls(rate, scope, unit, group, shadow, name)
+
+
+def _check_window(rate: Rate, unit: str, strategy: Strategy) -> None:
+    if rate.burst != rate.amount:
+        raise ConfigurationError(f"rate: a {strategy} has no burst; leave the burst or the strategy out")
+    if rate.period_ns % NANOS_PER_SECOND:
+        raise ConfigurationError(f"rate: a {strategy} counts in whole seconds; write a period of those")
+    if unit == TOKENS:
+        raise ConfigurationError(
+            f"rate: tokens are reserved and given back, and a {strategy} gives nothing back; leave the strategy out"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,9 @@ def level(tat: int, rate: Rate, now: int) -> tuple[int, int]:
     return left // rate.unit_ticks if left > 0 else 0, -(-missing // TICKS_PER_NANO)
 
 
-def next_unit_in_ns(full_in_ns: int, rate: Rate) -> int:
-    """Nanoseconds until a bucket that will be full in ``full_in_ns`` holds one unit, at most one too many."""
-    missing = full_in_ns * TICKS_PER_NANO - rate.burst_ticks + rate.unit_ticks
+def next_unit_in_ns(full_in_ns: int, rate: Rate, units: int = 1) -> int:
+    """Nanoseconds until a bucket that will be full in ``full_in_ns`` holds so many units, at most one too many."""
+    missing = full_in_ns * TICKS_PER_NANO - rate.burst_ticks + units * rate.unit_ticks
     return max(0, -(-missing // TICKS_PER_NANO))
 
 

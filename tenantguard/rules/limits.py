@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS
-from tenantguard.model.sections import Combine, PlanSection, RateSection, Scope
+from tenantguard.model.sections import Combine, PlanSection, RateSection, Scope, Strategy
 from tenantguard.rules.bucket import next_unit_in_ns
 from tenantguard.rules.scopes import Scoped, calls_model, most_specific, names_of
 
@@ -23,7 +23,7 @@ class Limit(Scoped):
     under another period would mean something else.
     """
 
-    __slots__ = ("rate", "rule", "shadow", "unit")
+    __slots__ = ("rate", "rule", "shadow", "strategy", "unit")
 
     def __init__(self, rule: RateRule, name: str, plan: str | None) -> None:
         super().__init__("rate", name, rule.scope, rule.group, plan)
@@ -31,6 +31,7 @@ class Limit(Scoped):
         self.rate: Rate = rule.rate
         self.unit = rule.unit
         self.shadow = rule.shadow
+        self.strategy = rule.strategy
 
     def applies(self, route: Route, model: str | None) -> bool:
         """Whether a request on ``route`` for ``model`` takes of its unit; None where it asks for no model."""
@@ -62,7 +63,12 @@ class Limit(Scoped):
         return f'"{self.name}";r={units};t={seconds}'
 
     def window_s(self, remaining: int, full_in_ns: int) -> int:
-        """Seconds in which no more than the units left can be used: so long as those take to come back at least."""
+        """Seconds in which no more than the units left can be used: so long as those take to come back at least.
+
+        Of a window, ``full_in_ns`` is when it has more.
+        """
+        if self.strategy is not Strategy.TOKEN_BUCKET:
+            return max(1, -(-full_in_ns // NANOS_PER_SECOND))
         if remaining == 0:
             return max(1, -(-next_unit_in_ns(full_in_ns, self.rate) // NANOS_PER_SECOND))
         return max(1, -(-remaining * self.rate.period_ns // (self.rate.amount * NANOS_PER_SECOND)))

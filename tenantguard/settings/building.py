@@ -26,7 +26,14 @@ from tenantguard.model.price import UnknownModel
 from tenantguard.model.redact_section import OnError as RedactOnError
 from tenantguard.model.redact_section import RedactSection
 from tenantguard.model.route import Idempotency
-from tenantguard.model.sections import BudgetSection, Mode, OnError, QuotaSection, RateSection
+from tenantguard.model.sections import (
+    BudgetSection,
+    Mode,
+    OnError,
+    QuotaSection,
+    RateSection,
+    Strategy,
+)
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.ledgers import open_ledger
@@ -39,8 +46,9 @@ if TYPE_CHECKING:
 
     from tenantguard.adapters.alerts.delivery import Sender
     from tenantguard.flow.layer import Layer
-    from tenantguard.flow.ports import Ledger, System
+    from tenantguard.flow.ports import Ledger, LimitStore, System
     from tenantguard.layers.redaction import Redaction
+    from tenantguard.model.policy import Policy
     from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.rules.redaction.operators import Cipher
     from tenantguard.settings.policies import ResolvedPolicy
@@ -69,7 +77,7 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     ledger = open_ledger(uri, settings.folder, system, settings.ledger, place)
     ports = Ports(
         system=system,
-        limits=MemoryLimits(system.clock),
+        limits=_limits(policies.values(), system),
         ledger=ledger,
         policies=StaticPolicies(policies, fallback=settings.fallback),
         identities=ApiKeys(settings.keys),
@@ -87,6 +95,17 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     )
     _warn(settings)
     return guard
+
+
+def _limits(policies: Iterable[Policy], system: System) -> LimitStore:
+    """Token buckets in memory, and windows beside them where a policy counts in some."""
+    buckets = MemoryLimits(system.clock)
+    rates = [section for policy in policies if (section := policy.section(RateSection)) is not None]
+    if all(rule.strategy is Strategy.TOKEN_BUCKET for section in rates for rule in section.rules):
+        return buckets
+    from tenantguard.adapters.limits.windows import WindowLimits  # noqa: PLC0415 - it takes limits along
+
+    return WindowLimits(buckets, system.clock)
 
 
 def loopholes(settings: Settings) -> list[str]:

@@ -208,7 +208,7 @@ def _read_rate_rule(document: Document, element: object, path: Path) -> RateRule
         group = _read_group(document, shape.group, (*path, "group"))
         if group is None:
             return None
-    make = partial(RateRule, rate, shape.scope, shape.unit or unit, group, shape.shadow, shape.name)
+    make = partial(RateRule, rate, shape.scope, shape.unit or unit, group, shape.shadow, shape.name, shape.strategy)
     return document.attempt(make, path)
 
 

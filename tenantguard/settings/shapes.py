@@ -31,7 +31,14 @@ from tenantguard.model.route import (
     Route,
     Success,
 )
-from tenantguard.model.sections import PERCENT_MAX, Combine, Mode, OnError, Scope
+from tenantguard.model.sections import (
+    PERCENT_MAX,
+    Combine,
+    Mode,
+    OnError,
+    Scope,
+    Strategy,
+)
 from tenantguard.model.tenant import Role, TenantId
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.rules.rates import RateTable
@@ -378,6 +385,7 @@ class RateShape(Shape):
     group: Any = None
     shadow: bool = False
     name: _Name | None = None
+    strategy: Annotated[Strategy, Field(strict=False)] = Strategy.TOKEN_BUCKET
 
 
 class GroupShape(Shape):

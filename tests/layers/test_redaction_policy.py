@@ -218,7 +218,94 @@ def test_work_that_was_passed_over_is_counted() -> None:
     assert exchange.decisions[0].details == {"replaced": {"EMAIL_ADDRESS": 1}, "passed": 2}
 
 
+# names by a language model
+
+
+class Names(Values):
+    """Finds Ada too, in texts that are whole."""
+
+    def names(self, text: str) -> list[Match]:
+        return [Match("PERSON", *found.span(), 0.85) for found in re.finditer(r"Ada Lovelace", text)]
+
+
+NAMES = Find(ner="a model")
+SPLIT = [
+    b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % part for part in (b"to Ada Lov", b"elace ")
+]
+
+
+def test_names_are_found_in_requests_and_in_responses_that_are_whole() -> None:
+    body = json.dumps({"to": "Ada Lovelace", "mail": MAIL}).encode()
+    layer = Redaction(Names, KEY)
+    for whole in (body, None):
+        exchange, response = walk(both(find=NAMES), body, says(JSON, whole), layer=layer)
+        assert re.fullmatch(r'\{"to": "<PERSON_\w+>", "mail": "<EMAIL_ADDRESS_\w+>"\}', text_of(exchange))
+        said = response.body if whole is not None else b"".join(send(response, body[:10], body[10:]))
+        assert said == exchange.request.body
+        assert exchange.decisions[0].details == {"replaced": {"PERSON": 1, "EMAIL_ADDRESS": 1}}
+
+
+def test_a_stream_is_read_for_names_only_if_it_is_kept_whole() -> None:
+    def streamed(direction: Direction) -> list[Any]:
+        section = RedactSection(None, direction)
+        _, response = walk(section, app=says(SSE), route=CHAT, layer=Redaction(Names, KEY))
+        assert response.transforms[0].rewrites
+        return send(response, *SPLIT, b"data: [DONE]\n\n")
+
+    open_, kept = streamed(Direction(NAMES)), streamed(Direction(NAMES, buffer=True))
+    assert b"Ada" in b"".join(open_)
+    assert any(open_[:-1])
+    assert not any(kept[:-1]), "nothing leaves before the end"
+    assert b"PERSON_" in kept[-1]
+    assert b"Ada" not in kept[-1]
+    assert b"Lov" not in kept[-1]
+    assert kept[-1].endswith(b"data: [DONE]\n\n")
+
+
+def test_a_kept_stream_is_searched_in_a_worker_and_ends_in_its_protocol_where_it_fails() -> None:
+    class Failing(Names):
+        def names(self, text: str) -> list[Match]:
+            raise ValueError(text)
+
+    section = RedactSection(None, Direction(NAMES, buffer=True))
+    exchange, response = walk(section, app=says(SSE), route=CHAT, layer=Redaction(Failing, KEY))
+    assert getattr(response.transforms[0], "work", 1) * len(b"".join(SPLIT)) > 65_536
+    *before, cut = send(response, *SPLIT)
+    assert not any(before)
+    assert isinstance(cut, Cut)
+    assert (cut.reason, b"redaction.failed" in cut.tail) == (Reason.REDACTION_FAILED, True)
+    assert b"Ada" not in cut.tail
+    end(exchange)
+
+
+def test_a_kept_stream_has_the_policys_limit() -> None:
+    section = RedactSection(None, Direction(NAMES, buffer=True, limit_bytes=100))
+    _, response = walk(section, app=says(SSE), route=CHAT, layer=Redaction(Names, KEY))
+    assert isinstance(send(response, *SPLIT)[1], Cut)
+
+
+def test_restored_values_and_operators_are_as_without_names() -> None:
+    find = Find(ner="a model", allow=Listing(exact=("Ada Lovelace",)))
+    direction = Direction(NAMES, operators=(("PERSON", Operator(value="someone")),), buffer=True)
+    section = RedactSection(Direction(find), direction, Restore.ALL)
+    body = json.dumps(f"Ada Lovelace, {MAIL}").encode()
+    seen: list[bytes] = []
+
+    def app(exchange: Exchange) -> Response:
+        seen.append(exchange.request.body)
+        return says(JSON, exchange.request.body)(exchange)
+
+    _, response = walk(section, body, app, layer=Redaction(Names, KEY))
+    assert b"Ada Lovelace, <EMAIL" in seen[0]
+    assert response.body == json.dumps(f"someone, {MAIL}").encode()
+
+
 # what is built before any request
+
+
+def test_a_language_model_that_the_detector_does_not_know_is_refused_when_it_is_prepared() -> None:
+    with pytest.raises(ConfigurationError, match="finds no names"):
+        Redaction(Values, KEY).prepare(both(find=NAMES))
 
 
 def test_all_that_a_policy_needs_is_built_when_it_is_prepared() -> None:
@@ -260,6 +347,20 @@ def test_a_policy_that_comes_later_is_made_ready_where_no_request_waits_for_it_a
     assert len(first) == 2
     assert min(first) > 1_000_000, "so that it is done in a worker"
     assert building() == []
+
+
+def test_a_request_that_comes_while_its_policy_is_made_ready_is_not_refused() -> None:
+    others: list[Response] = []
+
+    def detector_for(find: Find) -> Values:
+        if not others:
+            others.append(Response(500))
+            others[0] = walk(both(), json.dumps(MAIL).encode(), layer=guarded)[1]
+        return Values(find)
+
+    guarded = Redaction(detector_for, KEY)
+    assert walk(both(), json.dumps(MAIL).encode(), layer=guarded)[1].status == 204
+    assert others[0].status == 204
 
 
 def test_a_policy_that_comes_later_and_cannot_be_is_refused_however_it_fails() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tenantguard.adapters.limits.memory import MemoryLimits
+from tenantguard.adapters.limits.windows import WindowLimits
 from tenantguard.model.rate import Rate
-from tenantguard.model.sections import Combine, Group, OnError, PlanSection, RateRule, RateSection, Scope
+from tenantguard.model.sections import Combine, Group, OnError, PlanSection, RateRule, RateSection, Scope, Strategy
 from tenantguard.settings import SettingsError, parse_settings
-from tenantguard.settings.building import loopholes
+from tenantguard.settings.building import build, loopholes
 
 SECOND = 10**9
 ROUTES = """
@@ -64,6 +66,10 @@ def problems(rate: str, more: str = "") -> str:
             '{ limit = "9/s", group = { routes = ["POST /pictures"] } }',
             [RateRule(Rate(9, SECOND), group=Group(("POST /pictures",)))],
         ),
+        (
+            '{ limit = "9/s", strategy = "moving-window" }',
+            [RateRule(Rate(9, SECOND), strategy=Strategy.MOVING_WINDOW)],
+        ),
     ],
 )
 def test_a_rate_is_text_a_table_or_a_list(written: str, rules: list[RateRule]) -> None:
@@ -75,6 +81,14 @@ def test_a_table_with_rules_says_how_they_combine_and_what_a_failing_store_means
     assert len(read.rules) == 2
     assert (read.combine, read.on_error) == (Combine.OVERRIDE, OnError.CLOSED)
     assert section('{ rules = "1/s" }') == section('"1/s"')
+
+
+@pytest.mark.parametrize(("strategy", "store"), [("token-bucket", MemoryLimits), ("fixed-window", WindowLimits)])
+def test_windows_are_kept_where_a_policy_counts_in_them(strategy: str, store: type) -> None:
+    text = f'{ROUTES}[policies.default]\nrate = ["1/s", {{ limit = "9/min", strategy = "{strategy}" }}]\n'
+    guard = build(parse_settings(text, environ={}))
+    assert type(guard.ports.limits) is store
+    guard.close()
 
 
 def test_a_plan_is_inherited_like_any_section() -> None:
@@ -107,6 +121,9 @@ def test_who_inherits_a_rate_of_its_plan_may_name_the_plan() -> None:
         ('{ limit = "5/s", scope = "plan" }', "no plan"),
         ('{ limit = "5/s", name = "a b" }', "1 to 64 letters"),
         ('[{ limit = "5/s", name = "a" }, { limit = "5/min", name = "a" }]', "an earlier rate is called 'a'"),
+        ('{ limit = "5/s", strategy = "fixed" }', "'fixed-window'"),
+        ('{ limit = "5/s burst 9", strategy = "fixed-window" }', "has no burst"),
+        ('{ limit = "5 tokens/s", strategy = "fixed-window" }', "gives nothing back"),
         ("{ rules = [] }", "is empty"),
         ('{ rules = "1/s", combine = "most" }', "must be 'all' or 'override'"),
         ('{ rules = "1/s", on_eror = "open" }', "did you mean 'on_error'"),

@@ -132,7 +132,7 @@ class CascadeDetector:
     def keeping(self, kept: Kept) -> CascadeDetector:
         """This detector where other entities are kept. What is costly is shared."""
         other = copy.copy(self)
-        other._kept = kept  # noqa: SLF001 - of its own kind
+        other._kept = kept  # noqa: SLF001 - its own
         other.passed = 0
         return other
 

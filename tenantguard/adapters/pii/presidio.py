@@ -110,7 +110,7 @@ class PresidioDetector:
     def keeping(self, kept: Kept) -> PresidioDetector:
         """This detector where other entities are kept. What is costly is shared."""
         other = copy.copy(self)
-        other._kept = kept  # noqa: SLF001 - of its own kind
+        other._kept = kept  # noqa: SLF001 - its own
         return other
 
     def bounded(

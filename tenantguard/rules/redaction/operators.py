@@ -58,7 +58,7 @@ class TenantKeys(NamedTuple):
         return (digest + self._mark(digest)).hex()
 
     def encrypted(self, text: str) -> list[Match]:
-        """Where values stand that were encrypted or hashed for this tenant, by start: they are not looked at."""
+        """Where values stand that were encrypted or hashed for this tenant: nothing is to be looked for in them."""
         spans = []
         if self.cipher is not None and "<" in text:
             spans += [found.span() for found in ENCRYPTED.finditer(text) if self.cipher.made(found[0])]

@@ -139,7 +139,7 @@ def named(tools: Any, text: str, pattern: str, *, within: str = "") -> list[str]
     found = Named(tools.detecting(tools.detect), settle)
     found.learn([within or text], Model(re.compile(pattern)))
     matches = found.detect(text)
-    assert not matches or not found.clears(text)
+    assert not (matches and found.clears(text))
     return [text[one.start : one.end] for one in matches]
 
 

@@ -22,14 +22,18 @@ _CLAIM_S: Final = 1.0
 class Plan:
     """How takes are asked for: what the server is told of those that it decides, and which are leased.
 
-    ``indexes`` are those of ``asked``, which the server decides, and ``leased`` the others.
+    ``indexes`` are those of ``asked``, which the server decides, and ``leased`` the others; ``leases`` are theirs,
+    as they were last found.
     """
 
-    __slots__ = ("asked", "beside", "count", "final", "indexes", "keys", "leased", "slot", "takes", "undoable")
+    __slots__ = (
+        "asked", "beside", "count", "final", "indexes", "keys", "leased", "leases", "slot", "takes", "undoable",
+    )  # fmt: skip
 
     def __init__(self, takes: tuple[Take, ...], leased: tuple[int, ...], keys: Sequence[bytes], slot: int) -> None:
         self.takes = takes
         self.leased = leased
+        self.leases: Sequence[Any] = ()
         self.indexes = tuple([index for index in range(len(takes)) if index not in leased])
         self.asked = tuple([takes[index] for index in self.indexes])
         self.keys = b"".join([wire.argument(key) for key in keys])
@@ -83,8 +87,8 @@ class Host(Protocol):
         """The slot of a key."""
         ...
 
-    def send(self, asked: Asked) -> bool:
-        """Send a command; False where the server is not asked now."""
+    def send(self, *asked: Asked) -> bool:
+        """Send commands of one slot together; False where the server is not asked now."""
         ...
 
 
@@ -217,6 +221,26 @@ class End(Sent):
 
     def late(self) -> None:
         """It goes on without the caller."""
+
+
+class Refill(Sent):
+    """Makes a bucket full; its answer is None."""
+
+    __slots__ = ()
+
+    def __init__(self, host: Host, begun_ns: int, key: bytes) -> None:
+        super().__init__(host, begun_ns)
+        self.slot = host.slot_of(key)
+        self.keys, self.count = wire.argument(key), 1
+        self.command, self.size = wire.REFILL_COMMAND, wire.size(1)
+
+    def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
+        """It is full."""
+        self.keep(None, bells)
+
+    def lose(self, problem: PortError, bells: set[Bell] | None) -> None:
+        """It may be as it was."""
+        self.fail(problem, bells)
 
 
 class Count(Sent):

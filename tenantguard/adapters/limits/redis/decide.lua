@@ -11,17 +11,19 @@
 -- ARGV: the instant in a test, else ''; the last microsecond at which something may still be taken, else ''; commands.
 -- Everything is read before the first decision and written after the last. wire.py lays out commands and answers.
 
+local call, pack, read = redis.call, struct.pack, struct.unpack
+local floor, max, min = math.floor, math.max, math.min
 local W = 1e12
-local GRANT_US, GRANT_MS, BAR_MS = 3600e6, '3600000', '60000'
+local GRANT_US, GRANT_MS, BAR_MS = 3600e6, 3600e3, 60e3
 local SLACK_MS = ARGV[1] == '' and 1000 or 3600e3  -- keys expire by the server's time, which is no test's
 local DIPS_MIN, DIPS_MAX = 16, 256
 
 local now, now_lo = 0, 0
 if ARGV[1] == '' then
-  local t = redis.call('TIME')
+  local t = call('TIME')
   now = t[1] * 1e6 + t[2]
 else
-  now, now_lo = struct.unpack('<dd', ARGV[1])
+  now, now_lo = read('<dd', ARGV[1])
 end
 local late = ARGV[2] ~= '' and now > tonumber(ARGV[2])
 local asked = ARGV[3]
@@ -36,9 +38,9 @@ local function form(n)
   return f
 end
 
-local values = redis.call('MGET', unpack(KEYS))
+local values = call('MGET', unpack(KEYS))
 local buckets, grants, changed = {}, {}, {}
-local out = {struct.pack('<dd', now, now_lo)}
+local out = {pack('<dd', now, now_lo)}
 local at = 1  -- the key that comes next
 
 local function cut(b, n)
@@ -52,16 +54,18 @@ local function bucket(i)
   local b = buckets[key]
   if not b then
     local raw = values[i]
-    if raw then
-      local n = #raw / 8
-      b = {struct.unpack(form(n), raw)}
-      b[n + 1] = nil
-      if n == 2 or b[4] < now then
-        cut(b, 2)
-        b[3], b[4] = 0, 0
-      end
-    else
+    if not raw then
       b = {0, 0, 0, 0}
+    elseif #raw == 16 then
+      local hi, lo = read('<dd', raw)
+      b = {hi, lo, 0, 0}
+    else
+      local n = #raw / 8
+      b = {read(form(n), raw)}
+      b[n + 1] = nil
+      if b[4] < now then
+        b = {b[1], b[2], 0, 0}
+      end
     end
     buckets[key] = b
   end
@@ -125,7 +129,7 @@ local function dip(b)
   if n > 4 and b[n - 3] == now and b[n - 2] == now_lo then
     return
   end
-  if (n - 4) / 4 >= math.min(DIPS_MIN + b[3], DIPS_MAX) then
+  if (n - 4) / 4 >= min(DIPS_MIN + b[3], DIPS_MAX) then
     b[n - 3], b[n - 2] = now, now_lo
   else
     b[n + 1], b[n + 2], b[n + 3], b[n + 4] = now, now_lo, h, l
@@ -205,13 +209,13 @@ local function answer(status, marks, n)
     all[2 * i - 1], all[2 * i] = b[1], b[2]
   end
   at = at + n
-  out[#out + 1] = status .. marks .. struct.pack(form(2 * n), unpack(all))
+  out[#out + 1] = status .. marks .. pack(form(2 * n), unpack(all))
 end
 
 -- t: byte whether it has an id, double n; of each take: byte whether it is a shadow, need, burst
 local function take(pos)
   local with_id, n
-  with_id, n, pos = struct.unpack('<Bd', asked, pos)
+  with_id, n, pos = read('<Bd', asked, pos)
   with_id = with_id == 1
   local g, g_key = false, nil
   if with_id then
@@ -231,18 +235,20 @@ local function take(pos)
   local marks, ends, taken, fits = {}, {}, {}, true
   for i = 1, n do
     local shadow, need, need_lo, burst, burst_lo
-    shadow, need, need_lo, burst, burst_lo, pos = struct.unpack('<Bdddd', asked, pos)
+    shadow, need, need_lo, burst, burst_lo, pos = read('<Bdddd', asked, pos)
     local b, key = bucket(at + i - 1)
-    local from = taken[key] or b
+    local hi, lo = b[1], b[2]
+    local j = taken[key]
+    if j then
+      hi, lo = ends[2 * j - 1], ends[2 * j]
+    end
     marks[i] = '\0'
-    ends[2 * i - 1], ends[2 * i] = from[1], from[2]
     if need > 0 or need_lo > 0 then
-      local h, l = backlog(from[1], from[2])
+      local h, l = backlog(hi, lo)
       h, l = plus(h, l, need, need_lo)
       if not before(burst, burst_lo, h, l) then
-        h, l = plus(now, now_lo, h, l)
-        taken[key] = {h, l}
-        ends[2 * i - 1], ends[2 * i] = h, l
+        hi, lo = plus(now, now_lo, h, l)
+        taken[key] = i
         marks[i] = '\1'
       elseif shadow == 1 then
         marks[i] = '\2'
@@ -250,6 +256,7 @@ local function take(pos)
         fits = false
       end
     end
+    ends[2 * i - 1], ends[2 * i] = hi, lo
   end
   if not fits then
     answer('r', string.rep('\0', n), n)
@@ -263,10 +270,10 @@ local function take(pos)
   end
   local mark = table.concat(marks)
   if with_id then
-    grants[g_key] = struct.pack('<dd', now, now_lo) .. mark
+    grants[g_key] = pack('<dd', now, now_lo) .. mark
     changed[g_key] = true
   end
-  out[#out + 1] = 't' .. mark .. struct.pack(form(2 * n), unpack(ends))
+  out[#out + 1] = 't' .. mark .. pack(form(2 * n), unpack(ends))
   at = at + n
   return pos
 end
@@ -274,14 +281,14 @@ end
 -- c: double least, most; a unit, burst. As t with an id and one take, of as many units as there are
 local function take_chunk(pos)
   local least, most, unit, unit_lo, burst, burst_lo
-  least, most, unit, unit_lo, burst, burst_lo, pos = struct.unpack('<dddddd', asked, pos)
+  least, most, unit, unit_lo, burst, burst_lo, pos = read('<dddddd', asked, pos)
   local g, g_key = grant(at)
   local b, key = bucket(at + 1)
   local h, l = backlog(b[1], b[2])
   local units, need, need_lo = 0, 0, 0
   if not (late or g or before(burst, burst_lo, h, l)) then
     local free, free_lo = minus(burst, burst_lo, h, l)
-    units = math.min(most, math.floor((free * W + free_lo) / (unit * W + unit_lo)) + 1)
+    units = min(most, floor((free * W + free_lo) / (unit * W + unit_lo)) + 1)
     need, need_lo = times(unit, unit_lo, units)
     while before(free, free_lo, need, need_lo) do
       units = units - 1
@@ -298,32 +305,32 @@ local function take_chunk(pos)
     h, l = plus(h, l, need, need_lo)
     h, l = plus(now, now_lo, h, l)
     draw(b, key, h, l, true)
-    grants[g_key] = struct.pack('<dd', now, now_lo) .. '\1'
+    grants[g_key] = pack('<dd', now, now_lo) .. '\1'
     changed[g_key] = true
   end
   at = at + 1
   answer(status, '\0', 1)
-  out[#out + 1] = struct.pack('<d', units)
+  out[#out + 1] = pack('<d', units)
   return pos
 end
 
 -- s: double n; of each take: byte whether it changes, need, used, the most that its bucket may be short of
 local function settle(pos)
   local n
-  n, pos = struct.unpack('<d', asked, pos)
+  n, pos = read('<d', asked, pos)
   local g, g_key = grant(at)
   at = at + 1
   changed[g_key] = true
   local known = g and g ~= '-'
   local t, t_lo = 0, 0
   if known then
-    t, t_lo = struct.unpack('<dd', g)
+    t, t_lo = read('<dd', g)
     known = now - t < GRANT_US
   end
   if known then
     for i = 1, n do
       local changes, need, need_lo, used, used_lo, cap, cap_lo
-      changes, need, need_lo, used, used_lo, cap, cap_lo, pos = struct.unpack('<Bdddddd', asked, pos)
+      changes, need, need_lo, used, used_lo, cap, cap_lo, pos = read('<Bdddddd', asked, pos)
       if changes == 1 and string.byte(g, 16 + i) == 1 then
         local b = bucket(at + i - 1)
         if before(need, need_lo, used, used_lo) then
@@ -338,7 +345,7 @@ local function settle(pos)
     for i = 1, n do
       if string.byte(g, 16 + i) == 1 then
         local b, key = bucket(at + i - 1)
-        b[3] = math.max(b[3] - 1, 0)
+        b[3] = max(b[3] - 1, 0)
         if b[3] == 0 then
           cut(b, 4)
         end
@@ -355,18 +362,31 @@ local function settle(pos)
   return pos
 end
 
+-- f: the bucket is full from now on, and nothing that was taken of it before can be given back to it
+local function refill(pos)
+  local b, key = bucket(at)
+  b[1], b[2] = now, now_lo
+  if b[3] > 0 then
+    cut(b, 4)
+    dip(b)
+  end
+  changed[key] = true
+  answer('s', '\0', 1)
+  return pos
+end
+
 -- w: 16 bytes, whose process this is; how many there were within half a minute
 local function count(pos)
-  local key, seconds = KEYS[at], math.floor(now / 1e6)
+  local key, seconds = KEYS[at], floor(now / 1e6)
   at = at + 1
-  redis.call('ZADD', key, string.format('%.0f', seconds), string.sub(asked, pos, pos + 15))
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', seconds - 30))
-  redis.call('EXPIRE', key, '60')
-  out[#out + 1] = struct.pack('<d', redis.call('ZCARD', key))
+  call('ZADD', key, seconds, string.sub(asked, pos, pos + 15))
+  call('ZREMRANGEBYSCORE', key, '-inf', seconds - 30)
+  call('EXPIRE', key, '60')
+  out[#out + 1] = pack('<d', call('ZCARD', key))
   return pos + 16
 end
 
-local kinds = {t = take, c = take_chunk, s = settle, w = count}
+local kinds = {t = take, c = take_chunk, s = settle, f = refill, w = count}
 local pos = 1
 while pos <= #asked do
   pos = kinds[string.sub(asked, pos, pos)](pos + 1)
@@ -375,18 +395,18 @@ end
 for key in pairs(changed) do
   local b, g = buckets[key], grants[key]
   if b then
-    local last = b[1]
+    local last, value = b[1], nil
     if b[3] > 0 then
-      last = math.max(last, b[4])
+      last = max(last, b[4])
+      value = pack(form(#b), unpack(b))
     else
-      cut(b, 2)
+      value = pack('<dd', b[1], b[2])
     end
-    local ms = math.max(math.ceil((last - now) / 1000), 0) + SLACK_MS
-    redis.call('SET', key, struct.pack(form(#b), unpack(b)), 'PX', string.format('%.0f', ms))
+    call('SET', key, value, 'PX', max(math.ceil((last - now) / 1000), 0) + SLACK_MS)
   elseif g then
-    redis.call('SET', key, g, 'PX', g == '-' and BAR_MS or GRANT_MS)
+    call('SET', key, g, 'PX', g == '-' and BAR_MS or GRANT_MS)
   else
-    redis.call('DEL', key)
+    call('DEL', key)
   end
 end
 

@@ -31,10 +31,11 @@ class Fallback:
         self._known: dict[str, int] = {}
         self._known_before: dict[str, int] = {}
 
-    def saw(self, bucket: str, tat: int) -> None:
-        """A shared bucket's TAT, in ticks of this process's clock."""
+    def saw(self, takes: Sequence[Take], tats: Sequence[int], shift: int) -> None:
+        """The TATs of shared buckets, which are ticks of this process's clock once ``shift`` is added."""
         known = self._known
-        known[bucket] = tat
+        for take, tat in zip(takes, tats, strict=True):
+            known[take.bucket] = tat + shift
         if len(known) > _KNOWN_MAX:
             self._known_before, self._known = known, {}
 
@@ -42,6 +43,12 @@ class Fallback:
         """The TAT that was seen last; 0 where none was."""
         tat = self._known.get(bucket)
         return tat if tat is not None else self._known_before.get(bucket, 0)
+
+    def refill(self, bucket: str) -> None:
+        """A bucket is full."""
+        self._known.pop(bucket, None)
+        self._known_before.pop(bucket, None)
+        self._store.refill(bucket)
 
     def take(self, command: TakeTokens, processes: int, retry_after_ns: int) -> Taken | Shortage:
         """Take from this process's buckets.

@@ -19,7 +19,7 @@ from tenantguard.adapters.promise import safely
 from tenantguard.errors import PortError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from redis.connection import ConnectionInterface
 
@@ -96,13 +96,13 @@ class Lane:
 
     def begin(self) -> None:
         """As new; also in a forked child, where the threads of the parent do not exist."""
-        self._queue: SimpleQueue[Asked | Probe | None] = SimpleQueue()
+        self._queue: SimpleQueue[Sequence[Asked] | Probe | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
         self._seen: tuple[int, int] | None = None
 
-    def submit(self, asked: Asked | Probe) -> bool:
-        """Queue a command; False where too many wait."""
+    def submit(self, asked: Sequence[Asked] | Probe) -> bool:
+        """Queue commands that leave together; False where too many wait."""
         if self._queue.qsize() >= _QUEUE_MAX:
             return False
         self._queue.put(asked)
@@ -151,8 +151,10 @@ class Lane:
                     if isinstance(following, Probe):
                         probes = True
                     else:
-                        batch.append(following)
-                        keys += following.count
+                        batch += following
+                        keys += (
+                            sum([asked.count for asked in following]) if len(following) > 1 else following[0].count
+                        )
                     if len(batch) >= BATCH_MAX or keys >= _KEYS_MAX:
                         break
                     following = queue.get_nowait()

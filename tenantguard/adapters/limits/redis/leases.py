@@ -5,8 +5,8 @@ beyond the rate, and what a process that died had left is no more than lost to i
 where the next one is taken, where its lease was not used for a second, and at the end; a chunk of which something can
 still be settled stays open until that is.
 
-How much is stranded: at most one chunk in each process, which is the units of a tenth of a second and a quarter of a
-burst in all processes together, or the cost of one request where that is more.
+How much is stranded: at most one chunk in each process, which for all processes together is what refills in a tenth
+of a second and a quarter of a burst, and what was taken for requests that were given up meanwhile.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class _Lease:
         "tat",
         "used_ns",
         "waiting",
+        "wanted",
     )
 
     def __init__(self, plan: Plan) -> None:
@@ -66,6 +67,7 @@ class _Lease:
         self.chunk = _Chunk(b"", 0)
         self.chunk.current = False
         self.waiting: list[Decision] = []
+        self.wanted = 0
         self.asking = False
         self.used_ns = 0
         self.tat = 0
@@ -85,27 +87,45 @@ class Leases:
         self._lock = threading.Lock()
         self._leases: dict[str, _Lease] = {}
 
+    def at_once(self, plan: Plan, now_ns: int) -> Taken | None:
+        """Draw takes that are all leased and final; None where there is not enough."""
+        takes, leases = plan.takes, plan.leases
+        levels: list[Level] = []
+        with self._lock:
+            for index, lease in enumerate(leases):
+                chunk, cost = lease.chunk, takes[index].cost
+                left = chunk.left - cost
+                if left < 0:
+                    for before, spent in zip(leases[:index], takes, strict=False):
+                        before.chunk.left += spent.cost
+                    return None
+                chunk.left = left
+                lease.used_ns = now_ns
+                full_in_ns = lease.full_at_ns - now_ns
+                levels.append((lease.remaining + left, full_in_ns if full_in_ns > 0 else 0))  # noqa: FURB136 - max() takes three times as long
+        return Taken(tuple(levels))
+
     def draw(self, decision: Decision, now_ns: int, bells: set[Bell] | None = None) -> bool:
         """Draw every leased take or none; False where the decision waits for a chunk, or was refused."""
         with self._lock:
             needed = self._draw(decision, now_ns)
             if needed is None:
                 return True
-            refill = None if isinstance(needed, Shortage) else self._wait(decision, *needed, now_ns)
+            asked = [] if isinstance(needed, Shortage) else self._wait(decision, *needed, now_ns)
         if isinstance(needed, Shortage):
             decision.answer_with(needed, bells)
-        elif refill is not None and not self._host.send(refill):
-            refill.lose(PortError("limits", "the server does not answer"), bells)
+        elif asked and not self._host.send(*asked):
+            self.lost(needed[0], PortError("limits", "the server does not answer"), bells)
         return False
 
-    def _wait(self, decision: Decision, lease: _Lease, cost: int, now_ns: int) -> _Refill | None:
-        """Wait for a chunk, and ask for it where nobody did."""
+    def _wait(self, decision: Decision, lease: _Lease, cost: int, now_ns: int) -> list[End | _Refill]:
+        """Wait for a chunk; the answer is what is to be sent for that: the end of the last, and a wish for more."""
         lease.waiting.append(decision)
+        lease.wanted += cost
         if lease.asking:
-            return None
+            return []
         lease.asking = True
-        most = max(cost, self._host.chunk_of(lease.plan.takes[0].rate))
-        return _Refill(self, self._host, now_ns, lease, cost, most)
+        return [*self._retire(lease), _Refill(self, self._host, now_ns, lease, cost)]
 
     def _draw(self, decision: Decision, now_ns: int) -> Shortage | tuple[_Lease, int] | None:
         """Draw; else the refusal, or the lease that needs another chunk of so many units at least."""
@@ -128,6 +148,7 @@ class Leases:
             _put_back(drawn, opens=opens)
             return (lease, cost) if refused is None else self._refusal(plan, now_ns)
         decision.drawn = drawn
+        plan.leases = [lease for _, lease, _, _ in drawn]
         return None
 
     def _begun(self, take: Take) -> _Lease:
@@ -229,19 +250,16 @@ class Leases:
         """The server gave a chunk, or refused (0 units); ``tat`` is the bucket's after that, ``now`` the instant."""
         lease = refill.lease
         take = lease.plan.takes[0]
-        ends: list[End] = []
         with self._lock:
             lease.tat = tat + sent_ns * TICKS_PER_NANO - now
             lease.remaining, full_in_ns = level(tat, take.rate, now)
             lease.full_at_ns = sent_ns + full_in_ns
             lease.asking = False
             if units:
-                ends = self._retire(lease)
                 lease.chunk = _Chunk(refill.id, units)
             else:
                 lease.refused_until_ns = sent_ns + _REFUSED_NS
-            waiting, lease.waiting = lease.waiting, []
-        self._send(ends)
+            waiting, lease.waiting, lease.wanted = lease.waiting, [], 0
         now_ns = self._host.now_ns()
         for decision in waiting:
             if not decision.waits():
@@ -253,7 +271,7 @@ class Leases:
         """No chunk came: those who wait for it decide without the server."""
         with self._lock:
             lease.asking = False
-            waiting, lease.waiting = lease.waiting, []
+            waiting, lease.waiting, lease.wanted = lease.waiting, [], 0
         for decision in waiting:
             decision.lose(problem, bells)
 
@@ -309,11 +327,11 @@ def _put_back(drawn: Sequence[Drawn], *, opens: bool) -> None:
 
 
 class _Refill(Sent):
-    """Asks for a chunk of ``least`` to ``most`` units."""
+    """Asks for a chunk: of ``least`` units at least, at most for all who wait and one chunk beyond."""
 
-    __slots__ = ("_leases", "id", "lease")
+    __slots__ = ("_leases", "_least", "id", "lease")
 
-    def __init__(self, leases: Leases, host: Host, begun_ns: int, lease: _Lease, least: int, most: int) -> None:
+    def __init__(self, leases: Leases, host: Host, begun_ns: int, lease: _Lease, least: int) -> None:
         super().__init__(host, begun_ns)
         self._leases = leases
         self.lease = lease
@@ -323,7 +341,14 @@ class _Refill(Sent):
         self.keys = wire.argument(wire.id_key(plan.beside, self.id)) + plan.keys
         self.count = 2
         self.size = wire.CHUNK_SIZE
-        self.command = wire.chunk_command(plan.takes[0].rate, least, most)
+        self._least = least
+
+    def leave(self) -> bool:
+        """Now it is known who waits."""
+        rate = self.lease.plan.takes[0].rate
+        most = min(self.lease.wanted + self.host.chunk_of(rate), wire.UNITS_MAX)
+        self.command = wire.chunk_command(rate, self._least, max(self._least, most))
+        return True
 
     def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
         """A chunk, or none."""

@@ -17,7 +17,7 @@ from tenantguard.adapters.limits.redis.lane import Lane, Probe
 from tenantguard.errors import ConfigurationError, PortError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from tenantguard.adapters.limits.redis.lane import Asked
     from tenantguard.adapters.promise import Bell
@@ -41,8 +41,8 @@ class Servers(Protocol):
         """Whether the server of a slot is to be asked."""
         ...
 
-    def submit(self, asked: Asked) -> bool:
-        """Queue a command; False where too many wait."""
+    def submit(self, asked: Sequence[Asked]) -> bool:
+        """Queue commands of one slot; False where too many wait."""
         ...
 
     def probe(self, slot: int) -> None:
@@ -175,11 +175,11 @@ class Cluster:
         lane = self._slots.get(slot)
         return lane.breaker if lane is not None else self._discovery
 
-    def submit(self, asked: Asked) -> bool:
-        """Queue a command where its slot is."""
-        lane = self._slots.get(asked.slot)
+    def submit(self, asked: Sequence[Asked]) -> bool:
+        """Queue commands where their slot is."""
+        lane = self._slots.get(asked[0].slot)
         if lane is None:
-            self._map([asked])
+            self._map(list(asked))
             return True
         return lane.submit(asked)
 
@@ -236,7 +236,7 @@ class Cluster:
                 self._discovery.worked()
                 for asked in waiting:
                     lane = self._slots.get(asked.slot)
-                    if lane is None or not lane.submit(asked):
+                    if lane is None or not lane.submit((asked,)):
                         asked.lose(PortError("limits", "no server has this slot"), bells)
             for bell in bells:
                 bell()

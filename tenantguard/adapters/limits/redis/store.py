@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.limits.memory import ENDED
 from tenantguard.adapters.limits.redis import wire
-from tenantguard.adapters.limits.redis.commands import Count, Decision, End, Plan
+from tenantguard.adapters.limits.redis.commands import Count, Decision, End, Plan, Refill
 from tenantguard.adapters.limits.redis.fallback import Fallback, unlimited
 from tenantguard.adapters.limits.redis.leases import Leases
 from tenantguard.adapters.limits.redis.servers import open_servers
@@ -111,6 +111,18 @@ class RedisLimits:
             return self._take(command)
         return self._end(command)
 
+    def refill(self, bucket: str) -> Refill:
+        """Make a bucket full: a promise of None, or :class:`PortError` where the server cannot be asked.
+
+        Another process that was refused a moment ago may refuse for a quarter of a second more.
+        """
+        self._denied.pop(bucket, None)
+        self._fallback.refill(bucket)
+        refill = Refill(self, self.now_ns(), self.key_of(bucket))
+        if not self.send(refill):
+            raise PortError("limits", "the server does not answer")
+        return refill
+
     def close(self) -> None:
         """Give leases back, send what is queued, and end threads and connections."""
         self._leases.give_back()
@@ -130,6 +142,10 @@ class RedisLimits:
         taking, takes = command.id, command.takes
         plan = self._plans.get(id(takes)) or self._planned(takes)
         now_ns = self.now_ns()
+        if plan.leases and taking is None and not plan.asked:
+            answer = self._leases.at_once(plan, now_ns)
+            if answer is not None:
+                return answer
         decision = Decision(self, now_ns, command, plan)
         if taking is not None:
             if taking in self._barred or taking in self._barred_before:
@@ -166,13 +182,14 @@ class RedisLimits:
             decision.lose(PortError("limits", "the server does not answer"), bells)
         return decision
 
-    def send(self, asked: Asked) -> bool:
-        """Send a command; False where the server is not asked now, and when it is time, a probe in its place."""
-        breaker = self._servers.breaker_of(asked.slot)
+    def send(self, *asked: Asked) -> bool:
+        """Send commands of one slot; False where the server is not asked now, but for a probe when that is due."""
+        slot = asked[0].slot
+        breaker = self._servers.breaker_of(slot)
         if breaker.closed:
             return self._servers.submit(asked)
         if breaker.due(self.now_ns()):
-            self._servers.probe(asked.slot)
+            self._servers.probe(slot)
         return False
 
     def decided(self, decision: Decision, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
@@ -252,10 +269,7 @@ class RedisLimits:
 
     def saw(self, takes: Sequence[Take], tats: list[int], now: int, sent_ns: int) -> None:
         """Remember buckets as the server has them: on this process's clock no later than they are."""
-        shift = sent_ns * TICKS_PER_NANO - now
-        saw = self._fallback.saw
-        for take, tat in zip(takes, tats, strict=True):
-            saw(take.bucket, tat + shift)
+        self._fallback.saw(takes, tats, sent_ns * TICKS_PER_NANO - now)
 
     def last_level(self, take: Take, now_ns: int) -> Level:
         """A bucket as it was last seen."""

@@ -129,6 +129,10 @@ def settle_command(taken: Sequence[tuple[Rate, int, int | None]]) -> bytes:
     return b"".join(parts)
 
 
+REFILL_COMMAND: Final = b"f"
+"""Make a bucket full. The key is the bucket's."""
+
+
 def count_command(process: bytes) -> bytes:
     """Say that a process of 16 bytes is there, and ask how many are. The key is :data:`COUNTED`."""
     return b"w" + process
@@ -174,8 +178,8 @@ COUNT_SIZE: Final = _COUNT.size
 
 def read_tats(reply: bytes, at: int, takes: int) -> list[int]:
     """The TATs, in ticks, in an answer that begins at ``at``: after what was taken, else as they are."""
-    at += 1 + takes
-    numbers = (_TATS[takes] if takes < len(_TATS) else struct.Struct(f"<{2 * takes}d")).unpack_from(reply, at)
+    form = _TATS[takes] if takes < len(_TATS) else struct.Struct(f"<{2 * takes}d")
+    numbers = form.unpack_from(reply, at + 1 + takes)
     return [int(numbers[index]) * TICKS_PER_MICRO + int(numbers[index + 1]) for index in range(0, 2 * takes, 2)]
 
 
