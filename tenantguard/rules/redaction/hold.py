@@ -59,6 +59,10 @@ _IBAN_HEAD: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}[A-Za-z\d-]*\Z"
 _IBAN_GROUPS: Final = re.compile(r"[A-Za-z\d-]+")
 _IBAN_CHARS_MAX: Final = 44  # 34 (ISO 13616) and a space before each group of four, and some
 _EXTENSION: Final = frozenset({"x", "xt", "xtn", "ext", "extn", "extension", "extensión", "int", "anexo", "доб"})
+_WORDS: Final = re.compile(
+    rf"(?:(?!(?i:{'|'.join(sorted(_EXTENSION))})[.,;:!?]*+[ \n])[A-Z]?[a-z]{{1,40}}[.,;:!?]{{0,3}}[ \n])++"
+)
+"""Plain tokens, as most of a text is, each with one separator."""
 
 
 class Piece(NamedTuple):
@@ -112,6 +116,10 @@ class TextStream:
     def feed(self, text: str) -> list[Piece]:
         """Take the next piece; return what may leave."""
         pieces: list[Piece] = []
+        if len(text) <= _TAKEN_CHARS:
+            self._held += text
+            self._let_go(pieces)
+            return pieces
         for start in range(0, len(text), _TAKEN_CHARS):
             self._held += text[start : start + _TAKEN_CHARS]
             self._let_go(pieces)
@@ -147,6 +155,12 @@ class TextStream:
             return False
         held, cuts = self._held, self._cuts
         last = cuts[-1] if cuts else 0
+        if self._seen == last and not (self._iban or self._path or self._rule.reach):
+            words = _WORDS.match(held, last)
+            if words is not None:  # each could be cut behind, so the last is
+                self._seen = last = words.end()
+                self._open = False
+                cuts[:] = (last,)
         while (found := _TOKEN.match(held, self._seen)) is not None:
             token, separators = found.groups()
             cut = found.start(2)
@@ -191,7 +205,11 @@ class TextStream:
         cuts, reach = self._cuts, self._rule.reach
         end = cuts[-1]
         if not reach:
-            self._release(end, self._find(end), pieces)
+            text = self._tail + self._held[:end]
+            if self._rule.clears(text):
+                self._pass(end, text, pieces)
+            else:
+                self._release(end, self._find(end), pieces)
             return
         usable = bisect_right(cuts, end - reach)
         if not usable:
@@ -203,6 +221,17 @@ class TextStream:
             cut = crossing.start
         if cut:
             self._release(cut, matches, pieces)
+
+    def _pass(self, end: int, text: str, pieces: list[Piece]) -> None:
+        """Release what is before the only cut as it is; ``text`` ends there, and nothing is in it."""
+        pieces.append(Piece(self._held[:end]))
+        self._tail = text[-CONTEXT_CHARS:]
+        self._held = self._held[end:]
+        self._seen -= end
+        self._cuts.clear()
+        self._cleared = max(self._cleared - end, 0)
+        if self._block is not None:
+            self._block -= end
 
     def _parted(self, matches: Iterable[Match]) -> Iterator[Match]:
         """``matches``, those of phrases that overlap one another without end in parts."""

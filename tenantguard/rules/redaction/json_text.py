@@ -44,10 +44,10 @@ _PATH_STEPS: Final = 8
 _SPACES: Final = " \t\n\r"
 _SPACE: Final = rf"[{_SPACES}]*"
 _ESCAPE: Final = r"\\(?:[\"\\/bfnrt]|u[0-9a-fA-F]{4})"
-_STRING: Final = rf'"[^"\\\x00-\x1f]*+(?:{_ESCAPE}[^"\\\x00-\x1f]*+)*+"'
+STRING: Final = rf'"[^"\\\x00-\x1f]*+(?:{_ESCAPE}[^"\\\x00-\x1f]*+)*+"'
 _SCALAR: Final = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null|NaN|-?Infinity"
-_VALUE: Final = re.compile(rf"{_SPACE}(?:(?P<string>{_STRING})|(?P<scalar>{_SCALAR})|(?P<open>[\[{{]))")
-_KEY: Final = re.compile(rf"{_SPACE}(?P<key>{_STRING}){_SPACE}:")
+_VALUE: Final = re.compile(rf"{_SPACE}(?:(?P<string>{STRING})|(?P<scalar>{_SCALAR})|(?P<open>[\[{{]))")
+_KEY: Final = re.compile(rf"{_SPACE}(?P<key>{STRING}){_SPACE}:")
 _NEXT: Final = re.compile(rf"{_SPACE}(?P<mark>[,\]}}])")
 _CLOSE: Final = re.compile(rf"{_SPACE}(?P<mark>[\]}}])")
 _END: Final = re.compile(rf"{_SPACE}\Z")
@@ -67,6 +67,8 @@ _READER: Final = json.JSONDecoder(
 )
 """Tells whether a text is JSON, and builds none of its values but lists."""
 
+_DECODER: Final = json.JSONDecoder()
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _FIGURES: Final = re.compile(r"[^A-Za-z]{7,}")  # more than an index: may be a card or a telephone number
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/+=-]*")
@@ -76,10 +78,10 @@ _BETWEEN: Final = "\n\0\n"
 
 _BRACKETS: Final = bytes(range(256)).translate(None, b"[]{}")
 _DEEPER: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-LITERAL: Final = re.compile(f"({_STRING})")
+LITERAL: Final = re.compile(f"({STRING})")
 """A string literal: what it splits a JSON text into is, in turn, what is no string and what is one."""
 
-_LITERALS: Final = re.compile(rf'({_STRING}|"[\s\S]*+)')
+_LITERALS: Final = re.compile(rf'({STRING}|"[\s\S]*+)')
 """The same in linear time for any text: a quote that begins no literal takes all that follows with it."""
 
 _UNFINISHED: Final = re.compile(
@@ -145,13 +147,15 @@ class Shape:
 
     def leaves(self, path: Path, value: str) -> bool:
         """Whether the string at ``path`` is the protocol's own; in the arguments of a tool call none is."""
-        if not path or self.in_arguments(path):
+        if not path:
             return False
         if self.protocol_paths is not None and self.protocol_paths.ends_at(path):
-            return _IDENTIFIER.fullmatch(value) is not None
-        if path[-1] not in self.protocol_keys or _IDENTIFIER.fullmatch(value) is None:
+            own = _IDENTIFIER.fullmatch(value) is not None
+        elif path[-1] in self.protocol_keys:
+            own = _IDENTIFIER.fullmatch(value) is not None and _FIGURES.fullmatch(value) is None
+        else:
             return False
-        return _FIGURES.fullmatch(value) is None
+        return own and not self.in_arguments(path)
 
     def in_arguments(self, path: Path) -> bool:
         """Whether what stands at ``path`` belongs to the arguments of a tool call."""
@@ -336,8 +340,7 @@ def _read_quickly(text: str, shape: Shape | None, scope: Scope) -> _Quick | None
         return None
     simple = scope is EVERYWHERE and not (_RPC_KEY in text if shape is None else shape.protocol_paths)
     quick = _Quick(parts, [], _NUMBER.findall(frame) if scope.numbers else [], simple)
-    _collect(quick, shape or ANY_JSON, scope)
-    return quick
+    return quick if _collect(quick, shape or ANY_JSON, scope) else None
 
 
 def _parts(text: str) -> list[str] | None:
@@ -346,13 +349,14 @@ def _parts(text: str) -> list[str] | None:
     return parts if len(parts) == 1 or LITERAL.fullmatch(parts[-2]) else None
 
 
-def _collect(quick: _Quick, shape: Shape, scope: Scope) -> None:
+def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
+    """Sort the strings; False where only their paths tell what hides in them."""
     path: Path = ()
     parts = quick.parts
     left: list[str] = []
     for at in range(1, len(parts), 2):
         literal, after = parts[at], parts[at + 1].lstrip(_SPACES)
-        value = literal[1:-1] if "\\" not in literal else decode(literal)
+        value = decode(literal)
         if after[:1] == ":":
             opening = after[1:].lstrip(_SPACES)[:1]
             if opening in {"{", "["}:
@@ -365,7 +369,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> None:
         if shape.leaves(path, value):
             left.append(value)
         elif value:
-            encoded = read_base64(value)
+            encoded = read_base64(value) if " " not in value else None
             if encoded is not None and encoded.text is None:
                 quick.opaque += 1
             else:
@@ -378,6 +382,8 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> None:
     if quick.arguments and left:  # some of these may be no identifiers, but a tool's
         quick.asked += left
         quick.simple = False
+        return all(read_base64(value) is None for value in left)
+    return True
 
 
 def _see_through(quick: _Quick, text: str) -> None:
@@ -568,13 +574,13 @@ def decode(literal: str) -> str:
     """The value of a string literal."""
     if "\\" not in literal:
         return literal[1:-1]
-    value: str = json.loads(literal)
+    value: str = _DECODER.raw_decode(literal)[0]
     return value
 
 
 def escape(text: str) -> str:
     """``text`` as it stands between the quotes of a literal."""
-    escaped = json.dumps(text, ensure_ascii=False)[1:-1]
+    escaped = _WRITER.encode(text)[1:-1]
     if escaped.isascii():
         return escaped
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.rules.redaction.events.view import Said, number, plain_index
-from tenantguard.rules.redaction.json_text import LLM_JSON, Kind, escape
+from tenantguard.rules.redaction.json_text import LLM_JSON, escape
 
 if TYPE_CHECKING:
     from tenantguard.rules.redaction.events.view import Event, Key
@@ -35,8 +35,8 @@ class OpenAIChunk:
         self._event = event
         self._ended = {
             self._name(path[:2])
-            for path, place in event.values.items()
-            if len(path) == 3 and path[::2] == ("choices", "finish_reason") and place.kind is Kind.STRING
+            for path, raw in event.values.items()
+            if len(path) == 3 and path[::2] == ("choices", "finish_reason") and raw[0] == '"'
         }
 
     def channel(self, path: Path) -> Key | None:

@@ -8,7 +8,6 @@ whoever reads the bytes is (another kind of body under the name of an event stre
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.redact_section import Unknown
@@ -77,15 +76,15 @@ class EventStream:
         return b"" if said is None else _written([said])
 
     def _event(self, event: SSEEvent) -> bytes:
-        if _USUAL_LINES.fullmatch(event.raw) is None:
-            event = replace(event, raw=self._lines(event.raw))
+        if not event.is_line and _USUAL_LINES.fullmatch(event.raw) is None:
+            event = event._replace(raw=self._lines(event.raw))
         data = event.data.strip()
         if not data:
             return self._let_go() + event.raw
         if data == _DONE:
             return self._let_go(last=True) + _written(self._events.close()) + event.raw
         text = decode_utf8(event.data)
-        before = self._let_go()
+        before = self._let_go() if self._waiting is not None else b""
         if waits(text):
             self._waiting = event, text
             return before

@@ -22,6 +22,9 @@ ARGUMENT_FIELDS: Final = JSON_FIELDS | {"input", "code", "command"}
 """Fields in which a tool is told what to do."""
 
 
+_BRACKETS: Final = frozenset("{[")
+
+
 class Said(NamedTuple):
     """An event of our own: its name where the protocol names events, and its data."""
 
@@ -30,41 +33,38 @@ class Said(NamedTuple):
 
 
 class Event:
-    """The places of one event's JSON by their paths."""
+    """The values of one event's JSON by their paths, as they are written; of a container the first bracket."""
 
-    __slots__ = ("text", "values")
+    __slots__ = ("values",)
 
-    def __init__(self, found: Iterable[Place], text: str) -> None:
-        self.values: dict[Path, Place] = {place.path: place for place in found if place.kind is not Kind.KEY}
-        self.text = text
+    def __init__(self, values: dict[Path, str]) -> None:
+        self.values = values
+
+    @classmethod
+    def of(cls, found: Iterable[Place], text: str) -> Event:
+        """The event whose text has these places."""
+        return cls(
+            {path: written_at(text, kind, start, end) for kind, start, end, path in found if kind is not Kind.KEY}
+        )
 
     def string(self, *path: str | int) -> str:
         """The string at ``path``, "" where there is none."""
-        place = self.values.get(path)
-        return self.decoded(place) if place is not None and place.kind is Kind.STRING else ""
+        raw = self.values.get(path, "")
+        return decode(raw) if raw[:1] == '"' else ""
 
     def raw(self, *path: str | int) -> str:
         """What is written at ``path``, "" where nothing is or it is a container."""
-        place = self.values.get(path)
-        if place is None or place.kind is Kind.CONTAINER:
-            return ""
-        return self.text[place.start : place.end]
+        raw = self.values.get(path, "")
+        return "" if raw in _BRACKETS else raw
 
     def head(self, names: Iterable[str]) -> str:
         """The members of these names, as they are written, if not personal; behind each a comma."""
         return "".join([f'"{name}":{raw},' for name in names if (raw := self.plain(name))])
 
-    def decoded(self, place: Place) -> str:
-        """The value of a string."""
-        return decode(self.text[place.start : place.end])
-
     def plain(self, name: str) -> str:
         """What is written under ``name``, "" unless it is a number, a literal or an identifier."""
-        place = self.values.get((name,))
-        if place is None or place.kind is Kind.CONTAINER:
-            return ""
-        raw = self.text[place.start : place.end]
-        return raw if place.kind is Kind.SCALAR or LLM_JSON.leaves(place.path, decode(raw)) else ""
+        raw = self.raw(name)
+        return raw if raw[:1] != '"' or LLM_JSON.leaves((name,), decode(raw)) else ""
 
 
 class View(Protocol):
@@ -89,6 +89,11 @@ class View(Protocol):
     def failure(self, code: str, message: str) -> Said | None:
         """The event with which such a stream ends when it fails; None where the dialect of refusals has it."""
         ...
+
+
+def written_at(text: str, kind: Kind, start: int, end: int) -> str:
+    """What is written at a place of a text; of a container the first bracket."""
+    return text[start] if kind is Kind.CONTAINER else text[start:end]
 
 
 def number(raw: str) -> str:
