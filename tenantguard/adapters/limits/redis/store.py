@@ -111,6 +111,11 @@ class RedisLimits:
             return self._take(command)
         return self._end(command)
 
+    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | None:
+        """Take, finally, where all is leased."""
+        plan = self._plans.get(id(takes)) or self._planned(takes)
+        return self._leases.at_once(plan, self.now_ns()) if plan.leases and not plan.asked else None
+
     def refill(self, bucket: str) -> Refill:
         """Make a bucket full: a promise of None, or :class:`PortError` where the server cannot be asked.
 
