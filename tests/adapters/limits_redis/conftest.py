@@ -44,7 +44,7 @@ class Asked:
         return answer
 
     def take(self, *takes: Take, **options: Any) -> Taken | Shortage:
-        answer: Taken | Shortage = self.execute(TakeTokens(self.new_id(), takes, **options))
+        answer: Taken | Shortage = self.execute(TakeTokens(None, takes, **options))
         return answer
 
     def admitted(self, take: Take, tries: int) -> int:

@@ -8,6 +8,7 @@ its deadline decides by itself (:mod:`.store`).
 
 from __future__ import annotations
 
+import logging
 import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
@@ -36,6 +37,8 @@ _QUEUE_MAX: Final = 20_000
 _END_S: Final = 5.0
 
 _IDLE_S: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class Asked(Protocol):
@@ -192,7 +195,9 @@ class Lane:
         began = self._monotonic_ns()
         try:
             self._trip(link, groups, bells)
-        except (RedisError, OSError) as failed:
+        except Exception as failed:  # whatever it is, somebody waits, and the thread must live
+            if not isinstance(failed, RedisError | OSError):
+                log.exception("limits: a trip to the server failed")
             link.drop()
             problem = (
                 PortTimeout("limits", self._deadline_ns / 1e9)
