@@ -114,11 +114,6 @@ class RedisLimits:
             return self._take(command)
         return self._end(command)
 
-    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | None:
-        """Take, finally, where all is leased."""
-        plan = self._plans.get(id(takes)) or self._planned(takes)
-        return self._leases.at_once(plan, self.now_ns()) if plan.leases and not plan.asked else None
-
     def refill(self, bucket: str) -> Refill:
         """Make a bucket full: a promise of None, or :class:`PortError` where the server cannot be asked.
 
@@ -130,6 +125,14 @@ class RedisLimits:
         if not self.send(refill):
             raise PortError("limits", "the server does not answer")
         return refill
+
+    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage | None:
+        """Take finally, where leases have enough or a refusal is remembered; else None."""
+        plan = self._plans.get(id(takes)) or self._planned(takes)
+        now_ns = self.now_ns()
+        if plan.leases and not plan.asked:
+            return self._leases.at_once(plan, now_ns)
+        return self._denial(takes, now_ns) if self._denied else None
 
     def close(self) -> None:
         """Give leases back, send what is queued, and end threads and connections."""
