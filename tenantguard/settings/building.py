@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from tenantguard.adapters.alerts.delivery import Sender
     from tenantguard.flow.layer import Layer
     from tenantguard.flow.ports import Detector, Ledger, LimitStore, System
-    from tenantguard.model.policy import Policy
     from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.settings.policies import ResolvedPolicy
 

@@ -398,6 +398,7 @@ class RatesShape(Shape):
     rules: Any
     combine: Annotated[Combine, Field(strict=False)] = Combine.ALL
     on_error: Annotated[OnError, Field(strict=False)] = OnError.LOCAL
+    signals: Annotated[Signals, Field(strict=False)] = Signals.AUTO
 
 
 class RateShape(Shape):
@@ -421,7 +422,6 @@ class GroupShape(Shape):
 
 class ConcurrenciesShape(Shape):
     """``concurrency`` with more to say than its rules."""
-    signals: Annotated[Signals, Field(strict=False)] = Signals.AUTO
 
     rules: Any
     combine: Annotated[Combine, Field(strict=False)] = Combine.ALL
