@@ -37,7 +37,7 @@ from tenantguard.limits import TokenBucketRateLimiter
 from tenantguard.model.policy import Policy
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.model.route import Route
-from tenantguard.model.sections import RateRule, RateSection, Scope
+from tenantguard.model.sections import RateRule, RateSection, Scope, Signals
 from tenantguard.model.tenant import Identity, Tenant, TenantId
 from tenantguard.rules.bucket import bucket_key
 from tenantguard.testing import memory_ports
@@ -233,11 +233,12 @@ def requests(targets: list[Target]) -> None:
     one, four = "one rate", "four rates, headers"
     cases = {
         "an empty layer": guarded(Empty()),
-        "one rate, no headers": guarded(RateLimit(rate, headers=False)),
+        "one rate, no headers": guarded(RateLimit(rate, signals=Signals.NONE)),
         one: guarded(RateLimit(rate)),
         "one rate, 400 routes": guarded(RateLimit(rate), routes=400),
         "tenant, an empty layer": guarded(Facts(policy), Empty()),
         four: guarded(Facts(policy), RateLimit()),
+        "four rates, another layer further in": guarded(Facts(policy), RateLimit(), Empty()),
     }
     samples = asyncio.run(interleave_async(cases, ROUNDS))
     base = {name: "an empty layer" if "one" in name else "tenant, an empty layer" for name in cases}

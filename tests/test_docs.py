@@ -53,6 +53,7 @@ from tenantguard.settings.shapes import (
     IdempotencyShape,
     KeyShape,
     LedgerShape,
+    LimitsShape,
     MarkupShape,
     PolicyShape,
     PriceShape,
@@ -270,6 +271,7 @@ def test_a_quickstart_serves_and_charges_what_the_readme_says(framework: str, pa
 SHAPES: dict[str, type[Shape]] = {
     "### `[guard]`": GuardShape,
     "### `[ledger]`": LedgerShape,
+    "### `[limits]`": LimitsShape,
     "### `[tenancy]`": TenancyShape,
     "### `[[tenancy.keys]]`": KeyShape,
     "### `[[routes]]`": RouteShape,

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _guard(settings: Settings) -> Iterator[Row]:
     from tenantguard.model.route import Idempotency  # noqa: PLC0415
-    from tenantguard.settings import shown_ledger  # noqa: PLC0415
+    from tenantguard.settings import shown_ledger, shown_limits  # noqa: PLC0415
 
     tenancy = settings.tenancy
     yield "layers", " > ".join(layer.name for layer in settings.layers)
@@ -89,7 +89,13 @@ def _guard(settings: Settings) -> Iterator[Row]:
         yield "", f"answers within {bounds.deadline_s:g} s, and at most {bounds.queue_max} holds wait to be written"
     if uri is not None and settings.ledger.admission == "lease":
         yield "", "each process leases blocks of budget and places holds in memory"
-    yield "limits", settings.guard.limits
+    yield "limits", shown_limits(settings.guard.limits)
+    if settings.guard.limits != "memory://":
+        shared = settings.limits
+        others = "as many as it sees" if shared.processes is None else f"{shared.processes}"
+        yield "", f"decides within {shared.deadline_ms} ms, else with a share of the rate for one of {others}"
+        if shared.lease:
+            yield "", f"each process leases up to {shared.lease} units of a bucket"
     replays = any(route.idempotency is Idempotency.REPLAY for route in settings.routes.routes)
     if replays and settings.idempotency_key is None:
         yield "kept responses", "of each process for itself: idempotency.key shares them, and outlives restarts"

@@ -161,6 +161,21 @@ class TakeTokens(PortEffect["Taken | Shortage"]):
 
 
 @frozen
+class TakeInPlace(PortEffect["Taken | Shortage | None"]):
+    """Take from several buckets, all or none, finally: nothing can be returned or settled.
+
+    None where the store cannot answer without a wait: who waits may be cancelled, and then needs an id to give back
+    what was taken.
+    """
+
+    takes: tuple[Take, ...]
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the limit store."""
+        return ports.limits.take_in_place(self.takes)
+
+
+@frozen
 class TakeWithWindows(TakeTokens):
     """Take from buckets and count in windows, all or none. What was counted in a window is never given back.
 
@@ -209,6 +224,10 @@ class LimitStore(Protocol):
 
     def execute(self, command: TakeTokens | ReturnTokens | SettleTokens, /) -> Any:
         """The command's answer, an awaitable of it or a :class:`Promise`."""
+        ...
+
+    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage | None:
+        """The answer to :class:`TakeInPlace`; None, and nothing taken, where that would be a wait."""
         ...
 
     def close(self) -> None:

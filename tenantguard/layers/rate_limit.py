@@ -1,8 +1,9 @@
 """The rate limit layer: one token bucket for everything that a limit counts, all taken or none.
 
 Requests are counted when they are made: what one took stays taken once the application was called, and is given back
-otherwise, so that a request which a layer further in refuses leaves no trace. Tokens of a model are reserved by
-estimate, and settled with what the response says was used.
+otherwise, so that a request which a layer further in refuses leaves no trace. Where there is no such layer, and the
+store answers in place, nothing can come between, and the take is final. Tokens of a model are reserved by estimate,
+and settled with what the response says was used.
 """
 
 from __future__ import annotations
@@ -13,17 +14,27 @@ from typing import TYPE_CHECKING, Final
 from tenantguard.errors import BadRequestError, PortError
 from tenantguard.flow.effects import ReadBody, compute
 from tenantguard.flow.http import BODY_LIMIT_BYTES, Unreadable
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeTokens, TakeWithWindows
+from tenantguard.flow.layer import call_app
+from tenantguard.flow.ports import (
+    ReturnTokens,
+    SettleTokens,
+    Shortage,
+    Take,
+    TakeInPlace,
+    TakeTokens,
+    TakeWithWindows,
+)
 from tenantguard.model.charge import Reported
-from tenantguard.model.decision import Deny, Reason
+from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.policy import Policy
 from tenantguard.model.rate import NANOS_PER_SECOND, REQUESTS, TOKENS, Rate
-from tenantguard.model.sections import RateRule, RateSection, Scope, Strategy
+from tenantguard.model.sections import RateRule, RateSection, Scope, Signals, Strategy
 from tenantguard.model.tenant import Tenant
 from tenantguard.rules.estimates import estimate, tokens_used
 from tenantguard.rules.limits import LimitPlan
 from tenantguard.rules.media import media_of
 from tenantguard.rules.requests import read_call, read_form
+from tenantguard.rules.signals import signal_of, slowest_first, tightest_of
 from tenantguard.rules.usage import UsageDecoder, make_decoder
 
 if TYPE_CHECKING:
@@ -33,10 +44,12 @@ if TYPE_CHECKING:
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Body, Outcome, Response
     from tenantguard.flow.layer import Handler
-    from tenantguard.flow.ports import Level, Taken
+    from tenantguard.flow.ports import Taken
+    from tenantguard.model.route import Dialect
     from tenantguard.rules.estimates import Estimate
     from tenantguard.rules.limits import Limit
     from tenantguard.rules.requests import Call
+    from tenantguard.rules.signals import Line
 
 _PLANS_MAX: Final = 4096
 _ASKED_MAX: Final = 16_384
@@ -46,31 +59,20 @@ _FORM: Final = "multipart/form-data"
 class _Asked:
     """What a request takes: its limits, and a take for each; the same for all requests that ask for the same."""
 
-    __slots__ = ("command", "limits", "policies", "takes", "told")
+    __slots__ = ("command", "costs", "in_place", "limits", "replaced", "signal", "slowest", "takes")
 
-    def __init__(self, limits: tuple[Limit, ...], takes: tuple[Take, ...]) -> None:
+    def __init__(
+        self, limits: tuple[Limit, ...], takes: tuple[Take, ...], signals: Signals, dialect: Dialect
+    ) -> None:
         self.limits = limits
         self.takes = takes
+        self.costs = [take.cost for take in takes]
+        self.slowest = slowest_first(limits, self.costs) or range(len(limits))
+        self.signal = signal_of(signals, dialect, limits, self.costs)
+        self.replaced = self.signal.replaced if self.signal is not None else ()
         windows = any(take.strategy is not Strategy.TOKEN_BUCKET for take in takes)
         self.command = TakeWithWindows if windows else TakeTokens
-        self.told = tuple([index for index, limit in enumerate(limits) if not limit.shadow])
-        self.policies = ", ".join([limits[index].policy() for index in self.told]).encode()
-
-    def headers(self, state: str) -> tuple[tuple[bytes, bytes], ...]:
-        """The two header lines."""
-        return ((b"ratelimit-policy", self.policies), (b"ratelimit", state.encode()))
-
-    def tightest(self, levels: Sequence[Level], among: Sequence[int]) -> int:
-        """The limit with the fewest such requests left, and among those the one for which they must last longest."""
-        if len(among) == 1:
-            return among[0]
-        return min(
-            among,
-            key=lambda index: (
-                levels[index][0] // max(self.takes[index].cost, 1),
-                -self.limits[index].window_s(*levels[index]),
-            ),
-        )
+        self.in_place = None if windows else TakeInPlace(takes)
 
 
 class _Planned(LimitPlan):
@@ -108,6 +110,31 @@ class _Meter:
             response.transforms.append(self.decoder)
 
 
+class _Taking:
+    """What a request took under an id, until that ends."""
+
+    __slots__ = ("asked", "exchange", "id", "meter")
+
+    def __init__(self, exchange: Exchange, asked: _Asked, meter: _Meter | None) -> None:
+        self.id = exchange.new_id()
+        self.exchange = exchange
+        self.asked = asked
+        self.meter = meter
+
+    def __call__(self, outcome: Outcome) -> Flow[None]:
+        """End it with its exchange."""
+        if not outcome.called:
+            yield from ReturnTokens(self.id)
+            return
+        costs: tuple[int | None, ...] = ()
+        meter = self.meter
+        if meter is not None:
+            used = tokens_used(outcome, meter.decoder, self.exchange.find(Reported), meter.input_bytes)
+            if used is not None:
+                costs = tuple([used if limit.unit == TOKENS else None for limit in self.asked.limits])
+        yield from SettleTokens(self.id, costs)
+
+
 class RateLimit:
     """Takes from every bucket of the policy's rate section, or refuses with 429 and a true ``Retry-After``.
 
@@ -120,9 +147,9 @@ class RateLimit:
     Tokens and models are known on routes with the ``usage`` of a model's protocol; there bodies are read, up to
     ``body_limit`` bytes, where a limit asks for either.
 
-    ``headers`` adds ``RateLimit`` and ``RateLimit-Policy`` (draft-ietf-httpapi-ratelimit-headers-11) to responses and
-    refusals: every limit as ``"<scope>-<period>";q=<units>;w=<seconds>``, with its burst as ``tenantguard-burst``
-    where that differs, and of the tightest the units left ``r`` and the seconds ``t`` in which no more can be used.
+    ``signals`` (:class:`Signals` or its text) is how responses and refusals tell of the limits, in place of what
+    policies say: by default as the route's dialect does, with the fields of the IETF's draft where it has none. See
+    :mod:`tenantguard.rules.signals`.
     """
 
     name = "rate"
@@ -133,10 +160,10 @@ class RateLimit:
         rate: Rate | str | None = None,
         *,
         by: Scope = Scope.TENANT,
-        headers: bool = True,
+        signals: Signals | str | None = None,
         body_limit: int = BODY_LIMIT_BYTES,
     ) -> None:
-        self._headers = headers
+        self._signals = Signals(signals) if signals is not None else None
         self._body_limit = body_limit
         self._plans: dict[int, _Planned] = {}
         self._own: _Planned | None = None
@@ -161,25 +188,31 @@ class RateLimit:
             asked = self._plain(plan, exchange)
         if not asked.takes:
             return (yield from proceed(exchange))
-        taking = exchange.new_id()
-        end = partial(_end, exchange, taking, asked, meter)
-        exchange.resolve(end)
-        answer = yield from asked.command(taking, asked.takes, plan.section.on_error)
+        answer: Taken | Shortage | None = None
+        taking: _Taking | None = None
+        if proceed is call_app and meter is None and asked.in_place is not None:
+            answer = yield asked.in_place
+        if answer is None:
+            taking = _Taking(exchange, asked, meter)
+            exchange.resolve(taking)
+            answer = yield from asked.command(taking.id, asked.takes, plan.section.on_error)
         if isinstance(answer, Shortage):
-            return exchange.deny(self._refusal(asked, answer))
-        state = self._allow(exchange, asked, answer)
+            return exchange.deny(self._refusal(exchange, asked, answer))
+        lines = self._allow(exchange, asked, answer)
         response = yield from proceed(exchange)
         if meter is not None:
             meter.tap(exchange, response)
-        elif response.body is None:  # the application's: what was taken stays so, and the end need not wait for it
+        elif taking is not None and response.body is None:  # the application's: what was taken stays, before the end
             try:
-                yield from SettleTokens(taking)
+                yield from SettleTokens(taking.id)
             except PortError:  # then as the end of the exchange, where it fails alone
                 pass
             else:
-                exchange.unresolve(end)
-        if state and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
-            response.headers.extend(asked.headers(state))
+                exchange.unresolve(taking)
+        if lines and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
+            if asked.replaced:
+                response.headers.remove(*asked.replaced)
+            response.headers.extend(lines)
         return response
 
     # what is asked
@@ -227,7 +260,8 @@ class RateLimit:
             Take(limit.key(tenant, route.name, model), limit.rate, costs[limit.unit], limit.shadow, limit.strategy)
             for limit in limits
         ]
-        return _Asked(limits, tuple(takes))
+        signals = self._signals if self._signals is not None else plan.section.signals
+        return _Asked(limits, tuple(takes), signals, exchange.dialect)
 
     def _read(self, exchange: Exchange) -> Flow[_Meter | Deny]:
         """Read the call that the request makes, and estimate its tokens."""
@@ -248,22 +282,22 @@ class RateLimit:
 
     # what is told
 
-    def _allow(self, exchange: Exchange, asked: _Asked, taken: Taken) -> str:
-        """Record the decision; the answer is the state for the header, empty where there is none."""
+    def _allow(self, exchange: Exchange, asked: _Asked, taken: Taken) -> Sequence[Line]:
+        """Record the decision; the answer is what the response tells of it."""
         levels = taken.levels
-        index = asked.tightest(levels, asked.told or range(len(levels)))
-        limit, (remaining, full_in_ns) = asked.limits[index], levels[index]
-        details: dict[str, object] = {"remaining": remaining}
+        index = tightest_of(asked.slowest, asked.costs, levels)
+        details: dict[str, object] = {"remaining": levels[index][0]}
         if taken.shadowed:
             details["shadowed"] = [asked.limits[index].name for index in taken.shadowed]
         if taken.degraded:
             details["degraded"] = True
-        exchange.allow(self.name, limit.name, **details)
-        if not (self._headers and asked.told):
-            return ""
-        return limit.state(remaining, limit.window_s(remaining, full_in_ns))
+        exchange.decisions.append(Allow(self.name, asked.limits[index].name, details))
+        signal = asked.signal
+        if signal is None:
+            return ()
+        return signal.told(index, levels, exchange.system.clock.wall_ns() if signal.dated else 0)
 
-    def _refusal(self, asked: _Asked, shortage: Shortage) -> Deny:
+    def _refusal(self, exchange: Exchange, asked: _Asked, shortage: Shortage) -> Deny:
         details: dict[str, object] = {"failing": [asked.limits[index].name for index in shortage.failing]}
         if shortage.shadowed:
             details["shadowed"] = [asked.limits[index].name for index in shortage.shadowed]
@@ -277,32 +311,26 @@ class RateLimit:
                 details,
             )
         wait_s = -(-shortage.retry_after_ns // NANOS_PER_SECOND)
-        index = asked.tightest(shortage.levels, shortage.failing)
-        limit, (remaining, _) = asked.limits[index], shortage.levels[index]
+        failing = [index for index in asked.slowest if index in shortage.failing]
+        index = tightest_of(failing, asked.costs, shortage.levels)
+        headers: Sequence[Line] = ()
+        members: dict[str, object] = {}
+        if asked.signal is not None:
+            headers = asked.signal.refused(index, shortage.levels, wait_s, exchange.system.clock.wall_ns())
+            members["violated-policies"] = details["failing"]
         return Deny(
             self.name,
             Reason.RATE_EXCEEDED,
             429,
-            f"Too many {limit.unit}. Try again in {wait_s} s.",
+            f"Too many {asked.limits[index].unit}. Try again in {wait_s} s.",
             retry_after_ms=-(-shortage.retry_after_ns // 1_000_000),
-            headers=asked.headers(limit.state(remaining, wait_s)) if self._headers else (),
+            headers=tuple(headers),
             details=details,
+            members=members,
         )
 
     def _deny(self, reason: str, status: int, message: str, details: dict[str, object] | None = None) -> Deny:
         return Deny(self.name, reason, status, message, details=details or {})
-
-
-def _end(exchange: Exchange, taking: bytes, asked: _Asked, meter: _Meter | None, outcome: Outcome) -> Flow[None]:
-    if not outcome.called:
-        yield from ReturnTokens(taking)
-        return
-    costs: tuple[int | None, ...] = ()
-    if meter is not None:
-        used = tokens_used(outcome, meter.decoder, exchange.find(Reported), meter.input_bytes)
-        if used is not None:
-            costs = tuple([used if limit.unit == TOKENS else None for limit in asked.limits])
-    yield from SettleTokens(taking, costs)
 
 
 def _read_call(decoder: str, body: Body, path: str, form: str | None) -> Call | BadRequestError:

@@ -87,6 +87,17 @@ class OnError(StrEnum):
     OPEN = "open"
 
 
+class Signals(StrEnum):
+    """How callers are told of their limits (:mod:`tenantguard.rules.signals`); ``AUTO``: by the route's dialect."""
+
+    AUTO = "auto"
+    IETF = "ietf"
+    LEGACY = "legacy"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class PlanSection:
     """The plan that the tenant is on; tenants that name the same one share what is limited by ``Scope.PLAN``."""
@@ -172,6 +183,7 @@ class RateSection:
     rules: tuple[RateRule, ...]
     combine: Combine = Combine.ALL
     on_error: OnError = OnError.LOCAL
+    signals: Signals = Signals.AUTO
 
     def __post_init__(self) -> None:
         named = [rule.name for rule in self.rules if rule.name is not None]

@@ -23,7 +23,7 @@ class Limit(Scoped):
     under another period would mean something else.
     """
 
-    __slots__ = ("rate", "rule", "shadow", "strategy", "unit")
+    __slots__ = ("policy", "rate", "rule", "shadow", "state", "strategy", "unit")
 
     def __init__(self, rule: RateRule, name: str, plan: str | None) -> None:
         super().__init__("rate", name, rule.scope, rule.group, plan)
@@ -32,6 +32,10 @@ class Limit(Scoped):
         self.unit = rule.unit
         self.shadow = rule.shadow
         self.strategy = rule.strategy
+        self.policy = self._policy()
+        """The item of ``RateLimit-Policy``."""
+        self.state = f'"{name}";r=%d;t=%d'.encode()
+        """The item of ``RateLimit``, but for the units and seconds."""
 
     def applies(self, route: Route, model: str | None) -> bool:
         """Whether a request on ``route`` for ``model`` takes of its unit; None where it asks for no model."""
@@ -50,17 +54,13 @@ class Limit(Scoped):
             return False
         return self.scope is Scope.MODEL or self.unit == TOKENS
 
-    def policy(self) -> str:
-        """The item of ``RateLimit-Policy``. ``w`` is in whole seconds; other periods have none."""
+    def _policy(self) -> str:
+        """``w`` is in whole seconds; other periods have none."""
         seconds, rest = divmod(self.rate.period_ns, NANOS_PER_SECOND)
         window = "" if rest else f";w={seconds}"
         burst = "" if self.rate.burst == self.rate.amount else f";tenantguard-burst={self.rate.burst}"
         unit = "" if self.unit == REQUESTS else f';tenantguard-unit="{self.unit}"'
         return f'"{self.name}";q={self.rate.amount}{window}{burst}{unit}'
-
-    def state(self, units: int, seconds: int) -> str:
-        """The item of ``RateLimit``."""
-        return f'"{self.name}";r={units};t={seconds}'
 
     def window_s(self, remaining: int, full_in_ns: int) -> int:
         """Seconds in which no more than the units left can be used: so long as those take to come back at least.

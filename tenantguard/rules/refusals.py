@@ -24,21 +24,23 @@ _TITLES: Final = {
 }  # fmt: skip
 
 _OPENAI_TYPES: Final = {
-    400: "invalid_request_error", 401: "authentication_error", 402: "insufficient_quota", 403: "permission_error",
-    413: "invalid_request_error", 415: "invalid_request_error", 429: "rate_limit_error",
+    401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error",
 }  # fmt: skip
 
 _ANTHROPIC_TYPES: Final = {
-    400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
-    404: "not_found_error", 413: "request_too_large", 415: "invalid_request_error", 429: "rate_limit_error",
-    503: "overloaded_error",
+    401: "authentication_error", 402: "billing_error", 403: "permission_error", 404: "not_found_error",
+    413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
 }  # fmt: skip
 
+_OTHER: Final = "invalid_request_error"
+"""What both providers call the caller's other mistakes."""
+
 _PROBLEM_TYPES: Final[dict[str, str]] = {
-    # draft-ietf-httpapi-ratelimit-headers-11 section "problem types"
+    # draft-ietf-httpapi-ratelimit-headers-11 section "problem types"; the first has the member violated-policies
     Reason.RATE_EXCEEDED: "https://iana.org/assignments/http-problem-types#quota-exceeded",
     Reason.CONCURRENCY_EXCEEDED: "https://iana.org/assignments/http-problem-types#quota-exceeded",
     Reason.CONCURRENCY_QUEUE_FULL: "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    Reason.STORE_UNAVAILABLE: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
     Reason.CONCURRENCY_TIMEOUT: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
     Reason.CONCURRENCY_DEADLINE: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
 }
@@ -100,11 +102,11 @@ def _form(dialect: Dialect, status: int, reason: str, message: str) -> _Form:
     """Everything but the id, written once: refusals come in floods, and are alike."""
     fields: dict[str, Any]
     if dialect is Dialect.OPENAI:
-        error_type = _OPENAI_TYPES.get(status, "server_error")
+        error_type = _OPENAI_TYPES.get(status, _OTHER if status < 500 else "server_error")
         fields = {"error": {"message": message, "type": error_type, "param": None, "code": reason}}
         content_type = b"application/json"
     elif dialect is Dialect.ANTHROPIC:
-        error_type = _ANTHROPIC_TYPES.get(status, "api_error")
+        error_type = _ANTHROPIC_TYPES.get(status, _OTHER if status < 500 else "api_error")
         fields = {
             "type": "error",
             "error": {"type": error_type, "message": message, "code": reason},

@@ -37,6 +37,7 @@ from tenantguard.model.sections import (
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.ledgers import open_ledger
+from tenantguard.settings.limits import open_limits
 from tenantguard.settings.reading import Settings, read_settings
 from tenantguard.settings.redact import directions_of, functions_of
 
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from tenantguard.flow.layer import Layer
     from tenantguard.flow.ports import Ledger, LimitStore, System
     from tenantguard.layers.redaction import Redaction
-    from tenantguard.model.policy import Policy
     from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.rules.redaction.operators import Cipher
     from tenantguard.settings.policies import ResolvedPolicy
@@ -77,7 +77,7 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     ledger = open_ledger(uri, settings.folder, system, settings.ledger, place)
     ports = Ports(
         system=system,
-        limits=_limits(policies.values(), system),
+        limits=_limits(settings, system),
         ledger=ledger,
         policies=StaticPolicies(policies, fallback=settings.fallback),
         identities=ApiKeys(settings.keys),
@@ -97,11 +97,20 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     return guard
 
 
-def _limits(policies: Iterable[Policy], system: System) -> LimitStore:
-    """Token buckets in memory, and windows beside them where a policy counts in some."""
-    buckets = MemoryLimits(system.clock)
+def _limits(settings: Settings, system: System) -> LimitStore:
+    """Token buckets where the settings say, and windows beside them where a policy counts in some."""
+    uri, place = settings.guard.limits, f"{settings.source}: guard.limits"
+    policies = [resolved.policy for resolved in settings.policies.values()]
     rates = [section for policy in policies if (section := policy.section(RateSection)) is not None]
-    if all(rule.strategy is Strategy.TOKEN_BUCKET for section in rates for rule in section.rules):
+    buckets_only = all(rule.strategy is Strategy.TOKEN_BUCKET for section in rates for rule in section.rules)
+    if uri != "memory://":
+        if not buckets_only:
+            raise ConfigurationError(
+                f"{place}: windows are counted in one process: leave out 'strategy', or write limits = 'memory://'"
+            )
+        return open_limits(uri, system, settings.limits, place)
+    buckets = MemoryLimits(system.clock)
+    if buckets_only:
         return buckets
     from tenantguard.adapters.limits.windows import WindowLimits  # noqa: PLC0415 - it takes limits along
 

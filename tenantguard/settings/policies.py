@@ -191,7 +191,7 @@ def _read_rate(document: Document, value: object, path: Path) -> RateSection | N
             document.problem(at, f"an earlier rate is called {rule.name!r}: they would share buckets", "rename one")
         else:
             rules.append(rule)
-    return RateSection(tuple(rules), terms.combine, terms.on_error)
+    return RateSection(tuple(rules), terms.combine, terms.on_error, terms.signals)
 
 
 def _read_rate_rule(document: Document, element: object, path: Path) -> RateRule | None:

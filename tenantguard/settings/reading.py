@@ -32,6 +32,7 @@ from tenantguard.settings.shapes import (
     IdempotencyShape,
     KeyShape,
     LedgerShape,
+    LimitsShape,
     PricingShape,
     ProxyShape,
     RedactionShape,
@@ -59,6 +60,7 @@ TABLES: Final = (
     "guard",
     "idempotency",
     "ledger",
+    "limits",
     "policies",
     "prices",
     "pricing",
@@ -81,6 +83,7 @@ class Settings:
     folder: FilePath
     guard: GuardShape
     ledger: LedgerShape
+    limits: LimitsShape
     layers: tuple[LayerChoice, ...]
     tenancy: TenancyShape
     proxy: ProxyShape
@@ -138,6 +141,7 @@ def parse_settings(
             document.problem((name,), "unknown key", did_you_mean(name, TABLES) or f"known are {', '.join(TABLES)}")
     guard = _table(document, "guard", GuardShape)
     ledger = _table(document, "ledger", LedgerShape)
+    limits = _table(document, "limits", LimitsShape)
     tenancy = _table(document, "tenancy", TenancyShape)
     proxy = _table(document, "proxy", ProxyShape)
     policies = read_policies(document, sections)
@@ -168,6 +172,7 @@ def parse_settings(
         folder=folder,
         guard=guard,
         ledger=ledger,
+        limits=limits,
         layers=layers,
         tenancy=tenancy,
         proxy=proxy,

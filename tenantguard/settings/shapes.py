@@ -37,6 +37,7 @@ from tenantguard.model.sections import (
     Mode,
     OnError,
     Scope,
+    Signals,
     Strategy,
 )
 from tenantguard.model.tenant import Role, TenantId
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
 
 SQLITE: Final = "sqlite:///"
 POSTGRES: Final = "postgresql://"
+_REDIS_URI: Final = re.compile(
+    r"\A(?P<scheme>(?:redis|valkey)(?:s|\+unix|\+sentinel|\+cluster)?://)(?:[^\s/?#@]*@)?(?P<place>[^\s?#@]+)(?:\?\S*)?\Z"
+)
 
 UNIT_SOURCES: Final = ("header:", "json:")
 """How ``usage`` begins where it says where a response has its units, rather than names a function that reads them."""
@@ -125,9 +129,20 @@ def shown_ledger(uri: str) -> str:
 
 
 def _limits_uri(text: str) -> str:
-    if text != "memory://":
-        raise ConfigurationError("must be 'memory://': no other store of limits is built yet")
+    if text != "memory://" and not _REDIS_URI.match(text):
+        raise ConfigurationError(
+            "must be 'memory://', or of Redis 'redis://<user>:<password>@<host>:<port>/<database>', 'rediss://', "
+            "'redis+unix://<path>', 'redis+sentinel://<host>:<port>,.../<name>' or "
+            "'redis+cluster://<host>:<port>,...', or the same with 'valkey'; in a name or password '@' is written "
+            "'%40', ':' '%3A' and '/' '%2F'"
+        )
     return text
+
+
+def shown_limits(uri: str) -> str:
+    """The URI of a store of limits as it may be shown and logged: without names, passwords and options."""
+    found = _REDIS_URI.match(uri)
+    return uri if found is None else f"{found['scheme']}{found['place']}"
 
 
 def _period(value: object) -> Period:
@@ -211,7 +226,7 @@ class GuardShape(Shape):
     """``[guard]``: stores, the stack, and the guard's own bounds."""
 
     ledger: Annotated[str, _text(_ledger_uri)] | None = Field(None, repr=False)  # it may hold a password
-    limits: Annotated[str, _text(_limits_uri)] = "memory://"
+    limits: Annotated[str, _text(_limits_uri)] = Field("memory://", repr=False)  # it may hold a password
     layers: list[_Name] | None = Field(None, min_length=1)
     body_limit: _Count = BODY_LIMIT_BYTES
     deadline_header: Annotated[str, _text(_header)] | None = None
@@ -226,6 +241,15 @@ class LedgerShape(Shape):
     deadline_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     queue_max: _Count = 10_000
     admission: Literal["exact", "lease"] = "exact"
+
+
+class LimitsShape(Shape):
+    """``[limits]``: the bounds of a store of limits that processes share."""
+
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
+    processes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    lease: Annotated[int, Field(ge=0, le=10**9)] = 0
+    coalesce: bool = True
 
 
 class TenancyShape(Shape):
@@ -374,6 +398,7 @@ class RatesShape(Shape):
     rules: Any
     combine: Annotated[Combine, Field(strict=False)] = Combine.ALL
     on_error: Annotated[OnError, Field(strict=False)] = OnError.LOCAL
+    signals: Annotated[Signals, Field(strict=False)] = Signals.AUTO
 
 
 class RateShape(Shape):

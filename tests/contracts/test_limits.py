@@ -435,6 +435,17 @@ def test_a_take_without_an_id_is_final(buckets: Buckets) -> None:
 # shadows
 
 
+def test_what_is_taken_in_place_is_final_and_where_it_cannot_be_nothing_is_taken(buckets: Buckets) -> None:
+    take = one(Rate(2, SECOND))
+    first = buckets.store.take_in_place((take,))
+    if first is None:
+        assert buckets.level(take) == (2, 0)
+        return
+    assert first == Taken(((1, SECOND // 2),))
+    assert buckets.ask(take) == Taken(((0, SECOND),))
+    assert buckets.store.take_in_place((take,)) == Shortage((0,), SECOND // 2, ((0, SECOND),))
+
+
 def test_a_shadow_refuses_nothing_and_says_that_it_would(buckets: Buckets) -> None:
     rate = Rate(2, SECOND)
     shadow, free = Take(bucket_key("acme", "dark"), rate, 1, shadow=True), one(Rate(10, SECOND))

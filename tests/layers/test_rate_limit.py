@@ -14,14 +14,23 @@ from tenantguard.errors import ConfigurationError, LayerError, PortError
 from tenantguard.flow.effects import CallApp, ReadBody
 from tenantguard.flow.http import Ending, Headers, Outcome, Response
 from tenantguard.flow.layer import call_app, check, stack
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.flow.ports import (
+    ReturnTokens,
+    SettleTokens,
+    Shortage,
+    Take,
+    TakeInPlace,
+    Taken,
+    TakeTokens,
+    TakeWithWindows,
+)
 from tenantguard.guard import Guard
 from tenantguard.layers.rate_limit import RateLimit
 from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.policy import EMPTY_POLICY, Policy
 from tenantguard.model.rate import Rate
-from tenantguard.model.route import Route
-from tenantguard.model.sections import Combine, Group, OnError, RateRule, RateSection, Scope
+from tenantguard.model.route import Dialect, Route
+from tenantguard.model.sections import Combine, Group, OnError, RateRule, RateSection, Scope, Signals, Strategy
 from tenantguard.model.tenant import Identity, Tenant, TenantId
 from tenantguard.rules.usage import make_decoder
 from tenantguard.testing import ManualClock, Script, make_exchange, memory_ports
@@ -50,9 +59,14 @@ def policy(*rules: RateRule) -> Policy:
     return Policy.of("acme", [RateSection(rules)])
 
 
+def further_in(exchange: Exchange) -> Flow[Response]:
+    """A layer that may refuse what was taken."""
+    return (yield from call_app(exchange))
+
+
 def start(layer: RateLimit, *facts: object, route: Route = CHAT) -> tuple[Exchange, Script[Response]]:
     exchange = make_exchange(route=route, facts=facts)
-    return exchange, Script(layer.handle(exchange, call_app))
+    return exchange, Script(layer.handle(exchange, further_in))
 
 
 def asked(layer: RateLimit, *facts: object, route: Route = CHAT) -> list[str]:
@@ -161,7 +175,7 @@ def test_what_no_waiting_helps_is_refused_without_a_wait() -> None:
 
 
 def test_headers_can_be_left_out() -> None:
-    layer = RateLimit("10/second", headers=False)
+    layer = RateLimit("10/second", signals="none")
     _, served = start(layer)
     served.answer(Taken(((9, 1),)))
     serve(served)
@@ -232,6 +246,72 @@ def test_a_layer_that_answers_in_place_of_the_application_decides_nothing_about_
     script.answer(Response(200, body=b"from a cache"))
     assert script.done
     assert len(exchange.resolvers) == 1
+
+
+# the last layer
+
+
+def innermost(layer: RateLimit, *facts: object) -> tuple[Exchange, Script[Response]]:
+    exchange = make_exchange(route=CHAT, facts=facts)
+    return exchange, Script(layer.handle(exchange, call_app))
+
+
+def test_where_no_layer_further_in_can_refuse_a_take_is_final() -> None:
+    exchange, script = innermost(RateLimit("10/second"))
+    assert script.effect == TakeInPlace((Take("|tenant|layer-tenant-1s", TEN),))
+    assert isinstance(script.answer(Taken(((9, SECOND // 10),))), CallApp)
+    assert not exchange.resolvers
+    script.answer(Response(200))
+    assert headers_of(script.result) == ('"layer-tenant-1s";q=10;w=1', '"layer-tenant-1s";r=9;t=1')
+
+
+def test_a_store_that_must_be_waited_for_takes_under_an_id() -> None:
+    """Who waits may be cancelled, and then gives back what was taken."""
+    exchange, script = innermost(RateLimit("10/second"))
+    assert isinstance(script.answer(None), TakeTokens)
+    ((resolver, _),) = exchange.resolvers
+    flow = resolver(Outcome(Ending.LEFT, called=False))
+    assert flow is not None
+    assert isinstance(Script(flow).effect, ReturnTokens)
+
+
+def test_fields_of_one_value_take_the_place_of_the_application_s() -> None:
+    route = Route("POST /v1/chat", dialect=Dialect.OPENAI)
+    exchange = make_exchange(route=route)
+    script = Script(RateLimit("10/second").handle(exchange, call_app))
+    script.answer(Taken(((9, SECOND // 10),)))
+    theirs = [(b"X-RateLimit-Limit-Requests", b"500"), (b"x-ratelimit-limit-tokens", b"7000")]
+    script.answer(Response(200, Headers(theirs)))
+    assert script.result.headers.all("x-ratelimit-limit-requests") == ["10"]
+    assert script.result.headers.get("x-ratelimit-reset-requests") == "100ms"
+    assert script.result.headers.get("x-ratelimit-limit-tokens") == "7000"
+
+
+def test_a_policy_says_how_its_limits_are_told_and_the_layer_has_the_last_word() -> None:
+    section = RateSection((RateRule(TEN),), signals=Signals.LEGACY)
+    told = []
+    for layer in (RateLimit(), RateLimit(signals="ietf")):
+        _, script = innermost(layer, ACME, Policy.of("acme", [section]))
+        script.answer(Shortage((0,), SECOND // 10, ((0, SECOND),)))
+        assert script.result.headers.get("retry-after-ms") == "100"
+        told.append([script.result.headers.get(name) for name in ("x-ratelimit-remaining", "ratelimit")])
+    assert told == [["0", None], [None, '"tenant-1s";r=0;t=1']]
+
+
+def test_a_refusal_names_the_policies_that_it_violates_unless_nothing_is_told() -> None:
+    bodies = []
+    for layer in (RateLimit("10/second"), RateLimit("10/second", signals="none")):
+        _, script = innermost(layer)
+        script.answer(Shortage((0,), 1, ((0, SECOND),)))
+        bodies.append(json.loads(script.result.body or b""))
+    assert bodies[0]["violated-policies"] == ["layer-tenant-1s"]
+    assert "violated-policies" not in bodies[1]
+
+
+def test_windows_are_counted_under_an_id_beside_their_buckets() -> None:
+    rule = RateRule(TEN, strategy=Strategy.FIXED_WINDOW)
+    _, script = innermost(RateLimit(), ACME, policy(rule))
+    assert isinstance(script.effect, TakeWithWindows)
 
 
 # which bucket

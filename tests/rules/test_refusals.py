@@ -57,3 +57,31 @@ def test_an_error_event_has_the_body_of_the_refusal() -> None:
     denial = Deny("guard", Reason.RESPONSE_UNREADABLE, 502, "It was cut.")
     for dialect, begin in ((Dialect.OPENAI, b"data: "), (Dialect.ANTHROPIC, b"event: error\ndata: ")):
         assert render_error_event(denial, dialect, ID) == begin + render_refusal(denial, dialect, ID)[2] + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "openai", "anthropic", "problem"),
+    [
+        (Reason.RATE_EXCEEDED, 429, "rate_limit_error", "rate_limit_error", "quota-exceeded"),
+        (Reason.BUDGET_EXHAUSTED, 402, "insufficient_quota", "billing_error", "about:blank"),
+        (Reason.STORE_UNAVAILABLE, 503, "server_error", "overloaded_error", "temporary-reduced-capacity"),
+        (Reason.RATE_IMPOSSIBLE, 422, "invalid_request_error", "invalid_request_error", "about:blank"),
+    ],
+)
+def test_too_fast_spent_undecided_and_too_large_are_told_apart(
+    reason: Reason, status: int, openai: str, anthropic: str, problem: str
+) -> None:
+    denial = Deny("gate", reason, status, "No.")
+    assert told(denial, Dialect.OPENAI)["error"]["type"] == openai
+    assert told(denial, Dialect.ANTHROPIC)["error"]["type"] == anthropic
+    assert told(denial, Dialect.PROBLEM)["type"].endswith(problem)
+
+
+@given(wait_ms=st.integers(0, 10**9))
+def test_a_wait_is_told_in_both_units_and_never_too_short(wait_ms: int) -> None:
+    """E+3."""
+    _, headers, _ = render_refusal(Deny("gate", "gate.closed", 429, "No.", wait_ms), Dialect.PROBLEM, ID)
+    told_s, told_ms = (int(dict(headers)[name]) for name in (b"retry-after", b"retry-after-ms"))
+    assert told_ms == max(wait_ms, 1)
+    assert told_ms <= told_s * 1000 < told_ms + 1000
+    assert b"x-should-retry" not in dict(headers)

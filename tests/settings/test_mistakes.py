@@ -31,6 +31,11 @@ return_wait_s = 1.0
 deadline_s = 1.0
 queue_max = 1
 admission = "exact"
+[limits]
+deadline_ms = 1
+processes = 1
+lease = 0
+coalesce = true
 [tenancy]
 from = ["api-key"]
 required = true

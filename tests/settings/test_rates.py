@@ -7,7 +7,17 @@ import pytest
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.limits.windows import WindowLimits
 from tenantguard.model.rate import Rate
-from tenantguard.model.sections import Combine, Group, OnError, PlanSection, RateRule, RateSection, Scope, Strategy
+from tenantguard.model.sections import (
+    Combine,
+    Group,
+    OnError,
+    PlanSection,
+    RateRule,
+    RateSection,
+    Scope,
+    Signals,
+    Strategy,
+)
 from tenantguard.settings import SettingsError, parse_settings
 from tenantguard.settings.building import build, loopholes
 
@@ -161,3 +171,15 @@ def test_what_refuses_nothing_is_told_as_a_loophole() -> None:
         "policies.default: the rate of tokens, 5 per second, burst 5, is a shadow: it refuses nothing",
         "policies.default: rate.on_error = 'open': nothing is limited while the store of limits cannot be asked",
     ]
+
+
+@pytest.mark.parametrize("signals", list(Signals))
+def test_a_policy_says_how_its_limits_are_told(signals: Signals) -> None:
+    assert section(f'{{ rules = "1/s", signals = "{signals}" }}').signals is signals
+    assert section('"1/s"').signals is Signals.AUTO
+
+
+def test_signals_that_nobody_knows_are_refused_with_those_there_are() -> None:
+    told = problems('{ rules = "1/s", signals = "github" }')
+    assert "signals" in told
+    assert "legacy" in told

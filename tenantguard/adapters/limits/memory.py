@@ -204,6 +204,10 @@ class MemoryLimits:
         self._end(command)
         return None
 
+    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage:
+        """Take, finally."""
+        return self._take(None, takes)
+
     def acquire(self, take: Take) -> tuple[bool, int, int | None, int]:
         """One take that is final at once, answered in plain numbers, for whoever asks in a hot loop.
 

@@ -121,6 +121,10 @@ class WindowLimits:
             command = SettleTokens(command.id, tuple([command.costs[index] for index in buckets]))
         return self._buckets.execute(command)
 
+    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage:
+        """Take from buckets alone, finally."""
+        return self._buckets.take_in_place(takes)
+
     def execute_with_windows(self, command: TakeWithWindows, /) -> Taken | Shortage:
         """Answer at once."""
         with self._lock:

@@ -8,15 +8,17 @@ its deadline decides by itself (:mod:`.store`).
 
 from __future__ import annotations
 
+import logging
 import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tenantguard.adapters.limits.redis.wire import NOW_SIZE, call, loading_call, read_now
 from tenantguard.adapters.promise import safely
-from tenantguard.errors import PortError
+from tenantguard.errors import PortError, PortTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +37,8 @@ _QUEUE_MAX: Final = 20_000
 _END_S: Final = 5.0
 
 _IDLE_S: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class Asked(Protocol):
@@ -134,6 +138,10 @@ class Lane:
         link = _Link(self._make, self._monotonic_ns)
         idle, idle_s = self._idle, _IDLE_S if self._idle is not None else None
         queue = self._queue
+        try:
+            link.connect()  # while the other may already be out with the first command
+        except (RedisError, OSError):
+            link.drop()
         while True:
             batch: list[Asked] = []
             keys, probes, ended = 0, False, False
@@ -187,9 +195,15 @@ class Lane:
         began = self._monotonic_ns()
         try:
             self._trip(link, groups, bells)
-        except (RedisError, OSError) as failed:
+        except Exception as failed:  # whatever it is, somebody waits, and the thread must live
+            if not isinstance(failed, RedisError | OSError):
+                log.exception("limits: a trip to the server failed")
             link.drop()
-            problem = PortError("limits", f"the server failed: {type(failed).__name__}")
+            problem = (
+                PortTimeout("limits", self._deadline_ns / 1e9)
+                if isinstance(failed, TimeoutError | RedisTimeoutError)
+                else PortError("limits", f"the server failed: {type(failed).__name__}")
+            )
             self.breaker.failed(type(failed).__name__, self._monotonic_ns())
             for group in groups:
                 for asked in group:
@@ -279,7 +293,7 @@ class _Link:
 
     def send(self, packed: bytes) -> int:
         """Send commands; the answer is when that began."""
-        connection = self._connected()
+        connection = self.connect()
         sent_ns = self._monotonic_ns()
         connection.send_packed_command([packed], check_health=False)  # type: ignore[no-untyped-call]
         return sent_ns
@@ -293,7 +307,7 @@ class _Link:
 
     def ping(self) -> None:
         """Raise where the server is not there."""
-        connection = self._connected()
+        connection = self.connect()
         connection.send_command("PING")  # type: ignore[no-untyped-call]
         connection.read_response()
 
@@ -303,7 +317,8 @@ class _Link:
         if connection is not None:
             connection.disconnect()  # type: ignore[no-untyped-call]
 
-    def _connected(self) -> ConnectionInterface:
+    def connect(self) -> ConnectionInterface:
+        """Connect, where that has not happened."""
         connection = self._connection
         if connection is None:
             connection = self._make()

@@ -288,9 +288,11 @@ class Leases:
         self._send(ends)
 
     def give_back(self) -> None:
-        """Give back everything; what is open is settled as if it were used."""
+        """Give back everything now; what is still open has used what it took."""
         with self._lock:
             leases, self._leases = self._leases, {}
+            for lease in leases.values():
+                lease.chunk.open = 0
             ends = [end for lease in leases.values() for end in self._retire(lease)]
         self._send(ends)
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.storage import storage_from_string
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from tenantguard.adapters.limits.redis.breaker import Breaker
 from tenantguard.adapters.limits.redis.lane import Lane, Probe
@@ -227,7 +227,7 @@ class Cluster:
                 waiting += more
             try:
                 self._discover()
-            except (RedisError, OSError) as failed:
+            except (RedisError, RedisClusterException, OSError) as failed:
                 self._discovery.failed(type(failed).__name__, self._monotonic_ns())
                 problem = PortError("limits", f"the cluster failed: {type(failed).__name__}")
                 for asked in waiting:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 DEADLINE_MS: Final = 50
 
+_WAITED: Final = 0.9
+"""The part of a deadline in which the server may answer. The rest is for deciding without it, a crowd of them too."""
+
 _DENIED_NS: Final = 250_000_000
 _DENIED_MAX: Final = 16_384
 _PLANS_MAX: Final = 16_384
@@ -74,7 +77,7 @@ class RedisLimits:
         if deadline_ms < 1 or lease < 0 or (processes is not None and processes < 1):
             raise ConfigurationError("limits: deadline_ms and processes are at least 1, lease at least 0")
         self._clock = clock or SystemClock()
-        self.deadline_s = deadline_ms / 1000
+        self.deadline_s = _WAITED * deadline_ms / 1000
         self.now_ns: Callable[[], int] = self._clock.monotonic_ns
         self.processes = processes or 1
         self._counts = processes is None
@@ -122,6 +125,14 @@ class RedisLimits:
         if not self.send(refill):
             raise PortError("limits", "the server does not answer")
         return refill
+
+    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage | None:
+        """Take finally, where leases have enough or a refusal is remembered; else None."""
+        plan = self._plans.get(id(takes)) or self._planned(takes)
+        now_ns = self.now_ns()
+        if plan.leases and not plan.asked:
+            return self._leases.at_once(plan, now_ns)
+        return self._denial(takes, now_ns) if self._denied else None
 
     def close(self) -> None:
         """Give leases back, send what is queued, and end threads and connections."""

@@ -1,0 +1,188 @@
+"""Leases: never more than the rate admits, and no more stranded than is said."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.model.rate import Rate
+
+from .conftest import SECOND, one
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .conftest import Asked
+
+HOUR = 3600 * SECOND
+FAST = Rate(1000, SECOND, 1000)
+
+
+def test_most_decisions_need_no_server(asked: Callable[..., Asked], own_redis: Any) -> None:
+    store = asked(own_redis.uri, lease=64)
+    take = one(FAST)
+    store.take(take)
+    own_redis.ask("CONFIG", "RESETSTAT")
+    for _ in range(300):
+        assert isinstance(store.take(take), Taken)
+    import redis
+
+    with redis.Redis(unix_socket_path=str(own_redis.socket)) as client:
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] <= 300 / 64 + 2
+
+
+def test_processes_with_leases_admit_a_burst_and_what_refills_and_strand_no_more_than_a_chunk_each(
+    asked: Callable[..., Asked],
+) -> None:
+    """Over-admission is 0; what they do not admit is what they hold."""
+    stores = [asked(lease=64, processes=4, deadline_ms=5000) for _ in range(4)]
+    rate = Rate(1000, SECOND, 2000)
+    take = one(rate)
+    began = time.perf_counter()
+    ends = began + 0.5
+    admitted = [0, 0, 0, 0]
+
+    def work(number: int) -> None:
+        while time.perf_counter() < ends:
+            answer = stores[number].take(take)
+            assert not answer.degraded
+            admitted[number] += isinstance(answer, Taken)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.perf_counter() - began
+    chunk = stores[0].store.chunk_of(rate)
+    assert chunk == 25
+    assert sum(admitted) <= 2000 + 1000 * took
+    assert sum(admitted) >= 2000 + 1000 * 0.5 * 0.8 - 4 * chunk
+
+
+def test_what_refills_slowly_is_not_leased(asked: Callable[..., Asked]) -> None:
+    """A chunk is a tenth of a second of the rate at most: a few units an hour are not kept from others."""
+    store = asked(lease=64)
+    assert store.store.chunk_of(Rate(1000, HOUR, 1000)) == 1
+    assert store.store.chunk_of(Rate(200, SECOND, 1000)) == 20
+    assert store.store.chunk_of(Rate(10**6, SECOND, 40)) == 10
+
+
+def test_a_closed_store_gives_back_what_it_has(asked: Callable[..., Asked]) -> None:
+    clock = Standing()
+    store = asked(lease=64, clock=clock, test_clock=clock, deadline_ms=5000)
+    other = asked(clock=clock, test_clock=clock, deadline_ms=5000)
+    take = one(FAST)
+    assert store.admitted(take, 3) == 3
+    assert other.level(take)[0] == 1000 - 65  # for the one who waited, and a chunk
+    store.store.close()
+    other.until(lambda: other.level(take)[0] == 997)
+
+
+def test_an_idle_lease_is_given_back_once_nothing_of_it_is_open(asked: Callable[..., Asked]) -> None:
+    clock = Standing()
+    store = asked(lease=64, clock=clock, test_clock=clock, deadline_ms=5000)
+    other = asked(clock=clock, test_clock=clock, deadline_ms=5000)
+    take = one(FAST, cost=2)
+    streams = [TakeTokens(store.new_id(), (take,)) for _ in range(2)]
+    for stream in streams:
+        store.execute(stream)
+    store.execute(SettleTokens(streams[0].id or b"", (1,)))
+    clock.now_ns += 1_100_000_000
+    store.store._idle()
+    store.execute(SettleTokens(streams[1].id or b"", (5,)))
+    clock.now_ns -= 1_100_000_000
+    other.until(lambda: other.level(take)[0] == 1000 - 6)
+    assert store.admitted(take, 3) == 3
+
+
+def test_what_was_settled_and_returned_adds_up(asked: Callable[..., Asked]) -> None:
+    """Whatever the chunks were: in the end the bucket is short of what was used, and nothing else."""
+    clock = Standing()
+    stores = [asked(lease=50, processes=2, clock=clock, test_clock=clock, deadline_ms=5000) for _ in range(2)]
+    other = asked(clock=clock, test_clock=clock, deadline_ms=5000)
+    rate = Rate(10**6, SECOND, 10**6)
+    take = one(rate)
+    chance = random.Random(1)
+    used = 0
+    open_ids: list[tuple[Any, bytes, int]] = []
+    for _ in range(600):
+        store = chance.choice(stores)
+        if open_ids and chance.random() < 0.45:
+            held, taking, cost = open_ids.pop(chance.randrange(len(open_ids)))
+            units = chance.choice([None, 0, cost // 2, cost, 2 * cost])
+            if units is None:
+                held.execute(ReturnTokens(taking))
+            else:
+                held.execute(SettleTokens(taking, (units,)))
+                used += units
+        else:
+            cost = chance.choice([0, 1, 3, 20, 120])
+            taking = store.new_id()
+            if isinstance(store.execute(TakeTokens(taking, (Take(take.bucket, rate, cost),))), Taken):
+                open_ids.append((store, taking, cost))
+    for held, taking, cost in open_ids:
+        held.execute(SettleTokens(taking))
+        used += cost
+    for store in stores:
+        store.store.close()
+    other.until(lambda: other.level(take)[0] == 10**6 - used)
+
+
+def test_a_refusal_by_lease_names_a_wait_that_comes_true(asked: Callable[..., Asked]) -> None:
+    clock = Standing()
+    store = asked(lease=8, clock=clock, test_clock=clock, deadline_ms=5000)
+    take = one(Rate(100, SECOND, 40))
+    admitted = store.admitted(take, 60)
+    assert admitted == 40
+    refused = store.take(take)
+    assert isinstance(refused, Shortage)
+    assert refused.failing == (0,)
+    assert refused.retry_after_ns == SECOND // 100
+    clock.now_ns += SECOND // 100
+    assert isinstance(store.take(take), Taken)
+    assert isinstance(store.take(take), Shortage)
+    impossible = store.take(Take(take.bucket, take.rate, 41))
+    assert isinstance(impossible, Shortage)
+    assert impossible.retry_after_ns is None
+
+
+def test_leased_and_exact_are_taken_together_or_not_at_all(asked: Callable[..., Asked]) -> None:
+    clock = Standing()
+    store = asked(lease=64, clock=clock, test_clock=clock, deadline_ms=5000)
+    other = asked(clock=clock, test_clock=clock, deadline_ms=5000)
+    leased, exact = one(FAST), one(Rate(1, HOUR, 3))
+    answers = [store.take(leased, exact) for _ in range(10)]
+    assert [isinstance(answer, Taken) for answer in answers] == [True] * 3 + [False] * 7
+    assert answers[-1].levels[1][0] == 0
+    assert isinstance(answers[-1], Shortage)
+    assert answers[-1].failing == (1,)
+    store.store.close()
+    other.until(lambda: other.level(leased)[0] == 997)
+
+
+def test_a_server_that_hangs_leaves_what_is_leased(asked: Callable[..., Asked], own_redis: Any) -> None:
+    store = asked(own_redis.uri, lease=64)
+    take = one(Rate(1000, SECOND, 1000))
+    store.take(take)
+    own_redis.hang()
+    answers = [store.take(take) for _ in range(70)]
+    assert [answer.degraded for answer in answers].index(True) == 64
+    assert all(isinstance(answer, Taken) for answer in answers)
+    own_redis.go_on()
+
+
+class Standing:
+    """A clock that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_790_000_000 * SECOND
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def wall_ns(self) -> int:
+        return self.now_ns
