@@ -3,11 +3,11 @@
     python -m benchmarks.limiters_served
 
 Each application runs in a uvicorn process of its own (uvloop and httptools where they are installed); the load, 16
-connections, is one more process. All limits are in memory, far above the load, and tell of themselves in headers where
-they can. The peers count by address; ours by tenant too, whom it knows by a hashed key. fastapi-limiter and throttled-py
-are dependencies and decorators of FastAPI, so they are compared with a guard around FastAPI. Requests a second are those
-of a second of the server's processor time. A peer that is not installed is left out (``pip install slowapi
-fastapi-limiter throttled-py``).
+connections, is one more process. All limits are in memory, far above the load, and tell of themselves in headers
+where they can. The peers count by address; ours by tenant too, whom it knows by a hashed key. fastapi-limiter and
+throttled-py are dependencies and decorators of FastAPI, so they are compared with a guard around FastAPI. Requests
+a second are those of a second of the server's processor time. A peer that is not installed is left out (``pip
+install slowapi fastapi-limiter throttled-py``).
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class SSEFramer:
         """Take the next bytes; return the events that they complete. Nothing is taken once ``overflowed``."""
         if self.overflowed:
             return []
-        if not (self._open or self._lines.waiting or len(chunk) > self._limit):
+        if not self.inside and len(chunk) <= self._limit:
             usual = _usual_events(chunk)
             if usual:
                 self._begun = True
@@ -149,6 +149,11 @@ class SSEFramer:
         if self._lines.overflowed or self._size + self._lines.waiting > self._limit:
             self.overflowed = True
         return events
+
+    @property
+    def inside(self) -> bool:
+        """Whether there are bytes that no event has given out."""
+        return bool(self._open or self._lines.waiting)
 
     def finish(self) -> bytes:
         """The stream has ended, or overflowed: the bytes that no event has given out, as they came.

@@ -12,7 +12,7 @@ Everything else that is a string in an event is redacted by itself; in known sha
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events import anthropic, cohere, gemini, ollama, openai_chat, openai_responses
@@ -37,7 +37,7 @@ from tenantguard.rules.redaction.json_text import (
 from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from tenantguard.rules.redaction.events.moulds import Form
     from tenantguard.rules.redaction.events.view import Key, Said, View
@@ -59,6 +59,16 @@ _FORMS_MAX: Final = 16
 _WAITING: Final = re.compile(r'"finishReason"\s*:\s*"')
 
 
+class Usual(NamedTuple):
+    """How an event is written: what is before its text, which is of this channel, and behind it.
+
+    Between the second and the last of three pieces is an identifier of the protocol's own.
+    """
+
+    pieces: Sequence[str]
+    channel: Channel
+
+
 def waits(text: str) -> bool:
     """Whether only who sees what follows can tell if this event ends a text: it waits for the next, or the end."""
     return _WAITING.search(text) is not None
@@ -74,7 +84,7 @@ class JsonEvents:
         self._rule = rule
         self._protocol = protocol
         self._unknown = unknown
-        self._channels: dict[Key, _Channel] = {}
+        self._channels: dict[Key, Channel] = {}
         self._forms: list[Form] = []  # the latest first
         self._latest: View | None = None
         self._next: int | None = None  # where events have numbers, that of the next one
@@ -109,6 +119,24 @@ class JsonEvents:
     def close(self) -> list[Said]:
         """The stream has ended; what channels held back, as events of our own."""
         return self._close(self._channels)
+
+    def usual(self) -> Usual | None:
+        """How an event is written that says more of what the latest one said.
+
+        None where such an event has more than that text and at most one identifier behind it, or does more than say
+        it.
+        """
+        form = self._forms[0] if self._forms else None
+        if form is None or form.view is not self._latest or len(self._channels) != 1:
+            return None
+        (_, _, key), *others = form.texts or [(0, (), None)]
+        channel = self._channels.get(key) if key is not None else None
+        if key is None or channel is None or form.ends(key):
+            return None
+        if form.same or len(form.cut.holes) != 1 + len(others) or len(others) > 1 or any(map(waits, form.cut.pieces)):
+            return None
+        own = all(key is None and LLM_JSON.leaves(path, "") for _, path, key in others)
+        return Usual(form.cut.pieces, channel) if own else None
 
     def failure(self, code: str, message: str) -> Said | None:
         """The event that says that redaction failed, in the protocol's own way; None where it has none."""
@@ -200,7 +228,7 @@ class JsonEvents:
         if channel is None:
             if len(self._channels) == CHANNELS_MAX:
                 raise MalformedTextError("the stream has too many texts at once")
-            channel = self._channels[key] = _Channel(self._rule, key[-1])
+            channel = self._channels[key] = Channel(self._rule, key[-1])
         channel.view = view
         said = channel.feed(value)
         if value and ends:
@@ -210,7 +238,7 @@ class JsonEvents:
     def _whole(self, field: str, value: str) -> str:
         """What the deltas of ``value`` join to, whatever they are."""
         if field in JSON_FIELDS:
-            channel = _Channel(self._rule, field)
+            channel = Channel(self._rule, field)
             return channel.feed(value) + channel.finish()
         return whole(self._rule.arguments if field in ARGUMENT_FIELDS else self._rule, value)
 
@@ -258,7 +286,7 @@ def _view(event: Event) -> View | None:
     return None
 
 
-class _Channel:
+class Channel:
     """One text that arrives in deltas, and the event that said more of it last."""
 
     __slots__ = ("_json", "_text", "view")
@@ -270,7 +298,9 @@ class _Channel:
         self.view: View
 
     def feed(self, text: str) -> str:
+        """Take the next piece; return what may leave."""
         return self._json.feed(text) if self._json is not None else join(self._text.feed(text))
 
     def finish(self) -> str:
+        """The text has ended; return the rest of it."""
         return self._json.finish() if self._json is not None else join(self._text.finish())
