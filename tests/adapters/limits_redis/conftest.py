@@ -109,6 +109,10 @@ class Proxy:
 
     refuses = False
 
+    def prepared(self, near: socket.socket) -> socket.socket:
+        """A connection that was accepted, as it is used."""
+        return near
+
     def _accept(self) -> None:
         while True:
             try:
@@ -117,6 +121,11 @@ class Proxy:
                 return
             self.links += 1
             if self.refuses:
+                near.close()
+                continue
+            try:
+                near = self.prepared(near)
+            except OSError:
                 near.close()
                 continue
             far = socket.create_connection(("127.0.0.1", self._to))
