@@ -88,7 +88,7 @@ def test_what_is_refused_for_its_size_consumes_nothing(buckets: Buckets) -> None
 
 
 def test_of_two_limits_the_wider_counts_what_was_admitted(buckets: Buckets) -> None:
-    """limits: of 50 tries 5 are admitted, and the wider is charged 50."""
+    """A-6; limits: of 50 tries 5 are admitted, and the wider is charged 50."""
     wide, tight = one(Rate(100, MINUTE), "wide"), one(Rate(5, MINUTE), "tight")
     answers = [buckets.ask(wide, tight) for _ in range(50)]
     assert sum(isinstance(answer, Taken) for answer in answers) == 5
@@ -114,7 +114,9 @@ def hurry() -> Iterator[None]:
 
 @pytest.mark.usefixtures("hurry")
 def test_eight_threads_admit_as_many_as_one(buckets: Buckets) -> None:
-    """limits in memory: in 8 of 600 tries more than 5, or fewer; a dictionary without a lock, twice as many."""
+    """A+10: check and record are one step. limits in memory: in 8 of 600 tries more than 5, or fewer; a dictionary
+    without a lock: twice as many.
+    """
     for number in range(20):
         take = one(Rate(1, HOUR, 5), f"t{number}")
         answers: list[Any] = []
