@@ -59,16 +59,16 @@ _FORM: Final = "multipart/form-data"
 class _Asked:
     """What a request takes: its limits, and a take for each; the same for all requests that ask for the same."""
 
-    __slots__ = ("command", "costs", "in_place", "limits", "replaced", "signal", "slowest", "takes")
+    __slots__ = ("command", "in_place", "limits", "replaced", "signal", "slowest", "takes")
 
     def __init__(
         self, limits: tuple[Limit, ...], takes: tuple[Take, ...], signals: Signals, dialect: Dialect
     ) -> None:
         self.limits = limits
         self.takes = takes
-        self.costs = [take.cost for take in takes]
-        self.slowest = slowest_first(limits, self.costs) or range(len(limits))
-        self.signal = signal_of(signals, dialect, limits, self.costs)
+        costs = [take.cost for take in takes]
+        self.slowest = slowest_first(limits, costs) or [(index, 1) for index in range(len(limits))]
+        self.signal = signal_of(signals, dialect, limits, costs)
         self.replaced = self.signal.replaced if self.signal is not None else ()
         windows = any(take.strategy is not Strategy.TOKEN_BUCKET for take in takes)
         self.command = TakeWithWindows if windows else TakeTokens
@@ -178,7 +178,7 @@ class RateLimit:
         if plan is None:
             return (yield from proceed(exchange))
         meter: _Meter | None = None
-        if plan.needs_call(exchange.route):
+        if plan.may_need_call and plan.needs_call(exchange.route):
             read = yield from self._read(exchange)
             if isinstance(read, Deny):
                 return exchange.deny(read)
@@ -195,7 +195,7 @@ class RateLimit:
         if answer is None:
             taking = _Taking(exchange, asked, meter)
             exchange.resolve(taking)
-            answer = yield from asked.command(taking.id, asked.takes, plan.section.on_error)
+            answer = yield asked.command(taking.id, asked.takes, plan.section.on_error)
         if isinstance(answer, Shortage):
             return exchange.deny(self._refusal(exchange, asked, answer))
         lines = self._allow(exchange, asked, answer)
@@ -204,7 +204,7 @@ class RateLimit:
             meter.tap(exchange, response)
         elif taking is not None and response.body is None:  # the application's: what was taken stays, before the end
             try:
-                yield from SettleTokens(taking.id)
+                yield SettleTokens(taking.id)
             except PortError:  # then as the end of the exchange, where it fails alone
                 pass
             else:
@@ -285,7 +285,7 @@ class RateLimit:
     def _allow(self, exchange: Exchange, asked: _Asked, taken: Taken) -> Sequence[Line]:
         """Record the decision; the answer is what the response tells of it."""
         levels = taken.levels
-        index = tightest_of(asked.slowest, asked.costs, levels)
+        index = tightest_of(asked.slowest, levels)
         details: dict[str, object] = {"remaining": levels[index][0]}
         if taken.shadowed:
             details["shadowed"] = [asked.limits[index].name for index in taken.shadowed]
@@ -311,8 +311,8 @@ class RateLimit:
                 details,
             )
         wait_s = -(-shortage.retry_after_ns // NANOS_PER_SECOND)
-        failing = [index for index in asked.slowest if index in shortage.failing]
-        index = tightest_of(failing, asked.costs, shortage.levels)
+        failing = [one for one in asked.slowest if one[0] in shortage.failing]
+        index = tightest_of(failing, shortage.levels)
         headers: Sequence[Line] = ()
         members: dict[str, object] = {}
         if asked.signal is not None:
