@@ -23,7 +23,7 @@ class Limit(Scoped):
     under another period would mean something else.
     """
 
-    __slots__ = ("_amount_ns", "_is_bucket", "_period_ns", "policy", "rate", "rule", "shadow", "state", "strategy", "unit")
+    __slots__ = ("_amount_ns", "_is_bucket", "policy", "rate", "rule", "shadow", "state", "strategy", "unit")
 
     def __init__(self, rule: RateRule, name: str, plan: str | None) -> None:
         super().__init__("rate", name, rule.scope, rule.group, plan)
@@ -33,7 +33,6 @@ class Limit(Scoped):
         self.shadow = rule.shadow
         self.strategy = rule.strategy
         self._is_bucket = rule.strategy is Strategy.TOKEN_BUCKET
-        self._period_ns = rule.rate.period_ns
         self._amount_ns = rule.rate.amount * NANOS_PER_SECOND
         self.policy = self._policy()
         """The item of ``RateLimit-Policy``."""
@@ -71,7 +70,7 @@ class Limit(Scoped):
         Of a window, ``full_in_ns`` is when it has more.
         """
         if remaining and self._is_bucket:
-            return -(-remaining * self._period_ns // self._amount_ns)
+            return -(-remaining * self.rate.period_ns // self._amount_ns)
         more_in_ns = next_unit_in_ns(full_in_ns, self.rate) if self._is_bucket else full_in_ns
         return max(1, -(-more_in_ns // NANOS_PER_SECOND))
 
@@ -79,7 +78,7 @@ class Limit(Scoped):
 class LimitPlan:
     """The limits of one rate section, worked out once."""
 
-    __slots__ = ("limits", "may_need_call", "policy", "section")
+    __slots__ = ("limits", "policy", "section")
 
     def __init__(
         self, section: RateSection, plan: str | None = None, *, prefix: str = "", policy: Policy | None = None
@@ -88,10 +87,6 @@ class LimitPlan:
         self.policy = policy  # kept, so that no other has its id
         names = names_of([(rule.name, prefix + _stem(rule)) for rule in section.rules])
         self.limits = tuple(Limit(rule, name, plan) for rule, name in zip(section.rules, names, strict=True))
-        self.may_need_call = any(
-            limit.scope is Scope.MODEL or limit.unit == TOKENS or limit.models for limit in self.limits
-        )
-        """Whether there is a route on which :meth:`needs_call` can be true."""
 
     @classmethod
     def of(cls, policy: Policy) -> Self | None:
@@ -104,7 +99,7 @@ class LimitPlan:
 
     def needs_call(self, route: Route) -> bool:
         """Whether what a request on ``route`` takes depends on the call of a model that it makes."""
-        return self.may_need_call and calls_model(route) and any(limit.needs_call(route) for limit in self.limits)
+        return calls_model(route) and any(limit.needs_call(route) for limit in self.limits)
 
     def applying(self, route: Route, model: str | None) -> tuple[Limit, ...]:
         """The limits of a request, in the order of the rules.

@@ -224,7 +224,12 @@ class MemoryLimits:
     def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage:
         """Take, finally."""
         if len(takes) != 1:
-            return self._take(None, takes)
+            lock = self._lock_of(None, takes) if self._locks_mask else self._locks[0]
+            lock.acquire()
+            try:
+                return self._decide(takes, keep=False)[0]
+            finally:
+                lock.release()
         granted, remaining, retry_after_ns, full_in_ns = self.acquire(takes[0])
         levels = ((remaining, full_in_ns),)
         if retry_after_ns == 0:
