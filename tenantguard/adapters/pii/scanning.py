@@ -17,7 +17,6 @@ from functools import lru_cache
 from itertools import product, starmap
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tenantguard.adapters.pii.finder import Span
 from tenantguard.adapters.pii.prefilter import (
     DIGITS,
     LOWER,
@@ -41,6 +40,7 @@ from tenantguard.adapters.pii.shadow import shadow
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from tenantguard.adapters.pii.finder import Span
     from tenantguard.adapters.pii.prefilter import Node, Plan
 
 _MARGIN: Final = 1
@@ -248,13 +248,13 @@ class _Opener:
             self._words.begin(shadow)
         finished: list[Span] = []
         for left, right in zip(starts, ends, strict=True):
-            window = Span(max(left, 0), min(right, length))
+            begin, stop = max(left, 0), min(right, length)
             if self._words is not None:
-                window = Span(window.start, max(self._words.end(window.end - 1), window.end))
-            if finished and finished[-1].end >= window.start:
-                last = finished.pop()
-                window = Span(last.start, max(last.end, window.end))
-            finished.append(window)
+                stop = max(self._words.end(stop - 1), stop)
+            if finished and finished[-1][1] >= begin:
+                begin, before = finished.pop()
+                stop = max(before, stop)
+            finished.append((begin, stop))
         return finished
 
 
@@ -454,10 +454,10 @@ def _around(places: Iterable[int], width: int, length: int) -> list[Span]:
     regions: list[Span] = []
     for at in places:
         start, end = max(at - width - _MARGIN, 0), min(at + _STRIDE + width + _MARGIN, length)
-        if regions and regions[-1].end >= start:
-            regions[-1] = Span(regions[-1].start, end)
+        if regions and regions[-1][1] >= start:
+            regions[-1] = (regions[-1][0], end)
         else:
-            regions.append(Span(start, end))
+            regions.append((start, end))
     return regions
 
 
@@ -467,15 +467,16 @@ def _runs_around(scanned: bytes, places: Iterable[int], mask: int) -> list[Span]
     runs.begin(scanned)
     regions: list[Span] = []
     for at in places:
-        if regions and regions[-1].end >= min(at + _STRIDE, len(scanned)):
+        if regions and regions[-1][1] >= min(at + _STRIDE, len(scanned)):
             continue
         start, end = runs.start(at + 1), runs.end(at)
         while end < at + _STRIDE and end < len(scanned):
             end = runs.end(end + 1)  # keys may stand in the next runs
-        region = Span(max(start - _MARGIN, 0), min(end + _MARGIN, len(scanned)))
-        while regions and regions[-1].end >= region.start:
-            region = Span(min(regions[-1].start, region.start), max(regions.pop().end, region.end))
-        regions.append(region)
+        start, end = max(start - _MARGIN, 0), min(end + _MARGIN, len(scanned))
+        while regions and regions[-1][1] >= start:
+            before, behind = regions.pop()
+            start, end = min(before, start), max(behind, end)
+        regions.append((start, end))
     return regions
 
 
