@@ -151,8 +151,7 @@ class Redaction:
             exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
         if is_socket and response.status == 101 and response.body is None:
-            self._join(walk, response)
-            return response
+            return self._join(walk, response)
         if outward is None:
             return response
         return (yield from self._scrub(walk, outward, response))
@@ -306,10 +305,13 @@ class Redaction:
 
     # a WebSocket
 
-    def _join(self, walk: _Walk, response: Response) -> None:
+    def _join(self, walk: _Walk, response: Response) -> Response:
         frames = _SocketFrames(walk, self._detector)
+        if (refusal := frames.head(response.headers)) is not None:
+            return walk.exchange.deny(refusal)
         response.frames = (*response.frames, frames)
         walk.exchange.resolve(lambda _: frames.tell())
+        return response
 
 
 class _Walk(NamedTuple):
@@ -453,6 +455,13 @@ class _SocketFrames:
         self._inward = walk.inward.replacing(walk.keys) if walk.inward is not None else None
         self._outward = walk.outward.replacing(walk.keys) if walk.outward is not None else None
 
+    def head(self, headers: Headers) -> Deny | None:
+        """Rewrite the headers with which the socket is accepted; what cannot be is a reason not to accept it."""
+        plan = self._walk.outward
+        if plan is None or not plan.direction.headers:
+            return None
+        return _scrub_headers(headers, self._walk.scrub(self._detector(plan), self._outward), plan)
+
     def inbound(self, message: str | bytes) -> str | bytes | Cut:
         """What the application receives."""
         plan = self._walk.inward
@@ -469,7 +478,8 @@ class _SocketFrames:
 
     def _through(self, message: str | bytes, plan: Plan, rule: Callable[[], TextRule]) -> str | bytes | Cut:
         try:
-            return MessageText(rule(), self._shape, plan.direction.unknown).message(message)
+            scope = plan.terms(model_call=False).whole
+            return MessageText(rule(), self._shape, plan.direction.unknown, scope).message(message)
         except SecretFoundError:
             return Cut(Reason.SECRET_FOUND, code=_POLICY_VIOLATION)
         except Exception as failure:  # noqa: BLE001 - whatever it is, nothing raw passes
