@@ -161,7 +161,7 @@ response = "off"
         ("{}", ["all entities (score 0.4 and above)"]),
         ('{ recognizers = ["EsNifRecognizer"], threshold = 0.75 }', ["EsNifRecognizer (score 0.75 and above)"]),
         ('{ phone_regions = ["DE"], context = false }', ["telephone numbers of DE", "whatever words are before"]),
-        ('{ normalize = true, limit = 5_000_000 }', ["in any width", "at most 5000000 bytes"]),
+        ("{ normalize = true, limit = 5_000_000 }", ["in any width", "at most 5000000 bytes"]),
         ('{ allow = { exact = ["Bluebird"], domains = ["a.io"] }, skip = ["a", "b"] }', ["2 allowed", "not a, b"]),
         ("{ keys = true, numbers = true, request = { path = true } }", ["also keys, numbers, path"]),
         ('{ secrets = "off" }', ["secrets off"]),

@@ -28,7 +28,8 @@ from tenantguard.rules.redaction.fields import ALL_FIELDS, EVERYWHERE, Fields, S
 from tenantguard.rules.redaction.forms import rewrite_form
 from tenantguard.rules.redaction.hold import TextStream, join
 from tenantguard.rules.redaction.json_lines import VALUE_BYTES_MAX, JsonArray, JsonLines
-from tenantguard.rules.redaction.json_text import LLM_JSON, broken_edits, is_json, rewrite_text
+from tenantguard.rules.redaction.json_stream import EscapedTextStream
+from tenantguard.rules.redaction.json_text import LLM_JSON, NO_TEXT, broken_edits, is_json, rewrite_text
 from tenantguard.rules.redaction.multipart import MultipartBody, Part, Rewriting
 from tenantguard.rules.redaction.rule import MalformedTextError, apply
 
@@ -224,9 +225,12 @@ class TextBody:
     def _decoded(self, chunk: bytes, *, final: bool = False) -> str:
         assert self._decoder is not None
         try:
-            return self._decoder.decode(chunk, final)
+            text = self._decoder.decode(chunk, final)
         except UnicodeDecodeError:
             raise MalformedTextError(f"the text is not in {self._charset}") from None
+        if "\0" in text:
+            raise MalformedTextError(NO_TEXT)
+        return text
 
     def _encoded(self, said: str | Iterable[Piece]) -> bytes:
         return encode_text(said if isinstance(said, str) else join(said), self._charset)
@@ -241,11 +245,11 @@ class _JsonOrText:
         self._held = StringIO(newline="")
         self._size = 0
         self._asked = 0
-        self._text: TextStream | None = None
+        self._text: EscapedTextStream | None = None
 
     def feed(self, text: str) -> str:
         if self._text is not None:
-            return join(self._text.feed(text))
+            return self._text.feed(text)
         self._held.write(text)
         self._size += len(text)
         if self._size > self._terms.limit:
@@ -257,12 +261,12 @@ class _JsonOrText:
         if is_json(held) is not False:
             return ""
         self._held = StringIO(newline="")
-        self._text = TextStream(self._rule)
-        return join(self._text.feed(held))
+        self._text = EscapedTextStream(self._rule)
+        return self._text.feed(held)
 
     def finish(self) -> str:
         if self._text is not None:
-            return join(self._text.finish())
+            return self._text.finish()
         held = self._held.getvalue()
         if is_json(held):
             return rewrite_text(held, self._rule, None, self._terms.scope)

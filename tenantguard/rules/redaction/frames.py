@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.fields import EVERYWHERE, Scope
-from tenantguard.rules.redaction.json_text import ANY_JSON, broken_edits, rewrite_text
+from tenantguard.rules.redaction.json_text import ANY_JSON, broken_edits, decode_utf8, rewrite_text
 from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _FRAME: Final = re.compile(r'\s*+[^\s{["]{0,256}+(?=[{["])')
 """What may stand before the JSON of a message: blanks, then kind, namespace and number of a packet."""
+
+_END: Final = b"\0\r\n"
+"""What STOMP ends a message with, and may follow."""
 
 _HIDING: Final = re.compile(r"\\[ux/\r\n]")
 
@@ -55,11 +58,9 @@ class MessageText:
             return data
         if self._unknown is Unknown.BLOCK:
             raise MalformedTextError("the message is binary")
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            raise MalformedTextError("the message is binary") from None
-        return self._text(text).encode()
+        end = len(data.rstrip(_END))
+        text = decode_utf8(data[:end])
+        return self._text(text).encode() + data[end:]
 
     def _text(self, text: str) -> str:
         head = _FRAME.match(text)

@@ -40,6 +40,8 @@ Path: TypeAlias = tuple[str | int, ...]
 DEPTH_MAX: Final = 1000
 """Containers in one another. Python's own reader gives up about there."""
 
+NO_TEXT: Final = "there are null characters in the text: it may be in another charset"
+
 _PATH_STEPS: Final = 8
 _SPACES: Final = " \t\n\r"
 _SPACE: Final = rf"[{_SPACES}]*"
@@ -51,7 +53,7 @@ _KEY: Final = re.compile(rf"{_SPACE}(?P<key>{STRING}){_SPACE}:")
 _NEXT: Final = re.compile(rf"{_SPACE}(?P<mark>[,\]}}])")
 _CLOSE: Final = re.compile(rf"{_SPACE}(?P<mark>[\]}}])")
 _END: Final = re.compile(rf"{_SPACE}\Z")
-_RAW: Final = re.compile(
+ANY_ESCAPE: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}"
     r"|\\(?:x[0-9a-fA-F]{2}|u\{[0-9a-fA-F]{1,6}\}|\r\n|.)",
     re.DOTALL,
@@ -396,7 +398,7 @@ def _see_through(quick: _Quick, text: str) -> None:
     """Ask for a text that may be JSON or base64, too, and for whatever would be read out of it."""
     encoded = read_base64(text)
     if encoded is None:
-        quick.asked.append(_RAW.sub(_unescaped, text) if "\\" in text else text)
+        quick.asked.append(ANY_ESCAPE.sub(unescaped, text) if "\\" in text else text)
         if text.lstrip(_SPACES)[:1] in {"{", "["} and (parts := _parts(text)) is not None:
             for literal in islice(parts, 1, None, 2):
                 _see_through(quick, decode(literal))
@@ -518,10 +520,11 @@ def broken_edits(value: str, rule: TextRule) -> list[Edit]:
     """
     if "\\" not in value:
         return text_edits(rule, value)
-    return _raw_edits(value, text_edits(rule, _RAW.sub(_unescaped, value)))
+    return _raw_edits(value, text_edits(rule, ANY_ESCAPE.sub(unescaped, value)))
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def unescaped(found: re.Match[str]) -> str:
+    """What an :data:`ANY_ESCAPE` stands for: a character, or nothing."""
     try:
         character: str = json.loads(f'"{found[0]}"')
     except ValueError:
@@ -577,7 +580,7 @@ def raw_offsets(raw: str, offsets: Sequence[int]) -> list[int]:
     """Where the characters at ``offsets`` (rising) of a decoded string stand in the literal's inside, ``raw``."""
     found: list[int] = []
     gained = 0
-    escapes = _RAW.finditer(raw)
+    escapes = ANY_ESCAPE.finditer(raw)
     escape_now = next(escapes, None)
     for offset in offsets:
         while escape_now is not None and escape_now.start() - gained < offset:
@@ -604,7 +607,9 @@ def escape(text: str) -> str:
 
 
 def decode_utf8(data: bytes) -> str:
-    """``data`` as text; :class:`MalformedTextError` if it is not UTF-8."""
+    """``data`` as text; :class:`MalformedTextError` if it is not UTF-8, or holds what only other charsets put in."""
+    if b"\0" in data:
+        raise MalformedTextError(NO_TEXT)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -79,6 +79,17 @@ def test_binary_messages_are_text_or_refused_or_passed(tools: Any) -> None:
         MessageText(tools.scrub(), unknown=Unknown.BLOCK).message(b"text")
 
 
+def test_a_binary_message_may_end_as_stomp_does_and_is_no_wide_text(tools: Any) -> None:
+    frame = b'SEND\nto:/x\n\n{"a":"a\\u0040b.io"}\0\n'
+    said = MessageText(tools.scrub()).message(frame)
+    assert isinstance(said, bytes)
+    assert b"b.io" not in said
+    assert said.endswith(b'"}\0\n')
+    assert b"b.io" not in MessageText(tools.scrub()).message(b"a@b.io\0")  # type: ignore[operator]
+    with pytest.raises(MalformedTextError):
+        MessageText(tools.scrub()).message("a@b.io".encode("utf-16-le"))
+
+
 def test_identifiers_of_a_provider_stay(tools: Any) -> None:
     message = '{"type": "message", "id": "m-4111-1111-1111-1111", "text": "hi"}'
     assert MessageText(tools.scrub(), LLM_JSON).message(message) == message

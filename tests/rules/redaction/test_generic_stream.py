@@ -109,3 +109,8 @@ def test_keys_and_numbers_of_events_are_redacted_by_option(tools: Any, event: by
         said = run(tools.scrub(), event, event, scope=scope)
         assert [mark in said for mark in (b"a@b.io", b"4111111111111111")] == [left == b"a@b.io", left != b"a@b.io"]
         assert said.count(b"hello ") == event.count(b"hello ") * 2
+
+
+def test_no_event_of_our_own_says_a_key_that_is_redacted(tools: Any) -> None:
+    said = b'data: {"choices":[{"index":0,"delta":{"a@b.io":"call 415"}}]}\n\n'
+    assert b"b.io" not in run(tools.scrub(), said, b"data: [DONE]\n\n", protocol=True, scope=Scope(keys=True))

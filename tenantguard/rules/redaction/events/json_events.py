@@ -58,6 +58,7 @@ _VIEWS: Final[tuple[Callable[[Event], View | None], ...]] = (
 CHANNELS_MAX: Final = 1024
 """Texts that are open at once in one stream; each may hold back a kilobyte, of a private key 16."""
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_.#-]{0,64}")
 _FORMS_MAX: Final = 16
 _WAITING: Final = re.compile(r'"finishReason"\s*:\s*"')
 
@@ -217,6 +218,8 @@ class JsonEvents:
         _, start, end, path = place
         value = decode(text[start:end])
         key = view.channel(path)
+        if key is not None and self._scope.keys and not all(map(_NAME.fullmatch, key)):
+            key = None  # an event of our own would say it
         field = view.repeats(path) if key is None else None
         if key is not None:
             new = self._say(view, key, value, ends=last or view.ends(key))
