@@ -2,8 +2,8 @@
 
 A flood of requests against a spent budget would otherwise keep the ledger's writer busy with answers that it has just
 given. Only what no hold that ends could make room for is remembered, for ``KEPT_NS`` and never past its window: so a
-top-up, a refund or a new limit that another request or process makes is seen within a tenth of a second. A request that
-is repeated, as programs do that try again, is known by what it says, and refused before it is priced.
+top-up, a refund or a new limit that another request or process makes is seen within a tenth of a second. A request
+that is repeated, as programs do that try again, is known by what it says, and refused before it is priced.
 """
 
 from __future__ import annotations
