@@ -3,7 +3,7 @@
     python -m benchmarks.redis
 
 Fifty tasks of one event loop (uvloop) ask at once, and one alone; each decision takes from four buckets, all or none,
-of a thousand tenants. Those of leases are one tenant's, and asked for in place first, as the rate layer does. `limits`
+of a thousand tenants. Those of leases are one tenant's, asked for in place first, as the rate layer does. `limits`
 hits its four limits one after the other, which is neither one decision nor one trip.
 The bare script is `EVALSHA` of `return 1` through redis-py: what any decision through it costs at least. A server is
 started for the run, over loopback. Cases take turns; processor time is this process's, threads included, and that of
