@@ -73,7 +73,7 @@ def open_servers(
     options: Mapping[str, Any],
     *,
     together: bool,
-    idle: Callable[[], None] | None,
+    tidy: Callable[[], None] | None,
     test_now: Callable[[], bytes] | None,
 ) -> Servers:
     """The servers at ``uri``. Nothing is connected yet.
@@ -120,7 +120,7 @@ def open_servers(
             monotonic_ns,
             deadline_s,
             together=together,
-            idle=idle,
+            tidy=tidy,
             test_now=test_now,
             moved=moved,
         )

@@ -89,7 +89,7 @@ class RedisLimits:
             self.deadline_s,
             options or {},
             together=coalesce,
-            idle=self._idle if lease or "+cluster:" in uri else None,
+            tidy=self._tidy if lease or "+cluster:" in uri else None,
             test_now=None if test_clock is None else lambda: wire.instant(test_clock.wall_ns()),
         )
         self._begin()
@@ -400,7 +400,7 @@ class RedisLimits:
     def _counted(self, processes: int) -> None:
         self.processes = processes
 
-    def _idle(self) -> None:
+    def _tidy(self) -> None:
         self._leases.sweep(self.now_ns())
 
 
