@@ -28,10 +28,11 @@ _ids = itertools.count(1)
 
 
 class Asked:
-    """A store, and how long its answers took."""
+    """A store, and how long its answers took. It waits long, or beside other work its server would be too slow."""
 
     def __init__(self, uri: str, **options: Any) -> None:
         options.setdefault("processes", 1)
+        options.setdefault("deadline_ms", 5000)
         self.store = RedisLimits(uri, **options)
         self.waited_s: list[float] = []
 

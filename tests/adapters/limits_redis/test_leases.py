@@ -191,7 +191,7 @@ def test_leased_and_exact_are_taken_together_or_not_at_all(asked: Callable[..., 
 
 
 def test_a_server_that_hangs_leaves_what_is_leased(asked: Callable[..., Asked], own_redis: Any) -> None:
-    store = asked(own_redis.uri, lease=64)
+    store = asked(own_redis.uri, lease=64, deadline_ms=300)
     take = one(Rate(1000, SECOND, 1000))
     store.take(take)
     own_redis.hang()
