@@ -244,6 +244,30 @@ def test_a_hundred_thousand_tenants_keep_their_limits(clock: ManualClock) -> Non
     assert not any(take(store, tenant) for tenant in tenants)
 
 
+@pytest.mark.usefixtures("eager_switching")
+@pytest.mark.parametrize("locks", [1, 64])
+def test_threads_that_take_in_place_admit_exactly_the_burst(locks: int) -> None:
+    """The second bucket empties first, so that what a refused take wrote in the first is put back."""
+    store = MemoryLimits(SystemClock(), locks=locks)
+    takes = Take("a", SLOW_MORE), Take("b", SLOW_MANY)
+    admitted = [0] * 8
+    start = threading.Barrier(len(admitted))
+
+    def worker(number: int) -> None:
+        start.wait()
+        for _ in range(500):
+            admitted[number] += isinstance(store.take_in_place(takes), Taken)
+
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(len(admitted))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(admitted) == SLOW_MANY.burst
+    assert take(store, "a", rate=SLOW_MORE, cost=SLOW_MORE.burst - SLOW_MANY.burst)
+    assert not take(store, "a", rate=SLOW_MORE)
+
+
 @pytest.mark.parametrize("take_", [Take("a", SLOW, 1), Take("a", SLOW, 2), Take("a", SLOW, 0), Take("a", FAST, 1)])
 def test_acquiring_is_a_final_take_in_plain_numbers(clock: ManualClock, take_: Take) -> None:
     plain, full = MemoryLimits(clock), MemoryLimits(clock)
