@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError, LayerError
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Take, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, draw_all
 from tenantguard.testing import ManualClock
@@ -288,6 +288,16 @@ def test_acquiring_from_a_bucket_with_open_takes_is_not_credited_to_them(clock: 
     assert store.acquire(Take("a", rate, 5))[:2] == (True, 5)
     store.execute(ReturnTokens(b"early"))
     assert store.acquire(Take("a", rate, 6))[0] is False
+
+
+def test_what_is_taken_in_place_beside_open_takes_is_not_credited_to_them(clock: ManualClock) -> None:
+    store = MemoryLimits(clock)
+    rate = Rate(10, SECOND)
+    store.execute(TakeTokens(b"early", (Take("a", rate, 10),)))
+    clock.advance(1)
+    assert store.take_in_place((Take("a", rate, 5),)) == Taken(((5, SECOND // 2),))
+    store.execute(ReturnTokens(b"early"))
+    assert isinstance(store.take_in_place((Take("a", rate, 6),)), Shortage)
 
 
 @pytest.mark.parametrize("costs", [(1,), (1, 2, 3), (-1, 0)])
