@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.limits.redis.store import RedisLimits
 from tenantguard.flow.effects import Promise
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeInPlace, Taken, TakeTokens
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, bucket_key, dipped, draw_all, level, settled
 
@@ -595,13 +595,14 @@ TAKINGS = st.builds(
 COSTS = st.lists(st.one_of(st.none(), st.integers(0, 12)), min_size=4, max_size=4).map(tuple)
 SETTLINGS = st.one_of(st.builds(SettleTokens, IDS), st.builds(SettleTokens, IDS, COSTS))
 WAITS = st.one_of(st.integers(0, SECOND), st.sampled_from([SECOND // 3, SECOND // 2, SECOND]))
-STEPS = st.one_of(TAKINGS, TAKINGS, st.builds(ReturnTokens, IDS), SETTLINGS, WAITS)
+FINAL = st.builds(TakeInPlace, st.lists(TAKES, min_size=1, max_size=4).map(tuple))
+STEPS = st.one_of(TAKINGS, TAKINGS, FINAL, st.builds(ReturnTokens, IDS), SETTLINGS, WAITS)
 
 
 @settings(max_examples=400)
 @given(steps=st.lists(STEPS, min_size=20, max_size=60), name=NAMES)
 def test_a_store_answers_as_the_rule_does_and_settling_leaves_what_never_taking_would_have(
-    steps: list[TakeTokens | ReturnTokens | SettleTokens | int], name: str
+    steps: list[TakeTokens | TakeInPlace | ReturnTokens | SettleTokens | int], name: str
 ) -> None:
     """Twelve thousand commands and more, with the levels of all buckets after each."""
     buckets = Buckets(name)
@@ -614,6 +615,10 @@ def test_a_store_answers_as_the_rule_does_and_settling_leaves_what_never_taking_
             if step.id in model.forgotten:
                 continue  # a store may still know it, or not
             assert buckets.execute(step) == model.take(step, now)
+        elif isinstance(step, TakeInPlace):
+            answer = buckets.store.take_in_place(step.takes)
+            if answer is not None:
+                assert answer == model.take(TakeTokens(None, step.takes), now)
         else:
             taken = model.taken.get(step.id)
             if isinstance(step, SettleTokens) and step.costs and taken is not None and taken[2]:
