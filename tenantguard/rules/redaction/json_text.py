@@ -26,6 +26,7 @@ from tenantguard.rules.redaction.rule import (
     MalformedTextError,
     SecretFoundError,
     apply,
+    own_edits,
     text_edits,
 )
 
@@ -295,7 +296,8 @@ def rewrite_text(text: str, rule: TextRule, shape: Shape | None = ANY_JSON, scop
         one_rule = rule.arguments is rule
         asked = _BETWEEN.join([*(value for _, _, value in quick.texts), *quick.asked])
         clear = rule.clears(asked) and (one_rule or rule.arguments.clears(asked))
-        if clear or (quick.simple and (one_rule or not quick.arguments)):
+        used = clear or (quick.simple and (one_rule or not quick.arguments))
+        if used and not (quick.own and rule.own(quick.own)):
             if opaque := quick.opaque + (quick.hidden if clear else 0):
                 rule.skipped[OPAQUE] = rule.skipped.get(OPAQUE, 0) + opaque
             return text if clear else _rewrite_quickly(text, quick, rule, shape or ANY_JSON)
@@ -312,7 +314,8 @@ class _Quick:
     ``texts`` are the strings of values: which part, key or nothing, value. ``asked`` is what else must be clear for
     the text to be so, ``opaque`` how many strings are binary, ``hidden`` how many inside of others. ``simple``:
     nothing is said twice, and the rule looks
-    at all strings of values and nothing else. ``arguments``: there are some, as an object.
+    at all strings of values and nothing else. ``arguments``: there are some, as an object. ``own`` is what the
+    protocol has of its own.
     """
 
     parts: list[str]
@@ -322,6 +325,7 @@ class _Quick:
     opaque: int = 0
     hidden: int = 0
     arguments: bool = False
+    own: str = ""
 
 
 def _read_quickly(text: str, shape: Shape | None, scope: Scope) -> _Quick | None:
@@ -387,6 +391,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 elif (path and path[0] in shape.json_keys) or ("\\" in value and is_whole_json(value)):
                     _see_through(quick, value)
         path = ()
+    quick.own = _BETWEEN.join(left)
     if quick.arguments and left:  # some of these may be no identifiers, but a tool's
         quick.asked += left
         quick.simple = False
@@ -491,8 +496,10 @@ def without_copies(edits: list[Edit], copies: Iterable[Place]) -> list[Edit]:
 
 def string_edits(value: str, path: Path, rule: TextRule, shape: Shape) -> list[Edit]:
     """Every change that ``rule`` makes in one string, which is JSON itself under some keys of ``shape``."""
-    if not value or shape.leaves(path, value):
+    if not value:
         return []
+    if shape.leaves(path, value):
+        return own_edits(rule, value)
     if shape.json_keys or shape.argument_keys:
         arguments = rule.arguments
         if arguments is not rule and shape.in_arguments(path):

@@ -66,6 +66,9 @@ class Replacing:
         at = text.find(self._word)
         return [Match("X", at, at + len(self._word), 1.0)] if at >= 0 else []
 
+    def own(self, text: str) -> list[Match]:
+        return []
+
     def replace(self, entity: str, value: str) -> str:
         return self._new
 

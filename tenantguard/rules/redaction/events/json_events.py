@@ -101,14 +101,15 @@ class JsonEvents:
 
         Raises :class:`MalformedTextError` if it is no JSON, or blocked.
         """
-        forms = self._forms
+        hides = bool(self._rule.own(text))  # then it is read place by place
+        forms = self._forms if not hides else []
         for at, form in enumerate(forms):
             filled = form.read(text)
             if filled is not None:
                 if at:
                     forms.insert(0, forms.pop(at))
                 return self._formed(form, filled, text, last=last)
-        learned = _learn(text) if self._scope is EVERYWHERE else None
+        learned = _learn(text) if self._scope is EVERYWHERE and not hides else None
         filled = learned.read(text) if learned is not None else None
         if learned is not None and filled is not None:
             forms.insert(0, learned)
@@ -274,6 +275,8 @@ class JsonEvents:
         """End these channels; what they held back, as deltas."""
         ended = [(key, self._channels.pop(key)) for key in list(keys)]
         said = [(key, channel.view, channel.finish()) for key, channel in ended]
+        if any(text and self._rule.own(view.delta(key, "").data) for key, view, text in said):
+            raise MalformedTextError("an event of our own would tell a secret that events of the stream name")
         return [self._numbered(view.delta(key, text)) for key, view, text in said if text]
 
     def _numbered(self, said: Said) -> Said:

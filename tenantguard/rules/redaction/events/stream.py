@@ -35,8 +35,8 @@ _LINES: Final = re.compile(
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]*+")
 """What stands in a JSON string as it is."""
 
-_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_.:/+=-]*+")
-"""What is left alone where a protocol has something of its own; of those that are, most."""
+_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_./+-]{0,15}+")
+"""What is left alone where a protocol has something of its own; no secret is as short, save known ones."""
 
 _BREAK: Final = re.compile(r"[\r\n]")
 _USUAL_LINES: Final = re.compile(
@@ -64,6 +64,7 @@ class EventStream:
         self._framer = SSEFramer()
         self._events = JsonEvents(rule, protocol=protocol, unknown=unknown, scope=scope)
         self._waiting: tuple[SSEEvent, str] | None = None
+        self._names = b""  # those of the last event that has some, which tell no secret
         self._usual: _Usual | None = None  # how the next event may be read at a glance
 
     def feed(self, chunk: bytes) -> bytes:
@@ -96,11 +97,25 @@ class EventStream:
         """How an event is read that follows this one and differs in no more than one text."""
         line = b"data: %b\n\n" % event.data
         usual = self._events.usual()
-        if usual is None or not event.raw.endswith(line) or _USUAL_LINES.fullmatch(event.raw) is None:
+        if usual is None or not event.raw.endswith(line) or not self._is_usual(event):
             return None
         head = event.raw[: -len(line)] + b"data: "
         pieces = [piece.encode() for piece in usual.pieces]
         return _Usual(head + pieces[0], pieces[1:-1], pieces[-1] + b"\n\n", usual.channel)
+
+    def _is_usual(self, event: SSEEvent) -> bool:
+        """Whether nothing but data can be personal in the lines of an event, and its names tell no secret."""
+        if event.is_line:
+            return True
+        if _USUAL_LINES.fullmatch(event.raw) is None:
+            return False
+        line = b"data: %b\n\n" % event.data
+        names = event.raw.removesuffix(line)
+        if names != self._names:
+            if self._rule.own(names.decode("utf-8", "replace")):
+                return False
+            self._names = names
+        return True
 
     def _event(self, event: SSEEvent) -> bytes:
         if self._usual is not None:
@@ -112,7 +127,7 @@ class EventStream:
         return said
 
     def _read(self, event: SSEEvent) -> bytes:
-        if not event.is_line and _USUAL_LINES.fullmatch(event.raw) is None:
+        if not self._is_usual(event):
             event = event._replace(raw=self._lines(event.raw))
         data = event.data.strip()
         if not data:
