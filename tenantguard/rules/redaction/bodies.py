@@ -4,7 +4,7 @@
 | --- | --- |
 | JSON | kept until it has ended, then its strings; see ``json_text.py``; of a model an array element by element |
 | forms | kept until they have ended, then value by value |
-| ``multipart/form-data``, ``mixed``, ``related`` | as they come: text parts; files pass |
+| ``multipart/*`` | as they come: text parts; files pass |
 | ``text/*``, XML, JavaScript, YAML | as they come, as they are written: what entities and escapes hide is not seen |
 | ``text/plain`` | the same, and kept while it may be JSON, which it then is taken for |
 | event streams, lines of JSON | as they come, event by event |
@@ -48,7 +48,6 @@ _LINES: Final = frozenset({
     "application/x-jsonlines", "application/json-seq", "application/stream+json",
 })  # fmt: skip
 _FORM_DATA: Final = "multipart/form-data"
-_MULTIPART: Final = frozenset({_FORM_DATA, "multipart/mixed", "multipart/related"})
 _BINARY: Final = re.compile(
     r"(?!image/svg)(?:image|audio|video|font|model)/[^/]+"
     r"|application/(?:octet-stream|pdf|zip|gzip|x-gzip|x-tar|x-bzip2|x-7z-compressed|zstd|wasm|java-archive|epub\+zip"
@@ -133,7 +132,7 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
         return WholeBody(rewrite, terms.limit)
     if kind == "multipart/byteranges":
         return Refused("is in parts that a value may be split over")
-    if kind in _MULTIPART:
+    if kind.startswith("multipart/"):
         if not content.boundary:
             return Refused("names no boundary")
         opening = partial(_part, rule=rule, terms=terms, is_form=kind == _FORM_DATA)

@@ -186,11 +186,12 @@ class JsonEvents:
         copies: list[Place] = []
         numbered: Place | None = None
         changed: set[Path] = set()
+        read: set[Path] = set()
         for place in found:
             kind, start, end, path = place
             edit: Edit | None = None
             if kind is Kind.STRING:
-                edit = self._string(view, place, text, last=last)
+                edit = self._string(view, place, text, read, last=last)
             elif kind is Kind.CONTAINER and path and path[-1] in LLM_JSON.copy_keys:
                 copies.append(place)
             elif kind is Kind.SCALAR and path == ("sequence_number",):
@@ -214,8 +215,11 @@ class JsonEvents:
         kept = without_copies(edits, copies)
         return before, apply(text, [edit._replace(new="[]") if edit.start in lists else edit for edit in kept])
 
-    def _string(self, view: View, place: Place, text: str, *, last: bool) -> Edit | None:
-        """The change of a string: what it says of a channel, a whole text again, or a text by itself."""
+    def _string(self, view: View, place: Place, text: str, read: set[Path], *, last: bool) -> Edit | None:
+        """The change of a string: what it says of a channel, a whole text again, or a text by itself.
+
+        ``read`` are the paths of the event's deltas so far.
+        """
         _, start, end, path = place
         value = decode(text[start:end])
         key = view.channel(path)
@@ -223,6 +227,9 @@ class JsonEvents:
             key = None  # an event of our own would say it
         field = view.repeats(path) if key is None else None
         if key is not None:
+            if path in read:  # readers take one of the two, so they would join what is not joined here
+                raise MalformedTextError("an event of the stream says one delta twice")
+            read.add(path)
             new = self._say(view, key, value, ends=last or view.ends(key))
         elif field is not None:
             new = self._whole(field, value)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
 from tenantguard.rules.redaction.fields import EVERYWHERE
-from tenantguard.rules.redaction.json_text import decode_utf8, escape
+from tenantguard.rules.redaction.json_text import broken_edits, decode_utf8, escape
 from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
 from tenantguard.rules.sse import BYTE_ORDER_MARK, SSEFramer, read_field
 
@@ -162,7 +162,7 @@ class EventStream:
         if self._unknown is Unknown.PASS:
             self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
             return text
-        return apply(text, text_edits(self._rule, text))
+        return apply(text, broken_edits(text, self._rule))
 
     def _lines(self, raw: bytes) -> bytes:
         """``raw`` with what is no data in it redacted, line by line."""
