@@ -388,7 +388,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 quick.texts.append((at, path, value))
                 if encoded is not None and encoded.text is not None:
                     _see_through(quick, encoded.text)
-                elif (path and path[0] in shape.json_keys) or ("\\" in value and is_whole_json(value)):
+                elif (path and path[0] in shape.json_keys) or ("\\" in value and _is_coded(value)):
                     _see_through(quick, value)
         path = ()
     quick.own = _BETWEEN.join(left)
@@ -404,7 +404,7 @@ def _see_through(quick: _Quick, text: str) -> None:
     encoded = read_base64(text)
     if encoded is None:
         quick.asked.append(ANY_ESCAPE.sub(unescaped, text) if "\\" in text else text)
-        if text.lstrip(_SPACES)[:1] in {"{", "["} and (parts := _parts(text)) is not None:
+        if text.lstrip(_SPACES)[:1] in {"{", "[", '"'} and (parts := _parts(text)) is not None:
             for literal in islice(parts, 1, None, 2):
                 _see_through(quick, decode(literal))
     elif encoded.text is None:
@@ -551,9 +551,14 @@ def _plain_edits(value: str, rule: TextRule) -> list[Edit]:
         elif edits := loose_edits(encoded.text, rule):
             return [Edit(encoded.start, len(value), encoded.written(apply(encoded.text, edits)))]
         return []
-    if "\\" in value and is_whole_json(value):
+    if "\\" in value and _is_coded(value):
         return json_edits(places(value), value, rule, keys=True)
     return [] if rule.clears(value) else text_edits(rule, value)
+
+
+def _is_coded(text: str) -> bool:
+    """Whether a text is JSON that holds others: an object, an array or a string."""
+    return is_whole_json(text) or LITERAL.fullmatch(text.strip(_SPACES)) is not None
 
 
 def is_whole_json(text: str) -> bool:
