@@ -78,7 +78,7 @@ def feed(rule: TextRule, chunks: list[bytes], forms: int | None) -> list[bytes]:
     """What leaves after each chunk; None: events have no form, so each is read place by place."""
     with pytest.MonkeyPatch.context() as patch:
         if forms is None:
-            patch.setattr(json_events, "mould_of", lambda _: None)
+            patch.setattr(json_events, "read_mould", lambda *_: None)
         else:
             patch.setattr(json_events, "_FORMS_MAX", forms)
         stream = EventStream(rule, protocol=True)

@@ -39,15 +39,15 @@ class AnthropicEvent:
 
     def __init__(self, event: Event, kind: str) -> None:
         self._event = event
-        self._type = kind
+        self.sort = kind
         index = event.values.get(("index",))
         self._index = plain_index(event.raw("index")) if index is not None else "0"
 
     def channel(self, path: Path) -> Key | None:
         """A string of a delta, or with which a block begins."""
-        if self._type == "content_block_start":
+        if self.sort == "content_block_start":
             return (self._index, str(path[-1])) if path in _FIRST_TEXTS else None
-        if self._type != "content_block_delta" or len(path) != 2 or path[0] != "delta":
+        if self.sort != "content_block_delta" or len(path) != 2 or path[0] != "delta":
             return None
         field = str(path[1])
         return None if field in LLM_JSON.protocol_keys else (self._index, field)
@@ -58,9 +58,9 @@ class AnthropicEvent:
 
     def ends(self, key: Key) -> bool:
         """Whether the block stops, or the message."""
-        if self._type == "content_block_stop":
+        if self.sort == "content_block_stop":
             return key[0] == self._index
-        return self._type in {"message_delta", "message_stop", "error"}
+        return self.sort in {"message_delta", "message_stop", "error"}
 
     def delta(self, key: Key, text: str) -> Said:
         """A delta of one string."""

@@ -29,6 +29,8 @@ def view(event: Event) -> GeminiChunk | None:
 class GeminiChunk:
     """One chunk."""
 
+    sort = ""
+
     def __init__(self, event: Event) -> None:
         self._event = event
 
