@@ -315,7 +315,7 @@ class _Quick:
     the text to be so, ``opaque`` how many strings are binary, ``hidden`` how many inside of others. ``simple``:
     nothing is said twice, and the rule looks
     at all strings of values and nothing else. ``arguments``: there are some, as an object. ``own`` is what the
-    protocol has of its own.
+    protocol has of its own, and the keys.
     """
 
     parts: list[str]
@@ -366,6 +366,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
     path: Path = ()
     parts = quick.parts
     left: list[str] = []
+    names: list[str] = []
     for at in range(1, len(parts), 2):
         literal, after = parts[at], parts[at + 1].lstrip(_SPACES)
         value = decode(literal)
@@ -376,6 +377,8 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 quick.arguments = quick.arguments or (opening == "{" and value in shape.argument_keys)
             if scope.keys:
                 quick.asked.append(value)
+            elif value not in shape.protocol_keys:
+                names.append(value)
             path = () if opening else (value,)
             continue
         if shape.leaves(path, value):
@@ -391,7 +394,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 elif (path and path[0] in shape.json_keys) or ("\\" in value and _is_coded(value)):
                     _see_through(quick, value)
         path = ()
-    quick.own = _BETWEEN.join(left)
+    quick.own = _BETWEEN.join([*left, *names])
     if quick.arguments and left:  # some of these may be no identifiers, but a tool's
         quick.asked += left
         quick.simple = False
@@ -450,6 +453,8 @@ def json_edits(
 ) -> list[Edit]:
     """Every change that ``rule`` makes in a JSON text whose places are ``found``; in keys and numbers too by option.
 
+    Of keys, secrets are replaced without the option too.
+
     A number in which something is found becomes a string.
     """
     edits: list[Edit] = []
@@ -461,6 +466,8 @@ def json_edits(
         try:
             if kind is Kind.STRING or (keys and kind is Kind.KEY):
                 edit = edit_literal(text, place, string_edits(decode(text[start:end]), path, rule, shape))
+            elif kind is Kind.KEY:
+                edit = edit_literal(text, place, own_edits(rule, decode(text[start:end])))
             elif numbers and kind is Kind.SCALAR:
                 edit = number_edit(text, place, rule, shape)
         except SecretFoundError as secret:

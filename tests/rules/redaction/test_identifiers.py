@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -11,7 +12,7 @@ from tenantguard.rules.media import Content
 from tenantguard.rules.redaction.bodies import Passing, Refused, Terms, body_for
 from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.json_text import LLM_JSON, rewrite_json
-from tenantguard.rules.redaction.rule import MalformedTextError, SecretFoundError, TextRule
+from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, SecretFoundError, TextRule
 
 KEY = "sk-a1B2c3D4e5F6g7H8"
 CLEAN = "chatcmpl-a1B2c3D4e5F6g7H8"
@@ -112,3 +113,27 @@ def test_what_is_held_where_events_name_a_secret_leaves_in_no_event_of_our_own(t
         run(tools.guarding(), sse(chat("call 415", id=KEY)) + b"data: [DONE]\n\n")
     assert KEY not in str(caught.value)
     assert b'"415"' in run(tools.guarding(), sse(chat("call 415")) + b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", f'{{"{KEY}": 1, "a": [{{"{KEY}": "a@b.io"}}]}}'),
+        ("application/json", f'{{"{KEY}": {{}}}}'),
+        ("application/x-www-form-urlencoded", f"a=b&{KEY.replace('-', '%2D')}=1&{KEY}=2"),
+        ("multipart/form-data", f'--x\r\nContent-Disposition: form-data; name="{KEY}"\r\n\r\nx\r\n--x--\r\n'),
+        ("text/event-stream", f'data: {{"choices":[{{"index":0,"delta":{{"{KEY}":"a "}}}}]}}\n\n'),
+        ("application/x-ndjson", f'{{"{KEY}":1}}\n'),
+    ],
+)  # fmt: skip
+def test_a_key_or_name_is_no_place_to_hide_a_secret(tools: Any, kind: str, body: str) -> None:
+    for rule in (tools.guarding(), tools.refusing("API_KEY")):
+        made = body_for(Content(kind, boundary="x"), rule, Terms())
+        assert not isinstance(made, Passing | Refused)
+        if isinstance(rule, RequestMask):
+            with pytest.raises(SecretFoundError):
+                made.feed(body.encode()) + made.finish()
+        else:
+            said = made.feed(body.encode()) + made.finish()
+            assert b"API_KEY" in said
+            assert KEY[4:] not in unquote(said.decode())

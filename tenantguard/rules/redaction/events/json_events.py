@@ -36,7 +36,7 @@ from tenantguard.rules.redaction.json_text import (
     string_edits,
     without_copies,
 )
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply
+from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply, own_edits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -249,8 +249,12 @@ class JsonEvents:
                 numbered = place
             elif kind is Kind.SCALAR and self._scope.numbers:
                 edit = number_edit(text, place, self._rule, LLM_JSON)
-            elif kind is Kind.KEY and self._scope.keys:
-                edit = edit_literal(text, place, string_edits(decode(text[start:end]), path, self._rule, LLM_JSON))
+            elif kind is Kind.KEY:
+                key = decode(text[start:end])
+                edits_of = (
+                    string_edits(key, path, self._rule, LLM_JSON) if self._scope.keys else own_edits(self._rule, key)
+                )
+                edit = edit_literal(text, place, edits_of)
             if edit is not None:
                 edits.append(edit)
                 changed.update(path[:steps] for steps in range(len(path)))
