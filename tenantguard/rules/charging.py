@@ -162,7 +162,7 @@ def is_callers_own(response_id: str, headers: Iterable[tuple[bytes, bytes]]) -> 
     if not values:
         return False
     all_said = _folded(b"\n".join(values))  # no value has a line break
-    return tail in all_said or any([said in given for said in all_said.split(b"\n")])
+    return tail in all_said or any(said in given for said in all_said.split(b"\n"))
 
 
 def _folded(name: bytes) -> bytes:

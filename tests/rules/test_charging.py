@@ -375,6 +375,6 @@ def test_a_model_that_no_settings_hold_is_not_written_down_as_it_came() -> None:
     ],
 )
 def test_an_id_that_stands_in_a_header_or_has_one_in_it_is_the_callers_own(
-    response_id: str, headers: list[tuple[bytes, bytes]], own: bool
+    response_id: str, headers: list[tuple[bytes, bytes]], *, own: bool
 ) -> None:
     assert is_callers_own(response_id, headers) is own
