@@ -223,7 +223,6 @@ class Request:
         self,
         method: str,
         path: str,
-        *,
         headers: Headers | None = None,
         query: bytes = b"",
         client: str | None = None,
