@@ -31,6 +31,8 @@ def view(event: Event) -> OpenAIChunk | None:
 class OpenAIChunk:
     """One chunk."""
 
+    sort = ""
+
     def __init__(self, event: Event) -> None:
         self._event = event
         self._ended = {
