@@ -856,6 +856,46 @@ def test_no_free_connection_in_time_is_a_504(wire: Wire) -> None:
     assert busy.head()[0] == "HTTP/1.1 200 OK"
 
 
+def test_who_waits_for_a_connection_gets_the_next_that_is_free(wire: Wire) -> None:
+    wire.proxy(pool=1)
+    first, second = wire.client(get("/first")), wire.client()
+    upstream = wire.upstream()
+    assert upstream.head()[0] == "GET /first HTTP/1.1"
+    second.send(get("/second"))
+    assert not select.select([wire.listener], [], [], 0.1)[0]
+    upstream.send(OK)
+    assert first.head()[0] == "HTTP/1.1 200 OK"
+    assert upstream.head()[0] == "GET /second HTTP/1.1"
+    upstream.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+    assert second.head()[0] == "HTTP/1.1 200 OK"
+    second.send(get("/third"))
+    assert wire.upstream().head()[0] == "GET /third HTTP/1.1"
+
+
+def test_an_idle_connection_is_closed_after_its_time(wire: Wire) -> None:
+    wire.proxy(keepalive_s=0.1)
+    client = wire.client(get())
+    upstream = wire.upstream()
+    upstream.head()
+    upstream.send(OK)
+    assert client.head()[0] == "HTTP/1.1 200 OK"
+    assert upstream.until_closed() == b""
+
+
+def test_an_upstream_that_speaks_unasked_is_hung_up_on(wire: Wire) -> None:
+    """What it says would be taken for the answer to the next request."""
+    client = wire.client(get())
+    upstream = wire.upstream()
+    upstream.head()
+    upstream.send(OK)
+    client.head()
+    assert client.read(2) == b"ok"
+    upstream.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil")
+    assert upstream.until_closed() == b""
+    client.send(get("/next"))
+    assert wire.upstream().head()[0] == "GET /next HTTP/1.1"
+
+
 # --- the client that leaves ---
 
 
