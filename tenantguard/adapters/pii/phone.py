@@ -105,6 +105,7 @@ class _Search:
         self._claimed = claimed
         self._budget = budget
         self._tries: list[tuple[str, int]] = []
+        self._run = (0, 0)
         # One matcher for each step; the first two stop where the next step would begin.
         self._cutter = _matcher(leniency)
         self._cutter._extract_match = lambda candidate, start: (candidate, start)
@@ -213,12 +214,20 @@ class _Search:
             last = end - 1
             while not self._text[last].isdecimal():
                 last -= 1
-            figures = _figures().match(self._text, last, limit)
             following, start = self._cutter._find(last - offset)
-            further = max(figures.end() if figures else 0, offset + start + len(following))
+            further = max(self._end_of_run(last, limit), offset + start + len(following))
             if further <= end:
                 return end
             end = further
+
+    def _end_of_run(self, figure: int, limit: int) -> int:
+        """Where the last figure of a run of figures and signs ends; a run is measured once, it may be all of a text."""
+        start, end = self._run
+        if not start <= figure < end:
+            found = _figures().match(self._text, figure, limit)
+            end = found.end() if found is not None else figure
+            self._run = (figure, end)
+        return end
 
 
 def _matcher(leniency: int) -> Any:
