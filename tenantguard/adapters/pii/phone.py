@@ -221,7 +221,7 @@ class _Search:
             end = further
 
     def _end_of_run(self, figure: int, limit: int) -> int:
-        """Where the last figure of a run of figures and signs ends; each is measured once: it may be all of a text."""
+        """Where the last figure of a run of figures and signs ends; measured once, since it may be all of a text."""
         start, end = self._run
         if not start <= figure < end:
             found = _figures().match(self._text, figure, limit)
