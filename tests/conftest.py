@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _numbers = itertools.count(1)
+
+settings.register_profile("unhurried", settings(), deadline=None)
+settings.load_profile("unhurried")  # a busy machine makes no test fail
 
 
 class Postgres:

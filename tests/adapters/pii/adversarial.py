@@ -179,6 +179,7 @@ KNOWN: Final[dict[str, Callable[[int], str]]] = {
     "'a.gb/'a.gb/": _repeated("'a.gb/"),
     "....@a.claim0000": Candidate(((".", 300), ("@a.", 1), ("claim", 2), ("0", 300))).text,
     "+48 562 603 800+48": _repeated("+48 562 603 800"),
+    "41114111x----": Candidate((("1:", 30), ("٣", 1), ("4111", 2), ("x", 1), ("--", 30)), begin="é").text,
     "a-a-a.": _repeated("a-"),
     "12 12 12": _repeated("12 "),
     "1 1 1": _repeated("1 "),
