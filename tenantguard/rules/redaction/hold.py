@@ -7,7 +7,7 @@ The rules, on which every split of a text into pieces gives the same result:
 2. A token is *plain* if no entity of several tokens can go on beyond it: it holds a letter, no digit, ``@``, ``+`` or
    bracket, is not one of at most four capitals and no word before a telephone extension, and no group of an IBAN in
    small letters, which are known by the letters and digits that it begins with. Of a token with a placeholder, what
-   follows the placeholder counts. At most four capitals, as in "I am", are plain once a small letter follows.
+   follows the placeholder counts. At most four capitals are plain all the same ("I am") once a small letter follows.
 3. Behind each separator that follows a plain token the text can be cut: what is before can leave, scanned together
    with the ``CONTEXT_CHARS`` characters that left before it. Full-width punctuation behind a ``/`` may belong to an
    address, and only white space ends that. Whether a place is a cut depends on nothing that comes after it but, behind
@@ -92,8 +92,8 @@ class TextStream:
     """One text that arrives in pieces, redacted by ``rule``. See the rules at the top of this file."""
 
     __slots__ = (
-        "_block", "_capitals", "_cleared", "_cuts", "_held", "_iban", "_limit", "_open", "_path", "_rule", "_searched", "_seen",
-        "_swallowing", "_tail",
+        "_block", "_capitals", "_cleared", "_cuts", "_held", "_iban", "_limit", "_open", "_path", "_rule",
+        "_searched", "_seen", "_swallowing", "_tail",
     )  # fmt: skip
 
     def __init__(self, rule: TextRule) -> None:
@@ -169,7 +169,6 @@ class TextStream:
             if self._capitals and (after := _FIRST.match(held, self._seen)) is not None:
                 self._capitals = False
                 if "a" <= after[0] <= "z":
-                    self._open = False
                     if after.end() - last > self._limit:
                         return True
                     last = self._seen
@@ -284,7 +283,6 @@ class TextStream:
         stop = end.end() if end is not None else most
         self._release(stop, self._find(stop), pieces)
         self._block, self._searched, self._iban, self._open, self._path = None, 0, 0, True, False
-        self._capitals = False
         return True
 
     def _find(self, end: int) -> list[Match]:

@@ -86,7 +86,9 @@ def test_capitals_leave_once_a_small_letter_follows(tools: Any) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("said", ["AB 1", "AB C", "AB é", "DE89 ABCD e", "EXT a", "X a", "A1 b", "АБ b", "A. b", "ABCD-"])
+@pytest.mark.parametrize(
+    "said", ["AB 1", "AB C", "AB é", "DE89 ABCD e", "EXT a", "X a", "A1 b", "АБ b", "A. b", "ABCD-"]
+)
 def test_other_capitals_wait_for_the_word_that_ends_them(tools: Any, said: str) -> None:
     assert join(TextStream(tools.scrub()).feed(said)) == ""
 
