@@ -10,8 +10,8 @@ The rules, on which every split of a text into pieces gives the same result:
    follows the placeholder counts. At most four capitals are plain all the same ("I am") once a small letter follows.
 3. Behind each separator that follows a plain token the text can be cut: what is before can leave, scanned together
    with the ``CONTEXT_CHARS`` characters that left before it. Full-width punctuation behind a ``/`` may belong to an
-   address, and only white space ends that. Whether a place is a cut depends on nothing that comes after it but, behind
-   capitals, the first character.
+   address, and only white space ends that. Whether a place is a cut depends on nothing that comes after it, behind
+   capitals on the first character.
 4. Where the rule has a ``reach`` (listed phrases, whose words are plain), a cut counts only once there is another so
    many characters behind it, up to which the text is scanned; a match that crosses the cut moves it to its own start.
 5. A private key (PEM) is held from its first line on, and leaves as one placeholder once its last line is there, or
@@ -196,7 +196,7 @@ class TextStream:
                 self._path, cut = False, space.start()
             if self._open:
                 if token:
-                    self._capitals = not self._iban and _CAPITALS.fullmatch(token) is not None
+                    self._capitals = len(token) <= 4 and not self._iban and _CAPITALS.fullmatch(token) is not None
                 continue
             if cut + 1 - last > self._limit:
                 return True
