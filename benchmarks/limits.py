@@ -216,6 +216,12 @@ class Facts:
         return (yield from proceed(exchange))
 
 
+def table_of(routes: int) -> list[Route]:
+    """So many routes, every other one a pattern, and the one of the requests behind them."""
+    others = [Route(f"GET /r{number}" + "/*" * (number % 2)) for number in range(routes - 1)]
+    return [*others, Route("GET /jobs")]
+
+
 def requests(targets: list[Target]) -> None:
     """What rates add to a request, in process, to a guard with as many layers that do nothing."""
     progress("requests")
@@ -224,11 +230,10 @@ def requests(targets: list[Target]) -> None:
     policy = Policy.of("acme", [RateSection(tuple(RateRule(rate, scope) for scope in scopes))])
     app = asgi_app(FIGURES)
 
-    def guarded(*layers: Layer, routes: int = 0) -> Callable[[int], Any]:
+    def guarded(*layers: Layer, routes: int = 1) -> Callable[[int], Any]:
         ports = memory_ports(real_system())
         ports.audits = ()
-        table = [Route(f"GET /r{number}") for number in range(routes)]
-        return requests_of(Guard(layers, routes=table, ports=ports).asgi(app))
+        return requests_of(Guard(layers, routes=table_of(routes), ports=ports).asgi(app))
 
     one, four = "one rate", "four rates, headers"
     cases = {

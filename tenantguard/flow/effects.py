@@ -6,7 +6,7 @@ answers. An answer may be a value, an awaitable, or a :class:`Promise` that anot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from tenantguard.errors import PortTimeout
 from tenantguard.flow.http import Body, Response, Unreadable
@@ -73,6 +73,9 @@ class CallApp(Effect[Response]):
 
     def __repr__(self) -> str:
         return "CallApp()"
+
+
+CALL_APP: Final = CallApp()
 
 
 @frozen

@@ -199,7 +199,7 @@ class Quote:
         told = {"price_version": self.version}
         if self.provider is not None:
             told["provider"] = self.provider
-        if self.factor != _ONE:
+        if self.factor is not _ONE and self.factor != _ONE:
             told["price_factor"] = exact_text(self.factor)
         return told
 

@@ -776,6 +776,15 @@ def test_a_unit_of_the_route_is_taken_as_often_as_it_says() -> None:
     assert script.effect.takes == (Take("acme|tenant|tenant-pictures-1s", TEN, 2),)
 
 
+def test_routes_of_one_name_take_what_each_of_them_says() -> None:
+    layer, of = RateLimit(), policy(RateRule(TEN, unit="pictures"))
+    for pictures in (2, 3):
+        route = Route(f"POST /pictures/{pictures}", name="pictures", takes=(("pictures", pictures),))
+        _, script = start(layer, ACME, of, route=route)
+        assert isinstance(script.effect, TakeTokens)
+        assert script.effect.takes == (Take("acme|tenant|tenant-pictures-1s", TEN, pictures),)
+
+
 def test_a_layer_can_limit_tokens_by_itself() -> None:
     layer = RateLimit("100 tokens/minute")
     exchange, script = start(layer, route=CHAT)  # it has no usage

@@ -473,16 +473,34 @@ def test_a_secret_of_a_response_is_refused_and_cuts_a_stream() -> None:
     assert SECRET[8:14] not in repr(exchange.decisions) + repr(said)
 
 
-def test_a_secret_in_a_websocket_closes_it() -> None:
-    exchange = make_exchange(
-        "GET", "/", facts=(Tenant(TenantId("acme")), Policy.of("acme", [both(secrets=SecretAction.REFUSE)]))
-    )
+def accepted(section: RedactSection, response: Response) -> Response:
+    """What becomes of the head with which an application accepts a WebSocket."""
+    exchange = make_exchange("GET", "/", facts=(Tenant(TenantId("acme")), Policy.of("acme", [section])))
     exchange.request.protocol = "websocket"
     script = Script(Redaction(Values, KEY).handle(exchange, call_app))
     while isinstance(script.effect, Compute):
         script.answer(script.effect.call())
-    script.answer(Response(101))
-    (frames,) = script.result.frames
+    script.answer(response)
+    return script.result
+
+
+def test_the_head_with_which_a_websocket_is_accepted_is_that_of_a_response() -> None:
+    def head() -> Response:
+        return Response(
+            101, Headers([(b"set-cookie", MAIL.encode()), (b"set-cookie", b"a=b"), (b"x", MAIL.encode())])
+        )
+
+    left = accepted(both(headers=("set-cookie",)), head())
+    first, second = left.headers.all("set-cookie")
+    assert first.startswith("<EMAIL_ADDRESS_")
+    assert (second, left.headers.get("x"), left.status) == ("a=b", MAIL, 101)
+    secret = Response(101, Headers([(b"set-cookie", SECRET.encode())]))
+    refused = accepted(both(headers=("set-cookie",), secrets=SecretAction.REFUSE), secret)
+    assert (refused.status, refused.frames) == (502, ())
+
+
+def test_a_secret_in_a_websocket_closes_it() -> None:
+    (frames,) = accepted(both(secrets=SecretAction.REFUSE), Response(101)).frames
     assert frames.inbound(SECRET) == Cut(Reason.SECRET_FOUND, code=1008)
     assert frames.outbound(SECRET) == Cut(Reason.SECRET_FOUND, code=1008)
 

@@ -21,7 +21,7 @@ from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tenantguard.adapters.pii.finder import Expression, Span
+from tenantguard.adapters.pii.finder import Expression
 from tenantguard.model.pii import Match
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from presidio_analyzer.predefined_recognizers import PhoneRecognizer
 
-    from tenantguard.adapters.pii.finder import Budget
+    from tenantguard.adapters.pii.finder import Budget, Span
 
 _VERDICT_STEPS: Final = 4
 """What ``phonenumbers`` takes for one verdict (parsing, validating): 40 us."""
@@ -119,7 +119,8 @@ class _Search:
 
         A region goes on behind what it found, so after a number the regions may stand at different places.
         """
-        self._cutter.text = self._text[run.start : run.end]
+        offset, limit = run
+        self._cutter.text = self._text[offset:limit]
         waiting = {0: [*regions]}
         while waiting:
             found = self._cutter._find(min(waiting))
@@ -127,40 +128,41 @@ class _Search:
                 return
             candidate, start = found
             here = [region for at in [*waiting] if at <= start for region in waiting.pop(at)]
-            span = Span(run.start + start, run.start + start + len(candidate))
+            span = (offset + start, offset + start + len(candidate))
             for end, some in self._next(candidate, span, here, run).items():
-                waiting.setdefault(end - run.start, []).extend(some)
+                waiting.setdefault(end - offset, []).extend(some)
 
     def _next(self, candidate: str, span: Span, regions: list[_Region], run: Span) -> dict[int, list[_Region]]:
         """Note the numbers in a candidate; return where each region goes on."""
-        if self._claimed.covers(span):
-            return {span.end: regions}
+        first, last = span
+        if self._claimed.covers(first, last):
+            return {last: regions}
         ends: dict[int, list[_Region]] = {}
-        begin = max(span.start - 1, 0)  # a verdict depends on the characters beside a number
-        self._lister.text = self._judge.text = self._text[begin : span.end + 4]
+        begin = max(first - 1, 0)  # a verdict depends on the characters beside a number
+        self._lister.text = self._judge.text = self._text[begin : last + 4]
         undecided = regions
         try:
-            for part, at in self._list(candidate, span.start - begin):
-                number = Span(begin + at, begin + at + len(part))
+            for part, at in self._list(candidate, first - begin):
+                number = (begin + at, begin + at + len(part))
                 accepting: list[_Region] = []
                 for region in self._accepting(part, at, undecided):
                     if not accepting:
                         self.found.add(number)
-                        if number == span and self._end_of_figures(span, run) == span.end:
-                            return {span.end: regions}  # what others find in it lies in it, and all go on behind it
+                        if number == span and self._end_of_figures(span, run) == last:
+                            return {last: regions}  # what others find in it lies in it, and all go on behind it
                     accepting.append(region)
                 if accepting:
-                    ends.setdefault(number.end, []).extend(accepting)
+                    ends.setdefault(number[1], []).extend(accepting)
                     undecided = [region for region in undecided if region not in accepting]
                 if not undecided:
                     break
         except _NothingLeftError:
-            whole = Span(span.start, self._end_of_figures(span, run))
-            self.found.add(whole)
-            ends.setdefault(whole.end, []).extend(undecided)
+            end = self._end_of_figures(span, run)
+            self.found.add((first, end))
+            ends.setdefault(end, []).extend(undecided)
             return ends
         if undecided:
-            ends.setdefault(span.end, []).extend(undecided)
+            ends.setdefault(last, []).extend(undecided)
         return ends
 
     def _list(self, candidate: str, start: int) -> Iterator[tuple[str, int]]:
@@ -205,14 +207,15 @@ class _Search:
 
     def _end_of_figures(self, span: Span, run: Span) -> int:
         """Where the last number may end that begins in a candidate: behind a number, candidates are cut anew."""
-        end = span.end
+        offset, limit = run
+        end = span[1]
         while True:
             last = end - 1
             while not self._text[last].isdecimal():
                 last -= 1
-            figures = _figures().match(self._text, last, run.end)
-            following, start = self._cutter._find(last - run.start)
-            further = max(figures.end() if figures else 0, run.start + start + len(following))
+            figures = _figures().match(self._text, last, limit)
+            following, start = self._cutter._find(last - offset)
+            further = max(figures.end() if figures else 0, offset + start + len(following))
             if further <= end:
                 return end
             end = further
@@ -237,13 +240,12 @@ class _Claimed:
 
     def __init__(self, claimed: Sequence[Span]) -> None:
         spans = sorted(claimed)
-        self._starts = [span.start for span in spans]
-        self._ends = [0, *accumulate((span.end for span in spans), max)]  # the furthest of the first n
+        self._starts = [start for start, _ in spans]
+        self._ends = [0, *accumulate((end for _, end in spans), max)]  # the furthest of the first n
 
-    def covers(self, span: Span) -> bool:
-        begun = self._ends[bisect_right(self._starts, span.start)]
-        begun_before = self._ends[bisect_left(self._starts, span.start)]
-        return begun > span.end or begun_before >= span.end
+    def covers(self, start: int, end: int) -> bool:
+        begun = self._ends[bisect_right(self._starts, start)]
+        return begun > end or (begun == end and self._ends[bisect_left(self._starts, start)] == end)
 
 
 def _runs(text: str, windows: Mapping[int, Sequence[Span]]) -> Iterator[Span]:
@@ -253,23 +255,23 @@ def _runs(text: str, windows: Mapping[int, Sequence[Span]]) -> Iterator[Span]:
     a window, and it lies in one run with it.
     """
     done = 0
-    for window in sorted(span for spans in windows.values() for span in spans):
-        if window.end <= done:
+    for first, last in sorted(span for spans in windows.values() for span in spans):
+        if last <= done:
             continue
-        before = _LAST_OUTSIDE.match(text, done, window.start)
+        before = _LAST_OUTSIDE.match(text, done, first)
         start = before.end() if before is not None else done
-        after = _NEXT_OUTSIDE.search(text, max(window.end, start))
+        after = _NEXT_OUTSIDE.search(text, max(last, start))
         done = after.start() if after is not None else len(text)
-        yield Span(start, done)
+        yield start, done
 
 
 def _outermost(spans: Iterable[Span]) -> Iterator[Span]:
     """Without those that lie in another, which Presidio takes for the same number."""
     furthest = 0
-    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
-        if span.end > furthest:
-            furthest = span.end
-            yield span
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if end > furthest:
+            furthest = end
+            yield start, end
 
 
 def _expressions(least: int) -> tuple[Expression, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tenantguard.flow.ports import Detector
     from tenantguard.model.redact_section import Find, Operator
+    from tenantguard.rules.redaction.rule import Detecting
 
 _KEYED: Final = frozenset({OperatorKind.HASH, OperatorKind.ENCRYPT})
 _LIMIT_BYTES: Final = 1 << 30
@@ -28,8 +29,12 @@ class Redactor(Protocol):
 
     plan: Plan
 
-    def rule(self) -> RequestMask:
-        """A rule with counters and bounds on work of its own."""
+    def detector(self) -> Detector:
+        """A detector with bounds on work of its own."""
+        ...
+
+    def rule(self, detector: Detecting) -> RequestMask:
+        """A rule over a detector, with counters of its own."""
         ...
 
 
@@ -45,13 +50,12 @@ class _Redactor:
         self, plan: Plan, detector: Callable[[], Detector], vault: Callable[[], Vault], keys: TenantKeys
     ) -> None:
         self.plan = plan
-        self._detector = detector
+        self.detector = detector
         self._vault = vault
         self._keys = keys
 
-    def rule(self) -> RequestMask:
+    def rule(self, detector: Detecting) -> RequestMask:
         """A rule for one input."""
-        detector = self.plan.around(self._detector())
         return RequestMask(detector, self._vault(), escape=False, replacing=self.plan.replacing(self._keys))
 
 

@@ -28,7 +28,8 @@ from tenantguard.rules.redaction.fields import ALL_FIELDS, EVERYWHERE, Fields, S
 from tenantguard.rules.redaction.forms import rewrite_form
 from tenantguard.rules.redaction.hold import TextStream, join
 from tenantguard.rules.redaction.json_lines import VALUE_BYTES_MAX, JsonArray, JsonLines
-from tenantguard.rules.redaction.json_text import LLM_JSON, broken_edits, is_json, rewrite_text
+from tenantguard.rules.redaction.json_stream import EscapedTextStream
+from tenantguard.rules.redaction.json_text import LLM_JSON, NO_TEXT, broken_edits, is_json, rewrite_text
 from tenantguard.rules.redaction.multipart import MultipartBody, Part, Rewriting
 from tenantguard.rules.redaction.rule import MalformedTextError, apply
 
@@ -46,7 +47,8 @@ _LINES: Final = frozenset({
     "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonl", "application/jsonlines",
     "application/x-jsonlines", "application/json-seq", "application/stream+json",
 })  # fmt: skip
-_MULTIPART: Final = frozenset({"multipart/form-data", "multipart/mixed", "multipart/related"})
+_FORM_DATA: Final = "multipart/form-data"
+_MULTIPART: Final = frozenset({_FORM_DATA, "multipart/mixed", "multipart/related"})
 _BINARY: Final = re.compile(
     r"(?!image/svg)(?:image|audio|video|font|model)/[^/]+"
     r"|application/(?:octet-stream|pdf|zip|gzip|x-gzip|x-tar|x-bzip2|x-7z-compressed|zstd|wasm|java-archive|epub\+zip"
@@ -85,8 +87,9 @@ class Terms:
     """What a policy says of one direction's bodies.
 
     ``model_call``: the body is in a model provider's protocol. ``fields``, ``keys`` and ``numbers`` are for bodies
-    that have such (JSON; of forms and multipart bodies the names are keys); texts, event streams and lines of JSON
-    are looked at as a whole. ``limit`` is in bytes, of a body that must be kept whole.
+    that have such (JSON; of forms and multipart bodies the names are keys); texts are looked at as a whole, and so
+    are event streams and lines of JSON, in which ``keys`` and ``numbers`` hold outside of what is said in deltas.
+    ``limit`` is in bytes, of a body that must be kept whole.
     """
 
     model_call: bool = False
@@ -101,6 +104,11 @@ class Terms:
         """The same for structured bodies."""
         plain = self.fields.everything and not self.keys and not self.numbers
         return EVERYWHERE if plain else Scope(self.fields, self.keys, self.numbers)
+
+    @property
+    def whole(self) -> Scope:
+        """The same for what is looked at as a whole."""
+        return Scope(keys=self.keys, numbers=self.numbers) if self.keys or self.numbers else EVERYWHERE
 
 
 def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Passing | Refused:
@@ -117,7 +125,7 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
         if content.charset not in {"", UTF8}:
             return Refused("is a stream in a charset other than UTF-8")
         stream = EventStream if kind == EVENT_STREAM else JsonLines
-        return stream(rule, protocol=terms.model_call, unknown=terms.unknown)
+        return stream(rule, protocol=terms.model_call, unknown=terms.unknown, scope=terms.whole)
     if kind == _FORM:
         if content.charset.startswith(("utf-16", "utf-32")):
             return Refused("is a form in a charset that does not hold ASCII: send UTF-8")
@@ -128,7 +136,8 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
     if kind in _MULTIPART:
         if not content.boundary:
             return Refused("names no boundary")
-        return MultipartBody(content.boundary, rule, partial(_part, rule=rule, terms=terms))
+        opening = partial(_part, rule=rule, terms=terms, is_form=kind == _FORM_DATA)
+        return MultipartBody(content.boundary, rule, opening, terms.scope)
     if _BINARY.fullmatch(kind):
         return passing(content, rule)
     if _TEXT.fullmatch(kind):
@@ -216,9 +225,12 @@ class TextBody:
     def _decoded(self, chunk: bytes, *, final: bool = False) -> str:
         assert self._decoder is not None
         try:
-            return self._decoder.decode(chunk, final)
+            text = self._decoder.decode(chunk, final)
         except UnicodeDecodeError:
             raise MalformedTextError(f"the text is not in {self._charset}") from None
+        if "\0" in text:
+            raise MalformedTextError(NO_TEXT)
+        return text
 
     def _encoded(self, said: str | Iterable[Piece]) -> bytes:
         return encode_text(said if isinstance(said, str) else join(said), self._charset)
@@ -233,11 +245,11 @@ class _JsonOrText:
         self._held = StringIO(newline="")
         self._size = 0
         self._asked = 0
-        self._text: TextStream | None = None
+        self._text: EscapedTextStream | None = None
 
     def feed(self, text: str) -> str:
         if self._text is not None:
-            return join(self._text.feed(text))
+            return self._text.feed(text)
         self._held.write(text)
         self._size += len(text)
         if self._size > self._terms.limit:
@@ -249,12 +261,12 @@ class _JsonOrText:
         if is_json(held) is not False:
             return ""
         self._held = StringIO(newline="")
-        self._text = TextStream(self._rule)
-        return join(self._text.feed(held))
+        self._text = EscapedTextStream(self._rule)
+        return self._text.feed(held)
 
     def finish(self) -> str:
         if self._text is not None:
-            return join(self._text.finish())
+            return self._text.finish()
         held = self._held.getvalue()
         if is_json(held):
             return rewrite_text(held, self._rule, None, self._terms.scope)
@@ -328,8 +340,11 @@ def _json(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Refused
     return JsonArray(rule, body, unknown=terms.unknown, limit=min(VALUE_BYTES_MAX, terms.limit))
 
 
-def _part(part: Part, rule: TextRule, terms: Terms) -> Rewriting | None:
-    """How a part of a multipart body is redacted, None if it passes."""
+def _part(part: Part, rule: TextRule, terms: Terms, *, is_form: bool) -> Rewriting | None:
+    """How a part of a multipart body is redacted, None if it passes.
+
+    What is no file is a field of a form, and read as a text, whatever type it says that it is.
+    """
     content = part.content
     fields = terms.fields.below(part.name) if part.name else terms.fields
     if part.is_file:
@@ -340,7 +355,8 @@ def _part(part: Part, rule: TextRule, terms: Terms) -> Rewriting | None:
         raise MalformedTextError("a part of the multipart body is one itself")
     if not content.is_json and not looked_at:
         return None
-    kind = content if content.type else content._replace(type="text/plain")
+    untold = not content.type or (is_form and _BINARY.fullmatch(content.type) is not None)
+    kind = content._replace(type="text/plain") if untold else content
     body = body_for(kind, rule, replace(terms, fields=fields))
     if isinstance(body, Refused):
         raise MalformedTextError(f"a part {body.problem}")

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.rules.redaction.fields import EVERYWHERE, Scope, shown
-from tenantguard.rules.redaction.json_text import is_json, loose_edits, rewrite_text
+from tenantguard.rules.redaction.json_text import NO_TEXT, is_json, loose_edits, rewrite_text
 from tenantguard.rules.redaction.percent import Percent
 from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply
 
@@ -24,6 +24,8 @@ def rewrite_form(data: bytes, rule: TextRule, charset: str = "utf-8", scope: Sco
     Names, order, and every byte that is not replaced stay as written. Raises :class:`MalformedTextError` if the form
     is not in ``charset``.
     """
+    if b"\0" in data:
+        raise MalformedTextError(NO_TEXT)
     form = data.decode("latin-1")
     begins_as_json = form.lstrip()[:1] in {"{", "["}
     if begins_as_json and (rewritten := _as_json(data, rule, charset, scope)) is not None:

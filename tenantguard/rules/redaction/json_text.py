@@ -40,6 +40,8 @@ Path: TypeAlias = tuple[str | int, ...]
 DEPTH_MAX: Final = 1000
 """Containers in one another. Python's own reader gives up about there."""
 
+NO_TEXT: Final = "there are null characters in the text: it may be in another charset"
+
 _PATH_STEPS: Final = 8
 _SPACES: Final = " \t\n\r"
 _SPACE: Final = rf"[{_SPACES}]*"
@@ -51,9 +53,15 @@ _KEY: Final = re.compile(rf"{_SPACE}(?P<key>{STRING}){_SPACE}:")
 _NEXT: Final = re.compile(rf"{_SPACE}(?P<mark>[,\]}}])")
 _CLOSE: Final = re.compile(rf"{_SPACE}(?P<mark>[\]}}])")
 _END: Final = re.compile(rf"{_SPACE}\Z")
-_RAW: Final = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.",
+ANY_ESCAPE: Final = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}"
+    r"|\\(?:x[0-9a-fA-F]{2}|u\{[0-9a-fA-F]{1,6}\}|\r\n|.)",
+    re.DOTALL,
 )
+"""Escapes of JSON, and those of JSON5 and ECMAScript that no JSON has."""
+
+_BREAKS: Final = "\r\n"
+_CODE: Final = re.compile(r"\\(?:x(..)|u\{(.+)\})")
 _QUICK: Final = 262_144
 """Texts of so many quotes, and so many containers, are read in C: that takes 40 MB, and 5 times the text's size."""
 
@@ -394,7 +402,7 @@ def _see_through(quick: _Quick, text: str) -> None:
     """Ask for a text that may be JSON or base64, too, and for whatever would be read out of it."""
     encoded = read_base64(text)
     if encoded is None:
-        quick.asked.append(_RAW.sub(_unescaped, text) if "\\" in text else text)
+        quick.asked.append(ANY_ESCAPE.sub(unescaped, text) if "\\" in text else text)
         if text.lstrip(_SPACES)[:1] in {"{", "["} and (parts := _parts(text)) is not None:
             for literal in islice(parts, 1, None, 2):
                 _see_through(quick, decode(literal))
@@ -446,17 +454,14 @@ def json_edits(
     edits: list[Edit] = []
     changed: set[Path] = set()
     copies: list[Place] = []
-    arguments = rule.arguments
     for place in found:
         kind, start, end, path = place
         edit: Edit | None = None
         try:
             if kind is Kind.STRING or (keys and kind is Kind.KEY):
                 edit = edit_literal(text, place, string_edits(decode(text[start:end]), path, rule, shape))
-            elif numbers and kind is Kind.SCALAR and text[end - 1].isdigit():
-                used = arguments if arguments is not rule and shape.in_arguments(path) else rule
-                if inner := text_edits(used, text[start:end]):
-                    edit = Edit(start, end, f'"{escape(apply(text[start:end], inner))}"')
+            elif numbers and kind is Kind.SCALAR:
+                edit = number_edit(text, place, rule, shape)
         except SecretFoundError as secret:
             secret.location = shown((*path[:-1], "") if kind is Kind.KEY else path, secret.location)
             raise
@@ -466,6 +471,17 @@ def json_edits(
         elif kind is Kind.CONTAINER and path and path[-1] in shape.copy_keys:
             copies.append(place)
     return without_copies(edits, [place for place in copies if place.path[:-1] in changed])
+
+
+def number_edit(text: str, place: Place, rule: TextRule, shape: Shape) -> Edit | None:
+    """The change of a number in which something is found: it becomes a string. None if there is none."""
+    _, start, end, path = place
+    if not text[end - 1].isdigit():
+        return None
+    arguments = rule.arguments
+    used = arguments if arguments is not rule and shape.in_arguments(path) else rule
+    edits = text_edits(used, text[start:end])
+    return Edit(start, end, f'"{escape(apply(text[start:end], edits))}"') if edits else None
 
 
 def without_copies(edits: list[Edit], copies: Iterable[Place]) -> list[Edit]:
@@ -508,14 +524,18 @@ def broken_edits(value: str, rule: TextRule) -> list[Edit]:
     """
     if "\\" not in value:
         return text_edits(rule, value)
-    return _raw_edits(value, text_edits(rule, _RAW.sub(_unescaped, value)))
+    return _raw_edits(value, text_edits(rule, ANY_ESCAPE.sub(unescaped, value)))
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def unescaped(found: re.Match[str]) -> str:
+    """What an :data:`ANY_ESCAPE` stands for: a character, or nothing."""
     try:
         character: str = json.loads(f'"{found[0]}"')
     except ValueError:
-        return found[0][1]
+        code = _CODE.fullmatch(found[0])
+        if code is not None:
+            return chr(min(int(code[1] or code[2], 16), 0x10FFFF))
+        return found[0][1].strip(_BREAKS)  # a line that is broken in JSON5 goes on
     return character
 
 
@@ -564,11 +584,11 @@ def raw_offsets(raw: str, offsets: Sequence[int]) -> list[int]:
     """Where the characters at ``offsets`` (rising) of a decoded string stand in the literal's inside, ``raw``."""
     found: list[int] = []
     gained = 0
-    escapes = _RAW.finditer(raw)
+    escapes = ANY_ESCAPE.finditer(raw)
     escape_now = next(escapes, None)
     for offset in offsets:
         while escape_now is not None and escape_now.start() - gained < offset:
-            gained += len(escape_now[0]) - 1
+            gained += len(escape_now[0]) - (escape_now[0][1] not in _BREAKS)
             escape_now = next(escapes, None)
         found.append(offset + gained)
     return found
@@ -591,7 +611,9 @@ def escape(text: str) -> str:
 
 
 def decode_utf8(data: bytes) -> str:
-    """``data`` as text; :class:`MalformedTextError` if it is not UTF-8."""
+    """``data`` as text; :class:`MalformedTextError` if it is not UTF-8, or holds what only other charsets put in."""
+    if b"\0" in data:
+        raise MalformedTextError(NO_TEXT)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -132,10 +132,10 @@ class Replacing:
         return operator
 
     def found(self, detector: Detecting, text: str, after: int) -> list[Match]:
-        """What the detector finds, beside values that were encrypted here: a history brings them back."""
+        """What the detector finds, beside values that were hashed or encrypted here: a history brings them back."""
         matches = checked(detector.detect(text, after), text)
-        encrypted = self._keys.encrypted(text) if matches else []
-        return outside(matches, encrypted) if encrypted else matches
+        made = self._keys.made(text) if matches else []
+        return outside(matches, made) if made else matches
 
     def text(self, operator: Operator, entity: str, value: str) -> str:
         """What the operator makes of a value."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
@@ -38,15 +37,15 @@ def test_processes_with_leases_admit_a_burst_and_what_refills_and_strand_no_more
     asked: Callable[..., Asked],
 ) -> None:
     """Over-admission is 0; what they do not admit is what they hold."""
-    stores = [asked(lease=64, processes=4, deadline_ms=5000) for _ in range(4)]
+    clock = Standing()
+    options: dict[str, Any] = {"lease": 64, "clock": clock, "test_clock": clock, "deadline_ms": 30_000}
+    stores = [asked(processes=4, **options) for _ in range(4)]
     rate = Rate(1000, SECOND, 2000)
     take = one(rate)
-    began = time.perf_counter()
-    ends = began + 0.5
     admitted = [0, 0, 0, 0]
 
     def work(number: int) -> None:
-        while time.perf_counter() < ends:
+        for _ in range(2100):
             answer = stores[number].take(take)
             assert not answer.degraded
             admitted[number] += isinstance(answer, Taken)
@@ -56,11 +55,14 @@ def test_processes_with_leases_admit_a_burst_and_what_refills_and_strand_no_more
         thread.start()
     for thread in threads:
         thread.join()
-    took = time.perf_counter() - began
     chunk = stores[0].store.chunk_of(rate)
     assert chunk == 25
-    assert sum(admitted) <= 2000 + 1000 * took
-    assert sum(admitted) >= 2000 + 1000 * 0.5 * 0.8 - 4 * chunk
+    assert 2000 - 4 * chunk <= sum(admitted) <= 2000
+    clock.now_ns += SECOND // 2
+    for thread in [threading.Thread(target=work, args=(number,)) for number in range(4)]:
+        thread.start()
+        thread.join()
+    assert 2500 - 4 * chunk <= sum(admitted) <= 2500
 
 
 def test_what_refills_slowly_is_not_leased(asked: Callable[..., Asked]) -> None:

@@ -219,8 +219,10 @@ class RedisLimits:
             answer = Taken(tuple(levels), wire.read_shadowed(reply, at, len(takes)))
         elif status == wire.REFUSED:
             answer = self._refusal(takes, tats, now, sent_ns)
-        else:
+        elif status == wire.ENDED:
             answer = ENDED
+        else:
+            raise PortError("limits", "no status that there is")
         if plan.leased and answer is not ENDED:
             answer = self._leases.joined(decision, answer, sent_ns)
         if isinstance(answer, Shortage):

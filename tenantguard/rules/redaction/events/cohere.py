@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.events.view import Said, number
+from tenantguard.rules.redaction.events.view import Said, number, plain_index
 from tenantguard.rules.redaction.json_text import escape
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class CohereEvent:
 
     def __init__(self, event: Event, kind: str) -> None:
         self.sort = kind
-        self._index = event.raw("index") or "0"
+        self._index = plain_index(event.raw("index")) or "0"
 
     def channel(self, path: Path) -> Key | None:
         """A string of a delta, or with which one begins."""

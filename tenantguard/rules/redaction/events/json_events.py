@@ -18,6 +18,7 @@ from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events import anthropic, cohere, gemini, ollama, openai_chat, openai_responses
 from tenantguard.rules.redaction.events.moulds import NUMBER, form_alone, form_of, is_own, read_mould
 from tenantguard.rules.redaction.events.view import ARGUMENT_FIELDS, JSON_FIELDS, Event
+from tenantguard.rules.redaction.fields import EVERYWHERE
 from tenantguard.rules.redaction.hold import TextStream, join, whole
 from tenantguard.rules.redaction.json_stream import JsonTextStream
 from tenantguard.rules.redaction.json_text import (
@@ -29,6 +30,7 @@ from tenantguard.rules.redaction.json_text import (
     edited_literal,
     escape,
     json_edits,
+    number_edit,
     places,
     rpc_or_any,
     string_edits,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from tenantguard.rules.redaction.events.moulds import After, Form, Mould
     from tenantguard.rules.redaction.events.view import Key, Said, View
+    from tenantguard.rules.redaction.fields import Scope
     from tenantguard.rules.redaction.json_text import Path, Place
     from tenantguard.rules.redaction.rule import TextRule
 
@@ -55,6 +58,7 @@ _VIEWS: Final[tuple[Callable[[Event], View | None], ...]] = (
 CHANNELS_MAX: Final = 1024
 """Texts that are open at once in one stream; each may hold back a kilobyte, of a private key 16."""
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_.#-]{0,64}")
 _FORMS_MAX: Final = 16
 _SEEN_MAX: Final = 16
 _WAITING: Final = re.compile(r'"finishReason"\s*:\s*"')
@@ -91,10 +95,12 @@ def waits(text: str) -> bool:
 class JsonEvents:
     """Redacts the events of one stream by ``rule``, in their order.
 
-    With ``protocol``, the stream is a model provider's. ``unknown`` says what happens to an event of no known shape.
+    With ``protocol``, the stream is a model provider's. ``unknown`` says what happens to an event of no known shape,
+    ``scope`` whether keys and numbers are looked at; of what deltas join to, numbers are not.
     """
 
-    def __init__(self, rule: TextRule, *, protocol: bool, unknown: Unknown) -> None:
+    def __init__(self, rule: TextRule, *, protocol: bool, unknown: Unknown, scope: Scope = EVERYWHERE) -> None:
+        self._scope = scope
         self._rule = rule
         self._protocol = protocol
         self._unknown = unknown
@@ -120,7 +126,7 @@ class JsonEvents:
                 if at:
                     forms.insert(0, forms.pop(at))
                 return self._formed(form, filled, text, last=last)
-        learned = self._learn(text)
+        learned = self._learn(text) if self._scope is EVERYWHERE else None
         if learned is not None:
             return self._formed(*learned, text, last=last)
         found = list(places(text))
@@ -232,21 +238,17 @@ class JsonEvents:
         changed: set[Path] = set()
         for place in found:
             kind, start, end, path = place
-            if kind is Kind.CONTAINER and path and path[-1] in LLM_JSON.copy_keys:
+            edit: Edit | None = None
+            if kind is Kind.STRING:
+                edit = self._string(view, place, text, last=last)
+            elif kind is Kind.CONTAINER and path and path[-1] in LLM_JSON.copy_keys:
                 copies.append(place)
-            if path == ("sequence_number",) and kind is Kind.SCALAR:
+            elif kind is Kind.SCALAR and path == ("sequence_number",):
                 numbered = place
-            if kind is not Kind.STRING:
-                continue
-            value = decode(text[start:end])
-            key = view.channel(path)
-            field = view.repeats(path) if key is None else None
-            if key is None and field is None:
-                edit = edit_literal(text, place, string_edits(value, path, self._rule, LLM_JSON))
-            else:
-                ends = key is not None and (last or view.ends(key))
-                new = self._whole(field or "", value) if key is None else self._say(view, key, value, ends=ends)
-                edit = Edit(start, end, f'"{escape(new)}"') if new != value else None
+            elif kind is Kind.SCALAR and self._scope.numbers:
+                edit = number_edit(text, place, self._rule, LLM_JSON)
+            elif kind is Kind.KEY and self._scope.keys:
+                edit = edit_literal(text, place, string_edits(decode(text[start:end]), path, self._rule, LLM_JSON))
             if edit is not None:
                 edits.append(edit)
                 changed.update(path[:steps] for steps in range(len(path)))
@@ -262,6 +264,22 @@ class JsonEvents:
         kept = without_copies(edits, copies)
         return before, apply(text, [edit._replace(new="[]") if edit.start in lists else edit for edit in kept])
 
+    def _string(self, view: View, place: Place, text: str, *, last: bool) -> Edit | None:
+        """The change of a string: what it says of a channel, a whole text again, or a text by itself."""
+        _, start, end, path = place
+        value = decode(text[start:end])
+        key = view.channel(path)
+        if key is not None and self._scope.keys and not all(map(_NAME.fullmatch, key)):
+            key = None  # an event of our own would say it
+        field = view.repeats(path) if key is None else None
+        if key is not None:
+            new = self._say(view, key, value, ends=last or view.ends(key))
+        elif field is not None:
+            new = self._whole(field, value)
+        else:
+            return edit_literal(text, place, string_edits(value, path, self._rule, LLM_JSON))
+        return Edit(start, end, f'"{escape(new)}"') if new != value else None
+
     def _strange(self, found: list[Place], event: Event, text: str) -> list[Edit]:
         """The changes in an event that no protocol knows: JSON-RPC, an error, or anything."""
         shape = LLM_JSON if self._protocol else rpc_or_any(found, text)
@@ -271,7 +289,7 @@ class JsonEvents:
             if self._unknown is Unknown.PASS:
                 self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
                 return []
-        return json_edits(found, text, self._rule, shape)
+        return json_edits(found, text, self._rule, shape, keys=self._scope.keys, numbers=self._scope.numbers)
 
     def _say(self, view: View, key: Key, value: str, *, ends: bool) -> str:
         """Feed a channel; its end goes into the same delta where the event that ends it says something itself."""

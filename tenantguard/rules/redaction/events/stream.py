@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
 from tenantguard.rules.redaction.events.moulds import OWN
+from tenantguard.rules.redaction.fields import EVERYWHERE
 from tenantguard.rules.redaction.json_text import decode_utf8, escape
 from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
 from tenantguard.rules.sse import BYTE_ORDER_MARK, SSEFramer, read_field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tenantguard.rules.redaction.events.json_events import Usual
     from tenantguard.rules.redaction.events.view import Said
+    from tenantguard.rules.redaction.fields import Scope
     from tenantguard.rules.redaction.rule import TextRule
     from tenantguard.rules.sse import SSEEvent
 
@@ -48,15 +50,18 @@ class EventStream:
 
     With ``protocol``, the stream must be that of a model provider: data that is neither JSON nor ``[DONE]`` is a
     :class:`~tenantguard.rules.redaction.rule.MalformedTextError`. Without it, such data is text, each event's by
-    itself. ``unknown`` says what happens to that, and to JSON of no known shape.
+    itself. ``unknown`` says what happens to that, and to JSON of no known shape; ``scope`` whether keys and numbers
+    are looked at too.
     """
 
-    def __init__(self, rule: TextRule, *, protocol: bool, unknown: Unknown = Unknown.SCRUB) -> None:
+    def __init__(
+        self, rule: TextRule, *, protocol: bool, unknown: Unknown = Unknown.SCRUB, scope: Scope = EVERYWHERE
+    ) -> None:
         self._rule = rule
         self._protocol = protocol
         self._unknown = unknown
         self._framer = SSEFramer()
-        self._events = JsonEvents(rule, protocol=protocol, unknown=unknown)
+        self._events = JsonEvents(rule, protocol=protocol, unknown=unknown, scope=scope)
         self._waiting: tuple[SSEEvent, str] | None = None
         self._usual: _Usual | None = None  # how the next event may be read at a glance
 
