@@ -6,8 +6,8 @@ The yardstick is a bucket without anything that a store needs: no lock, no bound
 the same four numbers from the same command: whether it fits, the units left, the wait, and the time to full.
 ``acquire`` is the store's function for one final take, in the same numbers; ``take_in_place`` takes finally from one
 or four buckets, all or none; ``execute`` answers commands, also with an id that is settled afterwards. A hit of
-``limits`` answers yes or no for one window, so four scopes are four hits; throttled-py (where it is installed) answers
-in full. CPU time of the process, rounds interleaved, medians.
+``limits`` answers yes or no for one window, so four scopes are four hits; throttled-py (where it is installed)
+answers in full. CPU time of the process, rounds interleaved, medians.
 """
 
 from __future__ import annotations

@@ -255,6 +255,25 @@ def test_asking_for_nothing_at_all_is_granted(buckets: Buckets) -> None:
 # ids
 
 
+def test_a_call_that_is_asked_for_again_and_again_counts_once(buckets: Buckets) -> None:
+    """S-69: of 2 the third call is denied; one id is one charge with the same answer; another still consumes."""
+    rate = Rate(2, 60 * SECOND)
+    first, second, third = [TakeTokens(buckets.new_id(), (one(rate),)) for _ in range(3)]
+    answers = [buckets.execute(first) for _ in range(5)]
+    assert answers == [Taken(((1, 30 * SECOND),))] * 5
+    assert isinstance(buckets.execute(second), Taken)
+    assert [isinstance(buckets.execute(third), Shortage) for _ in range(3)] == [True] * 3
+
+
+def test_a_thousand_callers_never_collide_and_what_is_long_past_denies_nothing(buckets: Buckets) -> None:
+    """S-70."""
+    takes = [one(Rate(1, 60 * SECOND), f"caller-{number}") for number in range(1100)]
+    for expected in (Taken, Shortage):
+        assert all(isinstance(buckets.execute(TakeTokens(None, (take,))), expected) for take in takes)
+    buckets.wait(60 * SECOND)
+    assert all(isinstance(buckets.execute(TakeTokens(None, (take,))), Taken) for take in takes)
+
+
 def test_a_repeated_taking_gives_the_first_answer_and_takes_once(buckets: Buckets) -> None:
     rate = Rate(5, SECOND)
     command = TakeTokens(buckets.new_id(), (one(rate),))
