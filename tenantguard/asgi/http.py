@@ -13,6 +13,7 @@ from tenantguard.asgi.client import ClientWatch
 from tenantguard.asgi.run import BYPASSES, stems_from
 from tenantguard.asgi.waiting import workers
 from tenantguard.errors import ClientLeftError, ResponseCut
+from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
     Body,
@@ -21,7 +22,6 @@ from tenantguard.flow.http import (
     describe_body,
 )
 from tenantguard.guard import (
-    COMPUTE_IN_PLACE_BYTES,
     cut_refusal,
     settle_refusal,
 )

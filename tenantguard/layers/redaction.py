@@ -144,7 +144,8 @@ class Redaction:
                 and not (yield from compute(partial(self._try_ready, plan), _LONG))
             ):
                 return exchange.deny(_UNREADY)
-        keys = self._keys_of(tenant, _encrypts(inward) or _encrypts(outward))
+        encrypts = (inward is not None and inward.encrypts) or (outward is not None and outward.encrypts)
+        keys = self._keys_of(tenant, encrypts)
         walk = _Walk(exchange, inward, outward, vault, keys, section.restore, self._identifiers)
         if inward is not None:
             denial = yield from self._mask(walk, inward)
@@ -175,7 +176,7 @@ class Redaction:
 
     def _compile(self, direction: Direction, limit: int) -> Plan:
         plan = Plan(direction, self._functions, limit)
-        if plan.operators.encrypts and self._cipher_for is None:
+        if plan.encrypts and self._cipher_for is None:
             raise ConfigurationError("redact: the operator 'encrypt' needs a cipher, and there is none")
         return plan
 
@@ -640,7 +641,3 @@ def _failure(reason: Reason) -> Deny:
 
 def _is_model_call(exchange: Exchange) -> bool:
     return exchange.route.usage is not None or exchange.dialect is not Dialect.PROBLEM
-
-
-def _encrypts(plan: Plan | None) -> bool:
-    return plan is not None and plan.operators.encrypts

@@ -168,9 +168,10 @@ class Shape:
 
     def in_arguments(self, path: Path) -> bool:
         """Whether what stands at ``path`` belongs to the arguments of a tool call."""
-        return bool(path) and (
-            path[-1] in self.json_keys
-            or any(step in self.argument_keys and isinstance(path[at + 1], str) for at, step in enumerate(path[:-1]))
+        if not path or path[-1] in self.json_keys:
+            return bool(path)
+        return len(path) > 1 and any(
+            step in self.argument_keys and isinstance(path[at + 1], str) for at, step in enumerate(path[:-1])
         )
 
 
@@ -367,9 +368,12 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
     parts = quick.parts
     left: list[str] = []
     names: list[str] = []
+    keys, elsewhere = shape.protocol_keys, shape.protocol_paths is not None
     for at in range(1, len(parts), 2):
-        literal, after = parts[at], parts[at + 1].lstrip(_SPACES)
-        value = decode(literal)
+        literal, after = parts[at], parts[at + 1]
+        value = literal[1:-1] if "\\" not in literal else decode(literal)
+        if after[:1] in _SPACES:
+            after = after.lstrip(_SPACES)
         if after[:1] == ":":
             opening = after[1:].lstrip(_SPACES)[:1]
             if opening in {"{", "["}:
@@ -381,7 +385,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 names.append(value)
             path = () if opening else (value,)
             continue
-        if shape.leaves(path, value):
+        if path and (path[0] in keys or elsewhere) and shape.leaves(path, value):
             left.append(value)
         elif value:
             encoded = read_base64(value) if " " not in value else None

@@ -42,6 +42,7 @@ class Plan:
         self.limit_bytes = direction.limit_bytes if direction.limit_bytes is not None else limit_bytes
         self.fields = compile_fields(direction.fields, direction.skip)
         self.operators = Operators(direction.operators, functions)
+        self.encrypts = self.operators.encrypts
         self.find = replace(find.searched, kept=self.operators.kept(secrets if refuses else frozenset()))
         self.identifiers = self.find.identifiers
         self.fails_open = direction.on_error is OnError.OPEN
