@@ -19,6 +19,7 @@ BENCHMARKS: Final = {
     "money": "holds and charges under uvicorn: what a request costs, and waits (110 s)",
     "litellm": "a durable hold and charge against LiteLLM's in memory; LITELLM_PYTHON names its interpreter (25 s)",
     "limits": "rates in memory against a bare bucket, `limits` and throttled-py; requests; a million keys (60 s)",
+    "redis": "rates in Redis, exact, coalesced and leased, against a bare script and `limits` (40 s)",
     "slots": "slots and queues in memory: hand-overs with up to 100 000 waiting, how soon the next is woken (15 s)",
     "usage_tap": "reading usage from a stream against parsing every event (5 s)",
     "redaction": "searching, bodies, streams, hostile texts, start; beside Presidio (6 min)",

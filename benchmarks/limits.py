@@ -217,8 +217,8 @@ class Facts:
 
 
 def table_of(routes: int) -> list[Route]:
-    """So many routes, every other one a pattern, and the one of the requests behind them."""
-    others = [Route(f"GET /r{number}" + "/*" * (number % 2)) for number in range(routes - 1)]
+    """So many routes, every other one a pattern, and at their end the one of the requests."""
+    others = [Route(f"GET /r{number}" + "/*" * (number % 2 == 0)) for number in range(routes - 1)]
     return [*others, Route("GET /jobs")]
 
 
@@ -230,7 +230,7 @@ def requests(targets: list[Target]) -> None:
     policy = Policy.of("acme", [RateSection(tuple(RateRule(rate, scope) for scope in scopes))])
     app = asgi_app(FIGURES)
 
-    def guarded(*layers: Layer, routes: int = 1) -> Callable[[int], Any]:
+    def guarded(*layers: Layer, routes: int = 2) -> Callable[[int], Any]:
         ports = memory_ports(real_system())
         ports.audits = ()
         return requests_of(Guard(layers, routes=table_of(routes), ports=ports).asgi(app))
@@ -256,7 +256,7 @@ def requests(targets: list[Target]) -> None:
         added = samples.added(name, base[name])
         targets.append(Target(f"a request, {name}: CPU added", f"<= {most} us", f"{added:.1f} us", added <= most))
     ratio = samples.ratio("one rate, 400 routes", one)
-    targets.append(Target("  400 routes, to one", "<= 1.05x", f"{ratio:.2f}x", ratio <= 1.05))
+    targets.append(Target("  400 routes, to two", "<= 1.05x", f"{ratio:.2f}x", ratio <= 1.05))
 
 
 def distinct_keys(targets: list[Target]) -> None:

@@ -400,11 +400,11 @@ def _bill(route: Route) -> Bill:
 
 
 def _question(exchange: Exchange, plan: LegPlan, data: bytes) -> Hashable:
-    """All that decides what the request costs and who pays; the prices themselves change seldom."""
+    """All that decides what the request costs and who pays. Routes and prices outlive the moment that counts."""
     request, tenant = exchange.request, exchange.get(Tenant)
     kind = request.headers.get("content-type")
     digest = blake2b(data, digest_size=16).digest()
-    return plan, tenant.id, tenant.identity and tenant.identity.id, exchange.route.name, request.path, kind, digest
+    return plan, id(exchange.route), tenant.id, tenant.identity and tenant.identity.id, request.path, kind, digest
 
 
 def _read(

@@ -360,8 +360,8 @@ def test_the_same_request_against_a_spent_budget_is_refused_before_it_is_priced_
     layer = Charge(prices)
     policy, other = Policy.of("acme", (BUDGET,)), Policy.of("acme", (BUDGET,))
 
-    def ask(body: bytes, *facts: object, policy: Policy = policy) -> tuple[Any, Any]:
-        exchange = make_exchange("POST", "/", route=CHAT, body=body, facts=(ACME, policy, *facts))
+    def ask(body: bytes, *facts: object, policy: Policy = policy, route: Route = CHAT) -> tuple[Any, Any]:
+        exchange = make_exchange("POST", "/", route=route, body=body, facts=(ACME, policy, *facts))
         script = Script(layer.handle(exchange, call_app))
         script.answer(exchange.request.body_read)
         if isinstance(script.effect, Compute):
@@ -377,8 +377,9 @@ def test_the_same_request_against_a_spent_budget_is_refused_before_it_is_priced_
         assert prices.asked == 2
     ask(chat_body(max_tokens=900))
     ask(chat_body(), policy=other)
+    ask(chat_body(), route=replace(CHAT, image_tokens=1))
     ask(chat_body(), Tenant(TenantId("acme"), Identity("another", TenantId("acme"))))
-    assert prices.asked == 5
+    assert prices.asked == 6
     _, script = ask(chat_body(), Claim("key-1", b"fingerprint"))
     assert isinstance(script.effect, PlaceHold)
 

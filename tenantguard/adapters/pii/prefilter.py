@@ -417,7 +417,9 @@ def _split(tree: Node) -> tuple[Node, Node, Node]:
         beginning = _beginning(items[last])
         if beginning is not None:
             kept = (*items[:last], beginning)
-            rest = Rep(Chars(_mask(items[last])), 0, widths(items[last])[1])  # what is left of it, roughly
+            rest = items[last]
+            if beginning != _EMPTY:
+                rest = Rep(Chars(_mask(rest)), 0, widths(rest)[1])  # what is left of it, roughly
     starts = [at for at, item in enumerate(kept[:-1]) if _is_large(item)]
     bounded = [at for at in starts if widths(kept[at])[1] is not None]
     unbounded = [at for at in starts if widths(kept[at])[1] is None]
