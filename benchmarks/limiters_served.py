@@ -4,10 +4,10 @@
 
 Each application runs in a uvicorn process of its own (uvloop and httptools where they are installed); the load, 16
 connections, is one more process. All limits are in memory, far above the load, and tell of themselves in headers
-where they can. The peers count by address; ours by tenant too, whom it knows by a hashed key. fastapi-limiter and
-throttled-py are dependencies and decorators of FastAPI, so they are compared with a guard around FastAPI. Requests
-a second are those of a second of the server's processor time. A peer that is not installed is left out (``pip
-install slowapi fastapi-limiter throttled-py``).
+where they can (fastapi-limiter cannot). The peers have one rate, by address; ours has it for all callers together,
+or by tenant, whom it then knows by a hashed key. fastapi-limiter and throttled-py are dependencies and decorators of
+FastAPI, so they are compared with a guard around FastAPI. Requests a second are those of a second of the server's
+processor time. A peer that is not installed is left out (``pip install slowapi fastapi-limiter throttled-py``).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ async def answer() -> Any:
     return Response(FIGURES, media_type="application/json")
 
 
-def guarded(*layers: Layer, routes: int = 1, app: Any = None) -> Any:
+def guarded(*layers: Layer, routes: int = 2, app: Any = None) -> Any:
     ports = memory_ports(real_system())
     ports.audits = ()
     return Guard(layers, routes=table_of(routes), ports=ports).asgi(app or starlette())
@@ -175,7 +175,9 @@ def run() -> list[Target]:
             progress(f"uvicorn, round {number + 1} of {ROUNDS}")
             for name, server in servers.items():
                 samples.add(name, cpu_us(server, SECONDS, REQUEST, mark=FIGURES))
-    bare = {name: FASTAPI if name in names[names.index(FASTAPI) :] else STARLETTE for name in names}
+    on_fastapi = names[names.index(FASTAPI) :]
+    bare = {name: FASTAPI if name in on_fastapi else STARLETTE for name in names}
+    one = {name: FASTAPI_ONE if name in on_fastapi else ONE for name in names}
     rows = [
         [
             name,
@@ -183,12 +185,13 @@ def run() -> list[Target]:
             f"{samples.added(name, bare[name]):.1f}",
             f"{1e6 / samples.median(name):.0f}",
             f"{samples.ratio(bare[name], name):.0%}",
+            f"{samples.ratio(name, one[name]):.2f}",
         ]
         for name in names
     ]
     print_table(
         f"Under uvicorn: CPU of the server for one request, {CONNECTIONS} connections; limits in memory",
-        ("", "us", "added to bare", "requests a CPU second", "of the bare ones"),
+        ("", "us", "added to bare", "requests a CPU second", "of the bare ones", "x our one rate"),
         rows,
     )
     return _targets(samples, bare)
@@ -201,7 +204,7 @@ def _targets(samples: Samples, bare: dict[str, str]) -> list[Target]:
         what = f"{name.strip()}: CPU added to an empty layer"
         targets.append(Target(what, f"<= {most} us", f"{added:.1f} us", added <= most))
     ratio = samples.ratio(ROUTES, ONE)
-    targets.append(Target("  400 routes, to one", "<= 1.05x", f"{ratio:.2f}x", ratio <= 1.05))
+    targets.append(Target("  400 routes, to two", "<= 1.05x", f"{ratio:.2f}x", ratio <= 1.05))
     kept = samples.ratio(STARLETTE, TENANT)
     targets.append(Target("tenant and rate: of the bare requests a second", ">= 65 %", f"{kept:.0%}", kept >= 0.65))
     ours = {STARLETTE: TENANT, FASTAPI: FASTAPI_TENANT}

@@ -13,6 +13,7 @@ from tenantguard.asgi.client import ClientWatch
 from tenantguard.asgi.run import BYPASSES, stems_from
 from tenantguard.asgi.waiting import workers
 from tenantguard.errors import ClientLeftError, ResponseCut
+from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
     Body,
@@ -21,7 +22,6 @@ from tenantguard.flow.http import (
     describe_body,
 )
 from tenantguard.guard import (
-    COMPUTE_IN_PLACE_BYTES,
     cut_refusal,
     settle_refusal,
 )
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 _BODY: Final = "http.response.body"
+_TRAILERS: Final = "http.response.trailers"
 
 
 class HTTPRun(ClientWatch):
@@ -185,6 +186,8 @@ class HTTPRun(ClientWatch):
                     await self._start(message)
                 elif kind in BYPASSES and self.guard.layers:
                     raise RuntimeError(f"the application sent {kind}, which was not offered to it")
+                elif kind == _TRAILERS and self.session.rewrites:
+                    await self._hand_over({**message, "headers": []})  # they tell of a body that is another now
                 else:
                     await self._hand_over(message)
         finally:

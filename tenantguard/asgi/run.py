@@ -24,7 +24,6 @@ from tenantguard.flow.http import (
 from tenantguard.flow.session import Session, State
 from tenantguard.flow.walk import begin, is_awaited, walk
 from tenantguard.guard import (
-    COMPUTE_IN_PLACE_BYTES,
     Guard,
     describe_failure,
     log,
@@ -155,9 +154,9 @@ class Run:
 
     async def answered(self, answer: Promise[T] | Awaitable[T]) -> T:
         """Wait for what a port answers later; for a turn in a queue only as long as the client does."""
-        if not (isinstance(answer, Promise) and answer.patient):
-            return await _answered(answer)
-        if not answer.wait(0) and not await self._kept_patiently(answer):
+        if not isinstance(answer, Promise):
+            return await answer
+        if not answer.wait(0) and not await (self._kept_patiently(answer) if answer.patient else kept(answer)):
             return answer.late()
         return answer.result()
 
@@ -213,8 +212,6 @@ class Run:
         if isinstance(effect, ReadBody):
             return await self.read_body(effect.limit)
         if isinstance(effect, Compute):
-            if effect.size <= COMPUTE_IN_PLACE_BYTES:
-                return effect.call()
             return await anyio.to_thread.run_sync(effect.call, limiter=workers())
         if isinstance(effect, Ask):
             if effect.inline or iscoroutinefunction(effect.call):

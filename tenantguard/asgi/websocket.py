@@ -13,6 +13,7 @@ import anyio.to_thread
 from tenantguard.asgi.run import Run, stems_from
 from tenantguard.asgi.waiting import workers
 from tenantguard.errors import ClientLeftError, ResponseCut
+from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
     Cut,
@@ -20,7 +21,6 @@ from tenantguard.flow.http import (
     Response,
 )
 from tenantguard.guard import (
-    COMPUTE_IN_PLACE_BYTES,
     cut_refusal,
 )
 from tenantguard.model.decision import Reason

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-from tenantguard.flow.effects import Effect, Promise
+from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES, Compute, Promise
 from tenantguard.flow.ports import PortEffect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from tenantguard.flow.effects import Flow
+    from tenantguard.flow.effects import Effect, Flow
     from tenantguard.flow.ports import Ports
 
 Asked: TypeAlias = "Effect[Any] | Promise[Any] | Awaitable[Any]"
@@ -19,20 +19,24 @@ Asked: TypeAlias = "Effect[Any] | Promise[Any] | Awaitable[Any]"
 
 
 def walk(flow: Flow[Any], effect: Effect[Any], ports: Ports) -> Asked:
-    """Let ports answer ``effect``, and what ``flow`` asks next, for as long as they answer at once.
+    """Answer ``effect``, and what ``flow`` asks next, for as long as ports answer at once and work is small.
 
     Raises what ``flow`` raises: StopIteration where it returns. What a port raises is raised in ``flow``.
     """
-    while isinstance(effect, PortEffect):
+    while True:
         try:
-            answer = effect.perform(ports)
+            if isinstance(effect, PortEffect):
+                answer = effect.perform(ports)
+            elif isinstance(effect, Compute) and effect.size <= COMPUTE_IN_PLACE_BYTES:
+                answer = effect.call()
+            else:
+                return effect
         except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
             effect = flow.throw(failure)
         else:
             if is_awaited(answer):
                 return answer
             effect = flow.send(answer)
-    return effect
 
 
 def begin(flow: Flow[None], ports: Ports) -> Asked | None:

@@ -329,7 +329,7 @@ class RateLimit:
     def _allow(self, exchange: Exchange, shape: _Shape, taken: Taken) -> Sequence[Line]:
         """Record the decision; the answer is what the response tells of it."""
         levels = taken.levels
-        index = tightest_of(shape.slowest, levels)
+        index = tightest_of(shape.slowest, levels) if len(levels) > 1 else 0
         details: dict[str, object] = {"remaining": levels[index][0]}
         if taken.shadowed:
             details["shadowed"] = [shape.limits[index].name for index in taken.shadowed]

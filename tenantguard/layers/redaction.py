@@ -33,7 +33,13 @@ from tenantguard.rules.redaction.json_lines import JsonArray, JsonLines
 from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON
 from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, ResponseScrub, SecretFoundError
+from tenantguard.rules.redaction.rule import (
+    Identifiers,
+    MalformedTextError,
+    RequestMask,
+    ResponseScrub,
+    SecretFoundError,
+)
 from tenantguard.rules.refusals import render_error_event
 
 if TYPE_CHECKING:
@@ -138,8 +144,9 @@ class Redaction:
                 and not (yield from compute(partial(self._try_ready, plan), _LONG))
             ):
                 return exchange.deny(_UNREADY)
-        keys = self._keys_of(tenant, _encrypts(inward) or _encrypts(outward))
-        walk = _Walk(exchange, inward, outward, vault, keys, section.restore)
+        encrypts = (inward is not None and inward.encrypts) or (outward is not None and outward.encrypts)
+        keys = self._keys_of(tenant, encrypts)
+        walk = _Walk(exchange, inward, outward, vault, keys, section.restore, self._identifiers)
         if inward is not None:
             denial = yield from self._mask(walk, inward)
             if vault.count or is_socket:
@@ -169,18 +176,26 @@ class Redaction:
 
     def _compile(self, direction: Direction, limit: int) -> Plan:
         plan = Plan(direction, self._functions, limit)
-        if plan.operators.encrypts and self._cipher_for is None:
+        if plan.encrypts and self._cipher_for is None:
             raise ConfigurationError("redact: the operator 'encrypt' needs a cipher, and there is none")
         return plan
 
     def _detector(self, plan: Plan) -> Detecting:
         return plan.around(self._detector_for(plan.find))
 
+    def _identifiers(self, plan: Plan) -> Identifiers | None:
+        find = plan.identifiers
+        if find is None:
+            return None
+        return Identifiers(lambda: plan.around_identifiers(self._detector_for(find)), plan.secrets)
+
     def _make_ready(self, plan: Plan) -> None:
         """Build what the plan needs (seconds); :class:`ConfigurationError` for what cannot be."""
         detector = self._detector_for(plan.find)
         if plan.find.ner and not isinstance(detector, Naming):
             raise ConfigurationError("redact: there is a language model, and the detector finds no names")
+        if plan.identifiers is not None:
+            self._detector_for(plan.identifiers)
         plan.ready = True
 
     def _try_ready(self, plan: Plan) -> bool:
@@ -324,11 +339,15 @@ class _Walk(NamedTuple):
     vault: Vault
     keys: TenantKeys
     restore: Restore
+    identifiers: Callable[[Plan], Identifiers | None]
 
     def mask(self, detector: Detecting, replacing: Replacing | None = None) -> RequestMask:
         assert self.inward is not None
         replacing = replacing if replacing is not None else self.inward.replacing(self.keys)
-        return RequestMask(detector, self.vault, escape=bool(self.restore), replacing=replacing)
+        identifiers = self.identifiers(self.inward)
+        return RequestMask(
+            detector, self.vault, escape=bool(self.restore), replacing=replacing, identifiers=identifiers
+        )
 
     def scrub(self, detector: Detecting, replacing: Replacing | None = None) -> ResponseScrub:
         assert self.outward is not None
@@ -338,6 +357,7 @@ class _Walk(NamedTuple):
             restore=Restore.TEXT in self.restore,
             restore_arguments=Restore.ARGUMENTS in self.restore,
             replacing=replacing if replacing is not None else self.outward.replacing(self.keys),
+            identifiers=self.identifiers(self.outward),
         )
 
 
@@ -621,7 +641,3 @@ def _failure(reason: Reason) -> Deny:
 
 def _is_model_call(exchange: Exchange) -> bool:
     return exchange.route.usage is not None or exchange.dialect is not Dialect.PROBLEM
-
-
-def _encrypts(plan: Plan | None) -> bool:
-    return plan is not None and plan.operators.encrypts

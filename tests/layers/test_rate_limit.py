@@ -432,7 +432,7 @@ class Requests:
 
 
 def test_exactly_a_burst_of_requests_reaches_the_application() -> None:
-    """E-27, E-28."""
+    """E-27, E-28, E-37: what the rate refuses, no further layer and no application sees."""
     requests = Requests(RateLimit("1/second burst 5"))
     assert requests.statuses(8) == [200] * 5 + [429] * 3
     assert requests.calls == 5

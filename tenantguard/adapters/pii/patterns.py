@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tenantguard.adapters.pii.finder import Budget, Finder, Span
 
 PATTERN_TIMEOUT_S: Final = 0.5
-"""Presidio's expressions need at most 10 ms for 20,000 characters of anything."""
+"""Presidio's expressions need at most 50 ms for 20,000 characters of anything that is known."""
 
 _TIMED_CHARS: Final = 512
 """In a shorter window Presidio's own expressions are not timed, which takes longer than such a window."""

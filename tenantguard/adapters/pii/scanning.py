@@ -1,10 +1,9 @@
 """Scans a text for the expressions of all finders at once, and opens windows where they must look.
 
 A text is scanned as its *shadow*: ASCII of the same length, so that offsets are the text's own. With the package
-``hyperscan`` one pass over it reports every end of every core. Without it, *keys* are looked for first: short strings
-of kinds of characters (``0``: a digit, ``a``: a letter) that every core of an expression holds, in the shadow with
-its characters replaced by their kinds, which is a search for bytes; only around them, the core itself with ``re``.
-That reports matches that do not overlap, and every core begins within one of them.
+``hyperscan`` one pass over it reports every end of every core. Without it, *keys* are looked for first (``keys.py``),
+short strings that every core of an expression holds, which is a search for bytes; only around them, the core itself
+with ``re``. That reports matches that do not overlap, and every core begins within one of them.
 """
 
 from __future__ import annotations
@@ -14,25 +13,14 @@ import threading
 from bisect import bisect_left
 from contextlib import suppress
 from functools import lru_cache
-from itertools import product, starmap
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tenantguard.adapters.pii.keys import STRIDE, Key, Keys, keys_of, places_of
 from tenantguard.adapters.pii.prefilter import (
-    DIGITS,
-    LOWER,
-    SPACES,
-    UPPER,
     WORD,
-    Alt,
-    Chars,
-    Rep,
-    Seq,
     boundless,
-    first_of,
-    last_of,
-    mask_of,
     set_of,
-    widths,
     written,
 )
 from tenantguard.adapters.pii.shadow import shadow
@@ -41,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tenantguard.adapters.pii.finder import Span
-    from tenantguard.adapters.pii.prefilter import Node, Plan
+    from tenantguard.adapters.pii.prefilter import Plan
 
 _MARGIN: Final = 1
 """What a window holds before and after all that a match can be and see: for word boundaries."""
@@ -346,29 +334,9 @@ def _database(expressions: tuple[str, ...]) -> Any:
     return database
 
 
-_RARE: Final = mask_of(b"xX")
-_KINDS: Final = bytes(
-    ord("0")
-    if DIGITS >> at & 1
-    else ord("a")
-    if ((UPPER | LOWER) & ~_RARE) >> at & 1
-    else at | 32
-    if _RARE >> at & 1
-    else ord(" ")
-    if SPACES >> at & 1
-    else at
-    for at in range(256)
-)
-"""``x`` is a kind of its own: alone of all letters it may stand where a telephone number begins."""
-
-_KIND_BITS: Final = {ord("0"): 4.0, ord("x"): 5.0, ord("a"): 0.4, ord(" "): 2.5}
-_MARK_BITS: Final = 6.0
-_KEY_CHARS_MAX: Final = 3
-_KEYS_MAX: Final = 64
 _REGION_CHARS: Final = 128
 """A core that can be wider is looked for as far as characters go on that it can have."""
 
-_STRIDE: Final = 32
 _WIDTHS: Final = (16, 32, 64, _REGION_CHARS)
 """Regions are shared by plans whose cores are at most so wide."""
 
@@ -388,29 +356,21 @@ class KeyScanner:
             )
             for at in used
         ]
-        self._by_mark: dict[bytes, list[bytes]] = {}  # by the rarest of a key's kinds, which is looked for first
-        for key in sorted(frozenset[bytes]().union(*(keys for _, keys, _, _ in self._used))):
-            rarest = max(key, key=lambda kind: _KIND_BITS.get(kind, _MARK_BITS))
-            self._by_mark.setdefault(bytes((rarest,)), []).append(key)
+        self._keys = Keys(frozenset[Key]().union(*(keys for _, keys, _, _ in self._used)))
         self._own = threading.local()
 
     def clears(self, text: str) -> bool:
         """See :class:`Scanner`."""
         scanned = shadow(text)
-        kinds = scanned.translate(_KINDS)
-        there = self._there(kinds)
+        there = self._keys.within(scanned)
         return not there or not any(
-            not there.isdisjoint(keys) and loose.search(scanned) for _, keys, _, loose in self._used
+            not keys.isdisjoint(there) and loose.search(scanned) for _, keys, _, loose in self._used
         )
-
-    def _there(self, kinds: bytes) -> set[bytes]:
-        return {key for mark, keys in self._by_mark.items() if mark in kinds for key in keys if key in kinds}
 
     def windows(self, text: str, after: int) -> dict[int, list[Span]]:
         """See :class:`Scanner`."""
         scanned = shadow(text)
-        kinds = scanned.translate(_KINDS)
-        there = self._there(kinds)
+        there = self._keys.within(scanned)
         if not there:
             return {}
         try:
@@ -418,16 +378,16 @@ class KeyScanner:
         except AttributeError:
             openers = self._own.openers = [_Opener(plan) for plan in self._plans]
         found: dict[int, list[Span]] = {}
-        regions: dict[tuple[frozenset[bytes], int], list[Span]] = {}
+        regions: dict[tuple[frozenset[Key], int], list[Span]] = {}
         for at, keys, exact, _ in self._used:
-            present = keys & there
+            present = keys.intersection(there)
             if not present:
                 continue
             high = self._plans[at].high
             mask = self._plans[at].mask if high is None or high > _REGION_CHARS else 0
             width = _REGION_CHARS if high is None else next((size for size in _WIDTHS if high <= size), _REGION_CHARS)
             if (present, mask or width) not in regions:
-                places = _places(kinds, present)
+                places = places_of(present, there)
                 regions[present, mask or width] = (
                     _runs_around(scanned, places, mask) if mask else _around(places, width, len(scanned))
                 )
@@ -438,22 +398,11 @@ class KeyScanner:
         return found
 
 
-def _places(kinds: bytes, keys: Iterable[bytes]) -> list[int]:
-    """Where one of ``keys`` stands, in order; of several within ``_STRIDE`` characters the first."""
-    places: list[int] = []
-    for key in keys:
-        at = kinds.find(key)
-        while at >= 0:
-            places.append(at)
-            at = kinds.find(key, at + _STRIDE)
-    return sorted(places)
-
-
 def _around(places: Iterable[int], width: int, length: int) -> list[Span]:
     """Where cores of at most ``width`` characters can lie that hold a key at a place or less than a stride behind."""
     regions: list[Span] = []
     for at in places:
-        start, end = max(at - width - _MARGIN, 0), min(at + _STRIDE + width + _MARGIN, length)
+        start, end = max(at - width - _MARGIN, 0), min(at + STRIDE + width + _MARGIN, length)
         if regions and regions[-1][1] >= start:
             regions[-1] = (regions[-1][0], end)
         else:
@@ -467,10 +416,10 @@ def _runs_around(scanned: bytes, places: Iterable[int], mask: int) -> list[Span]
     runs.begin(scanned)
     regions: list[Span] = []
     for at in places:
-        if regions and regions[-1][1] >= min(at + _STRIDE, len(scanned)):
+        if regions and regions[-1][1] >= min(at + STRIDE, len(scanned)):
             continue
         start, end = runs.start(at + 1), runs.end(at)
-        while end < at + _STRIDE and end < len(scanned):
+        while end < at + STRIDE and end < len(scanned):
             end = runs.end(end + 1)  # keys may stand in the next runs
         start, end = max(start - _MARGIN, 0), min(end + _MARGIN, len(scanned))
         while regions and regions[-1][1] >= start:
@@ -478,84 +427,3 @@ def _runs_around(scanned: bytes, places: Iterable[int], mask: int) -> list[Span]
             start, end = min(before, start), max(behind, end)
         regions.append((start, end))
     return regions
-
-
-def keys_of(core: Node) -> tuple[bytes, ...]:
-    """Keys one of which every match of ``core`` holds, in kinds of characters."""
-    found = _best(core)
-    return found[1] if found is not None else tuple(bytes((kind,)) for kind in sorted(set(_KINDS[:128])))
-
-
-_Keys = tuple[float, tuple[bytes, ...]]
-
-
-def _best(node: Node) -> _Keys | None:
-    """The keys of which a match says most, with how many bits."""
-    best: _Keys | None = None
-    for piece in _pieces(node):
-        found = _of_branches(piece) if isinstance(piece, Alt) else _of_masks(piece)
-        if found is not None and (best is None or found[0] > best[0]):
-            best = found
-    return best
-
-
-def _of_branches(piece: Alt) -> _Keys | None:
-    branches = [_best(branch) for branch in piece.branches]
-    if None in branches or not branches:
-        return None
-    keys = tuple(dict.fromkeys(key for branch in branches if branch is not None for key in branch[1]))
-    return (min(branch[0] for branch in branches if branch is not None), keys) if len(keys) <= _KEYS_MAX else None
-
-
-def _of_masks(masks: Sequence[int]) -> _Keys | None:
-    best: _Keys | None = None
-    for size in range(1, _KEY_CHARS_MAX + 1):
-        for at in range(len(masks) - size + 1):
-            kinds = [sorted({_KINDS[one] for one in range(128) if mask >> one & 1}) for mask in masks[at : at + size]]
-            if not all(kinds) or _count(kinds) > _KEYS_MAX:
-                continue
-            keys = tuple(bytes(key) for key in product(*kinds))
-            said = min(sum(_KIND_BITS.get(kind, _MARK_BITS) for kind in key) for key in keys)
-            if best is None or said > best[0]:
-                best = (said, keys)
-    return best
-
-
-def _count(kinds: Iterable[Sequence[int]]) -> int:
-    count = 1
-    for one in kinds:
-        count *= len(one)
-    return count
-
-
-def _pieces(node: Node) -> list[list[int] | Alt]:
-    """What every match has: runs of adjacent characters, each by its set, and alternatives."""
-    pieces: list[list[int] | Alt] = [[]]
-
-    def walk(node: Node) -> None:
-        if isinstance(node, Chars):
-            last = pieces[-1]
-            if isinstance(last, Alt):
-                pieces.append([node.mask])
-            else:
-                last.append(node.mask)
-        elif isinstance(node, Seq):
-            for item in node.items:
-                walk(item)
-        elif isinstance(node, Alt):
-            certain = widths(node)[0] > 0
-            if certain:
-                walk(Chars(first_of(node)))
-            pieces.extend((node, []))
-            if certain:
-                walk(Chars(last_of(node)))
-        elif isinstance(node, Rep):
-            for _ in range(min(node.low, _KEY_CHARS_MAX)):
-                walk(node.item)
-            if node.high != node.low or node.low > _KEY_CHARS_MAX:
-                pieces.append([])
-                for _ in range(min(node.low, _KEY_CHARS_MAX)):
-                    walk(node.item)
-
-    walk(node)
-    return [piece for piece in pieces if piece]

@@ -168,6 +168,7 @@ class _Marked:
         self.reach = rule.reach
         self.clears = rule.clears
         self.find = rule.find
+        self.own = rule.own
 
     @property
     def passed(self) -> int:

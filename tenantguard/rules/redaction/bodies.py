@@ -4,9 +4,8 @@
 | --- | --- |
 | JSON | kept until it has ended, then its strings; see ``json_text.py``; of a model an array element by element |
 | forms | kept until they have ended, then value by value |
-| ``multipart/form-data``, ``mixed``, ``related`` | as they come: text parts; files pass |
-| ``text/*``, XML, JavaScript, YAML | as they come, as they are written: what entities and escapes hide is not seen |
-| ``text/plain`` | the same, and kept while it may be JSON, which it then is taken for |
+| ``multipart/*`` | as they come: text parts; files pass |
+| ``text/*``, XML, JavaScript, YAML | as they come, escapes seen through, entities not; kept while it may be JSON |
 | event streams, lines of JSON | as they come, event by event |
 | pictures, sound, archives, office documents | pass |
 | anything else, and a body without a type | as the policy's ``unknown`` says; as text, or as JSON if it begins so |
@@ -26,7 +25,6 @@ from tenantguard.rules.media import EVENT_STREAM, UTF8, Content
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.fields import ALL_FIELDS, EVERYWHERE, Fields, Scope
 from tenantguard.rules.redaction.forms import rewrite_form
-from tenantguard.rules.redaction.hold import TextStream, join
 from tenantguard.rules.redaction.json_lines import VALUE_BYTES_MAX, JsonArray, JsonLines
 from tenantguard.rules.redaction.json_stream import EscapedTextStream
 from tenantguard.rules.redaction.json_text import LLM_JSON, NO_TEXT, broken_edits, is_json, rewrite_text
@@ -34,9 +32,8 @@ from tenantguard.rules.redaction.multipart import MultipartBody, Part, Rewriting
 from tenantguard.rules.redaction.rule import MalformedTextError, apply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from tenantguard.rules.redaction.hold import Piece
     from tenantguard.rules.redaction.json_text import Shape
     from tenantguard.rules.redaction.rule import TextRule
 
@@ -48,7 +45,6 @@ _LINES: Final = frozenset({
     "application/x-jsonlines", "application/json-seq", "application/stream+json",
 })  # fmt: skip
 _FORM_DATA: Final = "multipart/form-data"
-_MULTIPART: Final = frozenset({_FORM_DATA, "multipart/mixed", "multipart/related"})
 _BINARY: Final = re.compile(
     r"(?!image/svg)(?:image|audio|video|font|model)/[^/]+"
     r"|application/(?:octet-stream|pdf|zip|gzip|x-gzip|x-tar|x-bzip2|x-7z-compressed|zstd|wasm|java-archive|epub\+zip"
@@ -111,6 +107,9 @@ class Terms:
         return Scope(keys=self.keys, numbers=self.numbers) if self.keys or self.numbers else EVERYWHERE
 
 
+_TERMS: Final = Terms()
+
+
 def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Passing | Refused:
     """How a body is redacted of which the head says ``content``; its encodings are undone before.
 
@@ -133,7 +132,7 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
         return WholeBody(rewrite, terms.limit)
     if kind == "multipart/byteranges":
         return Refused("is in parts that a value may be split over")
-    if kind in _MULTIPART:
+    if kind.startswith("multipart/"):
         if not content.boundary:
             return Refused("names no boundary")
         opening = partial(_part, rule=rule, terms=terms, is_form=kind == _FORM_DATA)
@@ -141,9 +140,9 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
     if _BINARY.fullmatch(kind):
         return passing(content, rule)
     if _TEXT.fullmatch(kind):
-        return TextBody(rule, content.charset, loose=terms if kind == "text/plain" else None)
+        return TextBody(rule, content.charset, terms)
     if terms.unknown is Unknown.SCRUB:
-        return TextBody(rule, content.charset or UTF8, loose=terms)
+        return TextBody(rule, content.charset or UTF8, terms)
     if terms.unknown is Unknown.PASS:
         return passing(content, rule)
     return Refused("is of a type that is not redacted: send JSON, a form or text") if kind else NoBody()
@@ -193,11 +192,11 @@ class WholeBody:
 class TextBody:
     """A text in ``charset`` ("": UTF-8, unless a byte order mark says other), redacted as it comes.
 
-    ``loose``: where it is JSON it is redacted as such under these terms, so that no escape hides anything.
+    Where it is JSON it is redacted as such under ``terms``.
     """
 
-    def __init__(self, rule: TextRule, charset: str = "", *, loose: Terms | None = None) -> None:
-        self._stream: TextStream | _JsonOrText = TextStream(rule) if loose is None else _JsonOrText(rule, loose)
+    def __init__(self, rule: TextRule, charset: str = "", terms: Terms = _TERMS) -> None:
+        self._stream = _JsonOrText(rule, terms)
         self._charset = charset
         self._head = b""
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -205,7 +204,7 @@ class TextBody:
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return what may leave."""
         if self._decoder is not None:
-            return self._encoded(self._stream.feed(self._decoded(chunk)))
+            return encode_text(self._stream.feed(self._decoded(chunk)), self._charset)
         self._head += chunk
         return self._begin() if len(self._head) >= _MARK_BYTES_MAX else b""
 
@@ -213,7 +212,7 @@ class TextBody:
         """The text has ended; return the rest of it."""
         begun = self._begin() if self._decoder is None else b""
         rest = self._stream.feed(self._decoded(b"", final=True))
-        return begun + self._encoded(rest) + self._encoded(self._stream.finish())
+        return begun + encode_text(rest + self._stream.finish(), self._charset)
 
     def _begin(self) -> bytes:
         """The first bytes are there, or all: take them, the byte order mark aside."""
@@ -231,9 +230,6 @@ class TextBody:
         if "\0" in text:
             raise MalformedTextError(NO_TEXT)
         return text
-
-    def _encoded(self, said: str | Iterable[Piece]) -> bytes:
-        return encode_text(said if isinstance(said, str) else join(said), self._charset)
 
 
 class _JsonOrText:

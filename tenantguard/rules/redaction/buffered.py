@@ -69,6 +69,10 @@ class Reading:
             self.texts[text] = None
         return []
 
+    def own(self, text: str) -> list[Match]:  # noqa: ARG002 - a rule's method
+        """Nothing: no identifier is a text."""
+        return []
+
     def replace(self, entity: str, value: str) -> str:  # noqa: ARG002 - a rule's method
         """The value itself."""
         return value

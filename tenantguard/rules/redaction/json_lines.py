@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
 from tenantguard.rules.redaction.fields import EVERYWHERE
-from tenantguard.rules.redaction.json_text import decode_utf8
-from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
+from tenantguard.rules.redaction.json_text import broken_edits, decode_utf8
+from tenantguard.rules.redaction.rule import MalformedTextError, apply
 from tenantguard.rules.sse import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class JsonLines:
         if self._unknown is Unknown.PASS:
             self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
             return text
-        new = apply(text, text_edits(self._rule, text))
+        new = apply(text, broken_edits(text, self._rule))
         if new != text and _BREAK.search(new):
             raise MalformedTextError("what belongs into a line has lines of its own")
         return new

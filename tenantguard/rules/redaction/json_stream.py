@@ -170,7 +170,7 @@ class EscapedTextStream:
     def __init__(self, rule: TextRule) -> None:
         self._stream = TextStream(rule)
         self._rest = ""
-        self._lead = ""  # what stands for nothing, and goes with what follows
+        self._lead: list[str] = []  # what stands for nothing, and goes with what follows
         self._sources: list[str] = []
 
     def feed(self, text: str) -> str:
@@ -181,7 +181,7 @@ class EscapedTextStream:
         """The text has ended; return the rest of it."""
         self._add(list(self._rest), self._rest)
         told = self._written([*self._stream.feed(self._rest), *self._stream.finish()])
-        return told + self._lead
+        return told + "".join(self._lead)
 
     def _taken(self, text: str) -> str:
         rest = self._rest + text
@@ -199,11 +199,11 @@ class EscapedTextStream:
 
     def _add(self, sources: list[str], raw: str) -> None:
         """Remember how each of the next characters is written, all of them as ``raw``."""
-        if sources:
-            sources[0] = self._lead + sources[0]
-            self._lead = ""
-        else:
-            self._lead += raw
+        if not sources:
+            self._lead.append(raw)
+        elif self._lead:
+            sources[0] = "".join([*self._lead, sources[0]])
+            self._lead.clear()
         self._sources += sources
 
     def _written(self, pieces: Iterable[Piece]) -> str:

@@ -26,6 +26,7 @@ from tenantguard.rules.redaction.rule import (
     MalformedTextError,
     SecretFoundError,
     apply,
+    own_edits,
     text_edits,
 )
 
@@ -167,9 +168,10 @@ class Shape:
 
     def in_arguments(self, path: Path) -> bool:
         """Whether what stands at ``path`` belongs to the arguments of a tool call."""
-        return bool(path) and (
-            path[-1] in self.json_keys
-            or any(step in self.argument_keys and isinstance(path[at + 1], str) for at, step in enumerate(path[:-1]))
+        if not path or path[-1] in self.json_keys:
+            return bool(path)
+        return len(path) > 1 and any(
+            step in self.argument_keys and isinstance(path[at + 1], str) for at, step in enumerate(path[:-1])
         )
 
 
@@ -295,7 +297,8 @@ def rewrite_text(text: str, rule: TextRule, shape: Shape | None = ANY_JSON, scop
         one_rule = rule.arguments is rule
         asked = _BETWEEN.join([*(value for _, _, value in quick.texts), *quick.asked])
         clear = rule.clears(asked) and (one_rule or rule.arguments.clears(asked))
-        if clear or (quick.simple and (one_rule or not quick.arguments)):
+        used = clear or (quick.simple and (one_rule or not quick.arguments))
+        if used and not (quick.own and rule.own(quick.own)):
             if opaque := quick.opaque + (quick.hidden if clear else 0):
                 rule.skipped[OPAQUE] = rule.skipped.get(OPAQUE, 0) + opaque
             return text if clear else _rewrite_quickly(text, quick, rule, shape or ANY_JSON)
@@ -312,7 +315,8 @@ class _Quick:
     ``texts`` are the strings of values: which part, key or nothing, value. ``asked`` is what else must be clear for
     the text to be so, ``opaque`` how many strings are binary, ``hidden`` how many inside of others. ``simple``:
     nothing is said twice, and the rule looks
-    at all strings of values and nothing else. ``arguments``: there are some, as an object.
+    at all strings of values and nothing else. ``arguments``: there are some, as an object. ``own`` is what the
+    protocol has of its own, and the keys.
     """
 
     parts: list[str]
@@ -322,6 +326,7 @@ class _Quick:
     opaque: int = 0
     hidden: int = 0
     arguments: bool = False
+    own: str = ""
 
 
 def _read_quickly(text: str, shape: Shape | None, scope: Scope) -> _Quick | None:
@@ -362,9 +367,13 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
     path: Path = ()
     parts = quick.parts
     left: list[str] = []
+    names: list[str] = []
+    keys, elsewhere = shape.protocol_keys, shape.protocol_paths is not None
     for at in range(1, len(parts), 2):
-        literal, after = parts[at], parts[at + 1].lstrip(_SPACES)
-        value = decode(literal)
+        literal, after = parts[at], parts[at + 1]
+        value = literal[1:-1] if "\\" not in literal else decode(literal)
+        if after[:1] in _SPACES:
+            after = after.lstrip(_SPACES)
         if after[:1] == ":":
             opening = after[1:].lstrip(_SPACES)[:1]
             if opening in {"{", "["}:
@@ -372,9 +381,11 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 quick.arguments = quick.arguments or (opening == "{" and value in shape.argument_keys)
             if scope.keys:
                 quick.asked.append(value)
+            elif value not in shape.protocol_keys:
+                names.append(value)
             path = () if opening else (value,)
             continue
-        if shape.leaves(path, value):
+        if path and (path[0] in keys or elsewhere) and shape.leaves(path, value):
             left.append(value)
         elif value:
             encoded = read_base64(value) if " " not in value else None
@@ -384,9 +395,10 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 quick.texts.append((at, path, value))
                 if encoded is not None and encoded.text is not None:
                     _see_through(quick, encoded.text)
-                elif (path and path[0] in shape.json_keys) or ("\\" in value and is_whole_json(value)):
+                elif (path and path[0] in shape.json_keys) or ("\\" in value and _is_coded(value)):
                     _see_through(quick, value)
         path = ()
+    quick.own = _BETWEEN.join([*left, *names])
     if quick.arguments and left:  # some of these may be no identifiers, but a tool's
         quick.asked += left
         quick.simple = False
@@ -399,7 +411,7 @@ def _see_through(quick: _Quick, text: str) -> None:
     encoded = read_base64(text)
     if encoded is None:
         quick.asked.append(ANY_ESCAPE.sub(unescaped, text) if "\\" in text else text)
-        if text.lstrip(_SPACES)[:1] in {"{", "["} and (parts := _parts(text)) is not None:
+        if text.lstrip(_SPACES)[:1] in {"{", "[", '"'} and (parts := _parts(text)) is not None:
             for literal in islice(parts, 1, None, 2):
                 _see_through(quick, decode(literal))
     elif encoded.text is None:
@@ -445,6 +457,8 @@ def json_edits(
 ) -> list[Edit]:
     """Every change that ``rule`` makes in a JSON text whose places are ``found``; in keys and numbers too by option.
 
+    Of keys, secrets are replaced without the option too.
+
     A number in which something is found becomes a string.
     """
     edits: list[Edit] = []
@@ -456,6 +470,8 @@ def json_edits(
         try:
             if kind is Kind.STRING or (keys and kind is Kind.KEY):
                 edit = edit_literal(text, place, string_edits(decode(text[start:end]), path, rule, shape))
+            elif kind is Kind.KEY:
+                edit = edit_literal(text, place, own_edits(rule, decode(text[start:end])))
             elif numbers and kind is Kind.SCALAR:
                 edit = number_edit(text, place, rule, shape)
         except SecretFoundError as secret:
@@ -491,8 +507,10 @@ def without_copies(edits: list[Edit], copies: Iterable[Place]) -> list[Edit]:
 
 def string_edits(value: str, path: Path, rule: TextRule, shape: Shape) -> list[Edit]:
     """Every change that ``rule`` makes in one string, which is JSON itself under some keys of ``shape``."""
-    if not value or shape.leaves(path, value):
+    if not value:
         return []
+    if shape.leaves(path, value):
+        return own_edits(rule, value)
     if shape.json_keys or shape.argument_keys:
         arguments = rule.arguments
         if arguments is not rule and shape.in_arguments(path):
@@ -544,9 +562,14 @@ def _plain_edits(value: str, rule: TextRule) -> list[Edit]:
         elif edits := loose_edits(encoded.text, rule):
             return [Edit(encoded.start, len(value), encoded.written(apply(encoded.text, edits)))]
         return []
-    if "\\" in value and is_whole_json(value):
+    if "\\" in value and _is_coded(value):
         return json_edits(places(value), value, rule, keys=True)
     return [] if rule.clears(value) else text_edits(rule, value)
+
+
+def _is_coded(text: str) -> bool:
+    """Whether a text is JSON that holds others: an object, an array or a string."""
+    return is_whole_json(text) or LITERAL.fullmatch(text.strip(_SPACES)) is not None
 
 
 def is_whole_json(text: str) -> bool:

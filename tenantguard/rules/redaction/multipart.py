@@ -163,7 +163,7 @@ class MultipartBody:
             raise MalformedTextError(f"the multipart body has more than {PARTS_MAX} parts")
         head = data[at:end]
         part, spans, names = _read_head(_text(head))
-        if names and self._scope.looks_at_key(part.name):
+        if names and (self._scope.looks_at_key(part.name) or self._rule.own(_text(head))):
             spans = sorted([*spans, *names])
         out.append(self._rewritten(head, spans))
         start = end + 2 if end == at else end + 4

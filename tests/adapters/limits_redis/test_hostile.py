@@ -1,4 +1,4 @@
-"""What a limit store in Redis must survive: garbage, forks, wrong options, slots that leave, threads that must not die."""
+"""What a limit store in Redis must survive: garbage, forks, wrong options, nodes that leave, threads that die."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tenantguard.adapters.limits.redis.lane import QUEUE_MAX, Lane
 from tenantguard.adapters.limits.redis.servers import Cluster
 from tenantguard.adapters.limits.redis.store import RedisLimits
 from tenantguard.adapters.limits.redis.wire import KEYS_MAX, redis_key
+from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.flow.ports import ReturnTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import Rate
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .conftest import Asked, Proxy
 
 HOUR = 3600 * SECOND
+NOW = SystemClock().monotonic_ns
 PATIENT = {"deadline_ms": 5000}
 
 
@@ -195,7 +197,7 @@ def test_a_sentinel_that_is_gone_holds_nobody_up(asked: Callable[..., Asked]) ->
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
 
 
 def ours() -> list[threading.Thread]:
@@ -302,7 +304,7 @@ def test_a_loop_that_has_closed_holds_nobody_up(asked: Callable[..., Asked], pro
 
 def test_a_probe_that_finds_no_place_in_the_queue_is_tried_again(own_redis: Any) -> None:
     """Else nobody would ever ask again."""
-    lane = Lane(lambda: None, Breaker("x"), time.monotonic_ns, 0.05, together=True)  # type: ignore[arg-type, return-value]
+    lane = Lane(lambda: None, Breaker("x"), NOW, 0.05, together=True)  # type: ignore[arg-type, return-value]
     lane._start = lambda: None  # type: ignore[method-assign]
     for _ in range(3):
         lane.breaker.failed("x", 0)
@@ -392,7 +394,7 @@ class Waits:
 
 def test_nodes_that_left_a_cluster_leave_no_threads() -> None:
     client = Client("a", "b")
-    cluster = Cluster(lambda: client, lambda pool, name, moved: Dummy(pool), time.monotonic_ns)  # type: ignore[arg-type, return-value]
+    cluster = Cluster(lambda: client, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
     cluster._discover()
     lanes: dict[str, Any] = dict(cluster._lanes)
     client.nodes = ("a", "c")
@@ -405,7 +407,7 @@ def test_a_cluster_whose_servers_cannot_be_found_out_is_asked_again() -> None:
     """Whatever went wrong: the thread that finds them out goes on."""
     client = Client("a")
     client.fails = IndexError("nobody thought of that")
-    cluster = Cluster(lambda: client, lambda pool, name, moved: Dummy(pool), time.monotonic_ns)  # type: ignore[arg-type, return-value]
+    cluster = Cluster(lambda: client, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
     cluster._client = client
     first, second = Waits(), Waits()
     assert cluster.submit((first,))  # type: ignore[arg-type]
@@ -419,8 +421,8 @@ def test_a_cluster_whose_servers_cannot_be_found_out_is_asked_again() -> None:
 
 
 def test_what_waits_for_word_of_a_cluster_is_bounded() -> None:
-    cluster = Cluster(lambda: None, lambda pool, name, moved: Dummy(pool), time.monotonic_ns)  # type: ignore[arg-type, return-value]
-    cluster._map = lambda lost: cluster._lost.put(lost)  # type: ignore[method-assign]
+    cluster = Cluster(lambda: None, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
+    cluster._map = cluster._lost.put  # type: ignore[method-assign]
     asked: Any = (Waits(),)
     assert all(cluster.submit(asked) for _ in range(QUEUE_MAX))
     assert not cluster.submit(asked)

@@ -94,11 +94,35 @@ def test_an_idle_lease_is_given_back_once_nothing_of_it_is_open(asked: Callable[
         store.execute(stream)
     store.execute(SettleTokens(streams[0].id or b"", (1,)))
     clock.now_ns += 1_100_000_000
-    store.store._idle()
+    store.store._tidy()
     store.execute(SettleTokens(streams[1].id or b"", (5,)))
     clock.now_ns -= 1_100_000_000
     other.until(lambda: other.level(take)[0] == 1000 - 6)
     assert store.admitted(take, 3) == 3
+
+
+def test_an_idle_lease_is_given_back_while_the_server_is_asked_for_others(asked: Callable[..., Asked]) -> None:
+    """Else what a tenant left would be stranded, and kept here, for as long as others come."""
+    store = asked(lease=64, deadline_ms=30_000)
+    left = [one(FAST) for _ in range(50)]
+    for take in left:
+        store.take(take)
+    busy = one(Rate(1, SECOND, 10**6))  # not leased
+    leases, ends = store.store._leases._leases, []
+
+    def work() -> None:
+        while not ends:
+            store.take(busy)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        store.until(lambda: not any(take.bucket in leases for take in left), 30)
+    finally:
+        ends.append(True)
+        for thread in threads:
+            thread.join()
 
 
 def test_what_was_settled_and_returned_adds_up(asked: Callable[..., Asked]) -> None:
@@ -167,7 +191,7 @@ def test_leased_and_exact_are_taken_together_or_not_at_all(asked: Callable[..., 
 
 
 def test_a_server_that_hangs_leaves_what_is_leased(asked: Callable[..., Asked], own_redis: Any) -> None:
-    store = asked(own_redis.uri, lease=64)
+    store = asked(own_redis.uri, lease=64, deadline_ms=300)
     take = one(Rate(1000, SECOND, 1000))
     store.take(take)
     own_redis.hang()

@@ -185,7 +185,7 @@ def test_a_node_that_hangs_is_decided_without_and_the_others_go_on(
 
 
 def test_a_cluster_that_is_not_there_is_decided_without(asked: Callable[..., Asked]) -> None:
-    store = asked(f"redis+cluster://127.0.0.1:{free_port()}")
+    store = asked(f"redis+cluster://127.0.0.1:{free_port()}", deadline_ms=50)
     assert all(store.take(one(Rate(1, SECOND)), shared("global", Rate(1, SECOND))).degraded for _ in range(5))
     assert sorted(store.waited_s)[2] <= 0.055
 

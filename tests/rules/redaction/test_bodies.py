@@ -165,6 +165,12 @@ def test_texts_are_redacted_whatever_is_done_with_what_is_unknown(tools: Any, he
     assert b"a@b.io" not in whole(body_of(tools.scrub(), head, unknown=unknown), b"<p>a@b.io</p>")
 
 
+@pytest.mark.parametrize("head", ["text/x-json", "text/uri-list", "application/soap+xml", "image/svg+xml"])
+def test_json_under_the_type_of_another_text_hides_nothing_in_escapes(tools: Any, head: str) -> None:
+    for data in (b'{"a":"a\\u0040b.io"}', b'"a\\u0040b.io"', b'call({"a":"a\\u0040b.io"})'):
+        assert b"b.io" not in whole(body_of(tools.scrub(), head), data)
+
+
 @pytest.mark.parametrize("head", ["", "application/x-thing", "foo/bar"])
 def test_an_unknown_body_is_scrubbed_blocked_or_passed_as_the_policy_says(tools: Any, head: str) -> None:
     rule = tools.scrub()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.model.redact_section import Unknown
+from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.fields import Scope
 from tenantguard.rules.redaction.json_lines import JsonLines
 from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply, text_edits
@@ -120,3 +121,11 @@ def test_keys_and_numbers_of_lines_are_redacted_by_option(tools: Any) -> None:
     assert b"b.io" not in said
     assert b"4111" not in said
     assert json.loads(said)["n"] == 12
+
+
+@pytest.mark.parametrize("line", ['"a\\u0040b.io",', "x = {a: 'a\\x40b.io'}"])
+def test_escapes_hide_nothing_in_a_line_that_is_no_json(tools: Any, line: str) -> None:
+    assert b"b.io" not in run(tools.scrub(), line.encode())
+    assert b"b.io" not in b"".join(
+        [(stream := EventStream(tools.scrub(), protocol=False)).feed(f"data: {line}\n\n".encode()), stream.finish()]
+    )

@@ -36,6 +36,7 @@ QUEUE_MAX: Final = 20_000
 _END_S: Final = 5.0
 
 _IDLE_S: Final = 1.0
+_TIDY_NS: Final = 50_000_000
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ class Lane:
     """Sends commands to one server.
 
     ``moved`` is called with those that another server of a cluster is to decide. ``together`` puts commands of one
-    slot into one call, without it each has its own. ``idle`` is called about once a second in which nothing comes.
-    ``test_now`` is the time of the script in tests.
+    slot into one call, without it each has its own. ``tidy`` is called now and then, twenty times a second where much
+    comes and about once where nothing does. ``test_now`` is the time of the script in tests.
     """
 
     def __init__(
@@ -83,13 +84,14 @@ class Lane:
         deadline_s: float,
         *,
         together: bool,
-        idle: Callable[[], None] | None = None,
+        tidy: Callable[[], None] | None = None,
         test_now: Callable[[], bytes] | None = None,
         moved: Callable[[list[Asked]], None] | None = None,
     ) -> None:
         self.breaker = breaker
         self._monotonic_ns = monotonic_ns
-        self._idle = idle
+        self._tidy = tidy
+        self._tidy_at = 0
         self._make = make
         self._deadline_ns = int(deadline_s * 1e9)
         self._together = together
@@ -145,7 +147,7 @@ class Lane:
 
     def _run(self) -> None:
         link = _Link(self._make, self._monotonic_ns)
-        idle, idle_s = self._idle, _IDLE_S if self._idle is not None else None
+        idle_s = _IDLE_S if self._tidy is not None else None
         queue = self._queue
         try:
             link.connect()  # while the other may already be out with the first command
@@ -157,8 +159,7 @@ class Lane:
             try:
                 following = queue.get(timeout=idle_s)
             except Empty:
-                if idle is not None:
-                    safely(idle)
+                self._tidy_up()
                 continue
             try:
                 while True:
@@ -186,6 +187,14 @@ class Lane:
             if ended:
                 link.drop()
                 return
+            self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        if self._tidy is not None:
+            now_ns = self._monotonic_ns()
+            if now_ns >= self._tidy_at:
+                self._tidy_at = now_ns + _TIDY_NS
+                safely(self._tidy)
 
     def _probe(self, link: _Link) -> None:
         try:

@@ -73,7 +73,7 @@ def open_servers(
     options: Mapping[str, Any],
     *,
     together: bool,
-    idle: Callable[[], None] | None,
+    tidy: Callable[[], None] | None,
     test_now: Callable[[], bytes] | None,
 ) -> Servers:
     """The servers at ``uri``. Nothing is connected yet.
@@ -92,8 +92,8 @@ def open_servers(
     bounded = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s, "protocol": 2, **options}
 
     unknown_option = ConfigurationError(
-        f"limits: an option in the address of {scheme}:// or beside it is none that redis-py's connections understand; "
-        "remove it, or correct its value"
+        f"limits: an option in the address of {scheme}:// or beside it is none that redis-py's connections "
+        "understand; remove it, or correct its value"
     )
 
     def client(**more: Any) -> Any:
@@ -120,7 +120,7 @@ def open_servers(
             monotonic_ns,
             deadline_s,
             together=together,
-            idle=idle,
+            tidy=tidy,
             test_now=test_now,
             moved=moved,
         )
@@ -128,10 +128,8 @@ def open_servers(
     if scheme.endswith("+cluster"):
         return Cluster(client, lane, monotonic_ns)
     if scheme.endswith("+sentinel"):
-        once = {
-            **bounded,
-            "retry": Retry(NoBackoff(), 0),
-        }  # a sentinel that is gone is not waited for: the next is asked
+        # Where one sentinel is gone, the next is asked at once.
+        once = {**bounded, "retry": Retry(NoBackoff(), 0)}
         pool = client(sentinel_kwargs=once).connection_pool
     else:
         pool = client().connection_pool

@@ -35,8 +35,8 @@ UNITS_MAX: Final = 10**9
 """The most units that a chunk has: the script multiplies them exactly."""
 
 KEYS_MAX: Final = 2000
-"""The most takes of one command. The script reads all keys of a call at once, which may be those of two such commands;
-Lua puts at most 8000 values onto its stack."""
+"""The most takes of one command. The script reads all keys of a call at once, which may be those of two such; Lua
+puts at most 8000 values onto its stack."""
 
 TAKEN: Final = 0x74
 REFUSED: Final = 0x72
@@ -89,8 +89,8 @@ def argument(value: bytes) -> bytes:
 def check(takes: Sequence[Take]) -> None:
     """Refuse what the script cannot decide.
 
-    :class:`ConfigurationError` where a burst takes longer than a century to refill; :class:`LayerError` for a negative
-    cost, and for too many takes.
+    :class:`ConfigurationError` where a burst takes longer than a century to refill; :class:`LayerError` for a
+    negative cost, and for too many takes.
     """
     if any(take.cost < 0 for take in takes):
         raise LayerError("a cost is never negative: it would mint tokens")

@@ -36,7 +36,7 @@ from tenantguard.rules.redaction.json_text import (
     string_edits,
     without_copies,
 )
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply
+from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply, own_edits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -118,7 +118,8 @@ class JsonEvents:
 
         Raises :class:`MalformedTextError` if it is no JSON, or blocked.
         """
-        forms = self._forms
+        hides = bool(self._rule.own(text))  # then it is read place by place
+        forms = self._forms if not hides else []
         self._read = None
         for at, form in enumerate(forms):
             filled = form.read(text)
@@ -126,7 +127,7 @@ class JsonEvents:
                 if at:
                     forms.insert(0, forms.pop(at))
                 return self._formed(form, filled, text, last=last)
-        learned = self._learn(text) if self._scope is EVERYWHERE else None
+        learned = self._learn(text) if self._scope is EVERYWHERE and not hides else None
         if learned is not None:
             return self._formed(*learned, text, last=last)
         found = list(places(text))
@@ -236,19 +237,24 @@ class JsonEvents:
         copies: list[Place] = []
         numbered: Place | None = None
         changed: set[Path] = set()
+        read: set[Path] = set()
         for place in found:
             kind, start, end, path = place
             edit: Edit | None = None
             if kind is Kind.STRING:
-                edit = self._string(view, place, text, last=last)
+                edit = self._string(view, place, text, read, last=last)
             elif kind is Kind.CONTAINER and path and path[-1] in LLM_JSON.copy_keys:
                 copies.append(place)
             elif kind is Kind.SCALAR and path == ("sequence_number",):
                 numbered = place
             elif kind is Kind.SCALAR and self._scope.numbers:
                 edit = number_edit(text, place, self._rule, LLM_JSON)
-            elif kind is Kind.KEY and self._scope.keys:
-                edit = edit_literal(text, place, string_edits(decode(text[start:end]), path, self._rule, LLM_JSON))
+            elif kind is Kind.KEY:
+                key = decode(text[start:end])
+                edits_of = (
+                    string_edits(key, path, self._rule, LLM_JSON) if self._scope.keys else own_edits(self._rule, key)
+                )
+                edit = edit_literal(text, place, edits_of)
             if edit is not None:
                 edits.append(edit)
                 changed.update(path[:steps] for steps in range(len(path)))
@@ -264,8 +270,11 @@ class JsonEvents:
         kept = without_copies(edits, copies)
         return before, apply(text, [edit._replace(new="[]") if edit.start in lists else edit for edit in kept])
 
-    def _string(self, view: View, place: Place, text: str, *, last: bool) -> Edit | None:
-        """The change of a string: what it says of a channel, a whole text again, or a text by itself."""
+    def _string(self, view: View, place: Place, text: str, read: set[Path], *, last: bool) -> Edit | None:
+        """The change of a string: what it says of a channel, a whole text again, or a text by itself.
+
+        ``read`` are the paths of the event's deltas so far.
+        """
         _, start, end, path = place
         value = decode(text[start:end])
         key = view.channel(path)
@@ -273,6 +282,9 @@ class JsonEvents:
             key = None  # an event of our own would say it
         field = view.repeats(path) if key is None else None
         if key is not None:
+            if path in read:  # readers take one of the two, so they would join what is not joined here
+                raise MalformedTextError("an event of the stream says one delta twice")
+            read.add(path)
             new = self._say(view, key, value, ends=last or view.ends(key))
         elif field is not None:
             new = self._whole(field, value)
@@ -325,6 +337,8 @@ class JsonEvents:
         """End these channels; what they held back, as deltas."""
         ended = [(key, self._channels.pop(key)) for key in list(keys)]
         said = [(key, channel.view, channel.finish()) for key, channel in ended]
+        if any(text and self._rule.own(view.delta(key, "").data) for key, view, text in said):
+            raise MalformedTextError("an event of our own would tell a secret that events of the stream name")
         return [self._numbered(view.delta(key, text)) for key, view, text in said if text]
 
     def _numbered(self, said: Said) -> Said:

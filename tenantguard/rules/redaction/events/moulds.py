@@ -213,6 +213,8 @@ def _mould(emptied: str) -> Mould | None:
         written.append((path, -1, written_at(emptied, kind, start, end)))
         if kind is Kind.CONTAINER and (last == "index" or (last in LLM_JSON.copy_keys and end - start > len("[]"))):
             return None
+    if len({path for path, _, _ in written}) < len(written):
+        return None  # a key is there twice
     pieces.append(emptied[at:])
     return Mould(Cut(pieces, holes), values, written, number)
 

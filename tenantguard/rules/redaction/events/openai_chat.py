@@ -38,7 +38,7 @@ class OpenAIChunk:
         self._ended = {
             self._name(path[:2])
             for path, raw in event.values.items()
-            if len(path) == 3 and path[::2] == ("choices", "finish_reason") and raw[0] == '"'
+            if len(path) == 3 and path[::2] == ("choices", "finish_reason") and raw[0] == '"' and raw != '""'
         }
 
     def channel(self, path: Path) -> Key | None:

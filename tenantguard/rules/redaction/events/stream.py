@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
-from tenantguard.rules.redaction.events.moulds import OWN
 from tenantguard.rules.redaction.fields import EVERYWHERE
-from tenantguard.rules.redaction.json_text import decode_utf8, escape
+from tenantguard.rules.redaction.json_text import broken_edits, decode_utf8, escape
 from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
 from tenantguard.rules.sse import BYTE_ORDER_MARK, SSEFramer, read_field
 
@@ -36,7 +35,9 @@ _LINES: Final = re.compile(
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]{0,4096}+")
 """What stands in a JSON string as it is; of a stream that says little at once."""
 
-_OWN: Final = re.compile(OWN.encode())
+_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_./+-]{0,15}+")
+"""What is left alone where a protocol has something of its own; no secret is as short, save known ones."""
+
 _BREAK: Final = re.compile(r"[\r\n]")
 _USUAL_LINES: Final = re.compile(
     rb"(?:(?:data:[^\r\n]*+|(?:event|id|retry): ?(?:[0-9]{0,6}+|(?=[^\r\n]*[A-Za-z])[A-Za-z0-9_.:/+=-]*+)|:)?+"
@@ -63,6 +64,7 @@ class EventStream:
         self._framer = SSEFramer()
         self._events = JsonEvents(rule, protocol=protocol, unknown=unknown, scope=scope)
         self._waiting: tuple[SSEEvent, str] | None = None
+        self._names = b""  # those of the last event that has some, which tell no secret
         self._usual: _Usual | None = None  # how the next event may be read at a glance
 
     def feed(self, chunk: bytes) -> bytes:
@@ -95,13 +97,27 @@ class EventStream:
         said = self._events.failure(code, message)
         return b"" if said is None else _written([said])
 
+    def _is_usual(self, event: SSEEvent) -> bool:
+        """Whether nothing but data can be personal in the lines of an event, and its names tell no secret."""
+        if event.is_line:
+            return True
+        if _USUAL_LINES.fullmatch(event.raw) is None:
+            return False
+        line = b"data: %b\n\n" % event.data
+        names = event.raw.removesuffix(line)
+        if names != self._names:
+            if self._rule.own(names.decode("utf-8", "replace")):
+                return False
+            self._names = names
+        return True
+
     def _event(self, event: SSEEvent) -> bytes:
         said = self._usual.rewritten(event.raw, self._events) if self._usual is not None else None
         return self._read(event) if said is None else said
 
     def _read(self, event: SSEEvent) -> bytes:
-        given = event
-        if not event.is_line and _USUAL_LINES.fullmatch(event.raw) is None:
+        is_usual = self._is_usual(event)
+        if not is_usual:
             event = event._replace(raw=self._lines(event.raw))
         data = event.data.strip()
         if not data:
@@ -115,7 +131,7 @@ class EventStream:
             self._usual = None
             return before
         said = self._rewritten(event, text)
-        self._usual = _usual_after(given, text, self._events, self._usual)
+        self._usual = _usual_after(event, text, self._events, self._usual) if is_usual else None
         return before + said if before else said
 
     def _let_go(self, *, last: bool = False) -> bytes:
@@ -139,7 +155,7 @@ class EventStream:
         if self._unknown is Unknown.PASS:
             self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
             return text
-        return apply(text, text_edits(self._rule, text))
+        return apply(text, broken_edits(text, self._rule))
 
     def _lines(self, raw: bytes) -> bytes:
         """``raw`` with what is no data in it redacted, line by line."""
@@ -193,7 +209,7 @@ class _Usual:
 
 
 def _usual_after(event: SSEEvent, text: str, events: JsonEvents, before: _Usual | None) -> _Usual | None:
-    """How an event is read that follows this one, of which ``text`` is the JSON, and differs in one text."""
+    """How an event is read that follows this usual one, of which ``text`` is the JSON, and differs in one text."""
     usual = events.usual(text, before.usual if before is not None else None)
     if usual is None:
         return None
@@ -201,7 +217,7 @@ def _usual_after(event: SSEEvent, text: str, events: JsonEvents, before: _Usual 
     if before is not None and usual is before.usual and raw.startswith(before.head):
         return before
     line = b"data: %b\n\n" % event.data
-    if not event.is_line and not (raw.endswith(line) and _USUAL_LINES.fullmatch(raw)):
+    if not raw.endswith(line):
         return None
     return _Usual(raw[: -len(line)] + b"data: ", usual)
 
