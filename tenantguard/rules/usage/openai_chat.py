@@ -67,14 +67,18 @@ def _usage_of(document: Mapping[str, Any], *, writes: bool) -> Usage:
     counts = read_part(document, "usage") or read_part(_groq(document), "usage")
     prompt = read_count(counts, "prompt_tokens", floats=True)
     inside = read_part(counts, "prompt_tokens_details")
-    written = read_count(inside, "cache_write_tokens", 0, floats=True)
-    audio = read_count(inside, "audio_tokens", 0, floats=True)
+    written = audio = 0
+    if inside:
+        written = read_count(inside, "cache_write_tokens", 0, floats=True)
+        audio = read_count(inside, "audio_tokens", 0, floats=True)
     cached = _read_cached(counts, inside, prompt)
     completion = read_count(counts, "completion_tokens", floats=True) if writes else 0
     outside = read_part(counts, "completion_tokens_details")
-    reasoning = read_count(outside, "reasoning_tokens", 0, floats=True)
-    spoken = read_count(outside, "audio_tokens", 0, floats=True)
-    drawn = read_count(outside, "image_tokens", 0, floats=True)
+    reasoning = spoken = drawn = 0
+    if outside:
+        reasoning = read_count(outside, "reasoning_tokens", 0, floats=True)
+        spoken = read_count(outside, "audio_tokens", 0, floats=True)
+        drawn = read_count(outside, "image_tokens", 0, floats=True)
     on_top = counts.get("total_tokens") == prompt + completion + reasoning
     return Usage(
         prompt - cached - written - audio,
@@ -92,6 +96,8 @@ def _usage_of(document: Mapping[str, Any], *, writes: bool) -> Usage:
 
 
 def _read_cached(counts: Mapping[str, Any], inside: Mapping[str, Any], prompt: int) -> int:
+    if counts.get("prompt_cache_hit_tokens") is None and counts.get("prompt_cache_miss_tokens") is None:
+        return read_count(inside, "cached_tokens", 0, floats=True)  # of more than the prompt no usage is made
     hit = read_count(counts, "prompt_cache_hit_tokens", read_count(inside, "cached_tokens", 0, floats=True))
     if hit != read_count(inside, "cached_tokens", hit, floats=True):
         raise BadRequestError("usage: two counts of what was read from the cache")
@@ -102,6 +108,8 @@ def _read_cached(counts: Mapping[str, Any], inside: Mapping[str, Any], prompt: i
 
 def _read_reported(counts: Mapping[str, Any]) -> Any:
     cost = counts.get("cost")
+    if cost is None:
+        return None
     if counts.get("is_byok") is not True:
         return read_cost([cost])
     details = counts.get("cost_details")
