@@ -55,8 +55,8 @@ class Shape:
     ``sensitive`` are the members that count: a spelling that a lenient server may take for one of them is refused.
     ``refused`` are members by which some server of this protocol serves another model than ``model``, or more output
     than ``caps`` say. ``passed_on`` is an object that the server hands to the model as it is, in the model's own
-    words: a cap in it may take the place of the one that was read. ``parents`` are the objects inside the body in which
-    ``caps`` and ``several`` stand; ``spellings`` the members that count, and the refused ones, as ``plain`` reads them.
+    words: a cap in it may take the place of the one that was read. ``parents`` are the objects inside the body in
+    which ``caps`` and ``several`` stand.
     """
 
     caps: tuple[tuple[str, ...], ...] = ()
