@@ -425,7 +425,7 @@ def _read(
 def _prepared(decoder: str, body: Body, path: str, form: str | None, max_output: int | None) -> tuple[Call, Prepared]:
     parsed = body.json() if form is None else read_form(form, body.data)
     call = read_call(decoder, parsed, path)
-    return call, prepare(decoder, body.data, call, max_output)
+    return call, prepare(decoder, body.data, parsed, call, max_output)
 
 
 def _brought_tokens(route: Route, brought: Brought) -> int | Deny:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from tenantguard.errors import BadRequestError
 from tenantguard.model.frozen import frozen
 from tenantguard.model.usage import is_count
-from tenantguard.rules.jsonedit import set_member
+from tenantguard.rules.jsonedit import add_member, set_member
 from tenantguard.rules.requests.shapes import CAPS, plain, shape_of
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def caps_output(decoder: str) -> bool:
     return bool(shape_of(decoder).caps)
 
 
-def prepare(decoder: str, body: bytes, call: Call, max_output: int | None) -> Prepared:
-    """Bound the output of ``call`` and make its stream report usage, in place.
+def prepare(decoder: str, body: bytes, parsed: dict[str, Any], call: Call, max_output: int | None) -> Prepared:
+    """Bound the output of ``call`` and make its stream report usage, in place. ``parsed`` was read from ``body``.
 
     ``max_output`` is the route's cap in tokens a choice: written where the request has none, and in place of every
     explicit cap above it. Without either the body has no bound, and the caller of this function refuses it. Where
@@ -112,14 +112,14 @@ def prepare(decoder: str, body: bytes, call: Call, max_output: int | None) -> Pr
     cap = call.output_cap
     if max_output is not None:
         if cap is None and not shape.uncapped:
-            body = set_member(body, shape.caps[0], max_output)
+            body = add_member(body, parsed, shape.caps[0], max_output)
         for name, explicit in call.caps:
             if explicit > max_output:
                 body = set_member(body, tuple(name.split(".")), max_output)
         cap = max_output if cap is None else min(cap, max_output)
     strip_usage = shape.reports_usage_on_demand and call.stream and not call.include_usage
     if strip_usage:
-        body = set_member(body, ("stream_options", "include_usage"), value=True)
+        body = add_member(body, parsed, ("stream_options", "include_usage"), value=True)
     return Prepared(body, None if cap is None else cap * call.choices, strip_usage)
 
 
