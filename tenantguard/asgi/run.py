@@ -143,11 +143,14 @@ class Run:
 
     async def answered(self, answer: Promise[T] | Awaitable[T]) -> T:
         """Wait for what a port answers later; for a turn in a queue only as long as the client does."""
-        if not (isinstance(answer, Promise) and answer.patient):
-            return await _answered(answer)
-        if not answer.wait(0) and not await self._kept_patiently(answer):
-            return answer.late()
-        return answer.result()
+        if not isinstance(answer, Promise):
+            return await answer
+        while True:
+            is_kept = answer.wait(0) or await (self._kept_patiently(answer) if answer.patient else kept(answer))
+            given = answer.result() if is_kept else answer.late()
+            if not isinstance(given, Promise):
+                return given
+            answer = given
 
     async def _kept_patiently(self, promise: Promise[Any]) -> bool:
         """Wait until a promise is kept, False at its deadline; :class:`ClientLeftError` if the client leaves."""
@@ -318,9 +321,12 @@ class Run:
     async def _answered_undisturbed(self, answer: Promise[T] | Awaitable[T]) -> T:
         if not isinstance(answer, Promise):
             return await self._undisturbed(answer)
-        if not answer.wait(0) and not await self._kept_undisturbed(answer):
-            return answer.late()
-        return answer.result()
+        while True:
+            is_kept = answer.wait(0) or await self._kept_undisturbed(answer)
+            given = answer.result() if is_kept else answer.late()
+            if not isinstance(given, Promise):
+                return given
+            answer = given
 
     async def _kept_undisturbed(self, promise: Promise[Any]) -> bool:
         try:

@@ -71,9 +71,10 @@ class Probe:
 class Lane:
     """Sends commands to one server, which decides them with ``script``.
 
-    With one of ``links`` they arrive in the order in which they were submitted. ``moved`` is called with those that another server of a cluster is to decide. ``together`` puts commands of one
-    slot into one call, without it each has its own. ``idle`` is called about once a second in which nothing comes.
-    ``test_now`` is the time of the script in tests.
+    With one of ``links`` they arrive in the order in which they were submitted. ``moved`` is called with those that
+    another server of a cluster is to decide. ``together`` puts commands of one slot into one call, without it each
+    has its own. ``idle`` is called about once a second in which nothing comes. ``test_now`` is the time of the script
+    in tests.
     """
 
     def __init__(

@@ -83,8 +83,9 @@ def open_servers(
 ) -> Servers:
     """The servers at ``uri``, which decide with ``script`` for the store ``port``. Nothing is connected yet.
 
-    See :class:`~tenantguard.adapters.redis.lane.Lane` for ``links`` and what follows. ``options`` are those that ``limits`` gives to redis-py. :class:`ConfigurationError` for an address that nobody
-    understands; it never shows a password.
+    See :class:`~tenantguard.adapters.redis.lane.Lane` for ``links`` and what follows. ``options`` are those that
+    ``limits`` gives to redis-py. :class:`ConfigurationError` for an address that nobody understands; it never shows a
+    password.
     """
     if not uri.startswith(SCHEMES):
         raise ConfigurationError(
