@@ -1,0 +1,203 @@
+"""A server that hangs, dies, comes back, is slow or forgets: every answer in time, and nothing stays wrong."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tenantguard.errors import PortError, PortTimeout
+from tenantguard.flow.ports import Crowded, Entered, NotEntered
+from tenantguard.model.sections import OnError
+from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy
+
+from .conftest import turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .conftest import Process
+
+BUSY_S = 2.0
+"""What a machine with other work may add to one wait in ten; the others have the real tolerance."""
+
+
+def in_time(process: Process, deadline_s: float = 0.05) -> None:
+    waits = sorted(process.waited_s)
+    assert waits[len(waits) * 9 // 10 - 1] <= deadline_s + TOLERANCE_S
+    assert waits[-1] <= deadline_s + BUSY_S
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A port on which somebody listens and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        yield f"redis://127.0.0.1:{listening.getsockname()[1]}/0"
+
+
+def test_a_mute_server_costs_a_deadline_a_few_times_and_then_nothing(
+    process: Callable[..., Process], mute: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What this process has of a limit is its share."""
+    here = process(mute, deadline_ms=50, processes=2)
+    with caplog.at_level(logging.WARNING):
+        answers = [here.enter(20, queue=0)[1] for _ in range(40)]
+    assert all(answer.degraded for answer in answers)
+    assert [answer.fence for answer in answers if isinstance(answer, Entered)] == [0] * 10
+    assert sum(wait > 0.02 for wait in here.waited_s) <= 6
+    in_time(here)
+    assert len([record for record in caplog.records if "slots: redis does not answer" in record.message]) == 1
+
+
+def test_turns_are_given_here_while_the_server_is_away(process: Callable[..., Process], mute: str) -> None:
+    here = process(mute, deadline_ms=20)
+    inside = here.inside()
+    asked, promise = here.waits()
+    here.leave(inside)
+    entered = turn(promise)
+    assert isinstance(entered, Entered)
+    assert entered.degraded
+    here.leave(asked)
+    in_time(here, 0.02)
+
+
+def test_closed_refuses_with_an_error_and_open_lets_everybody_in(process: Callable[..., Process], mute: str) -> None:
+    """Never with a timeout, which would say that a turn did not come."""
+    here = process(mute, deadline_ms=20)
+    for _ in range(6):
+        with pytest.raises(PortError, match="slots") as failed:
+            here.enter(on_error=OnError.CLOSED)
+        assert not isinstance(failed.value, PortTimeout)
+    assert {here.enter(on_error=OnError.OPEN)[1] for _ in range(5)} == {Entered(0, degraded=True)}
+    in_time(here, 0.02)
+    with pytest.raises(PortError):
+        here.store.standing()
+
+
+def test_who_waits_where_a_server_dies_waits_on_here(process: Callable[..., Process], own_redis: Any) -> None:
+    """And what the server let in is counted."""
+    here = process(own_redis.uri, deadline_ms=100)
+    inside = here.inside()
+    _, local = here.waits()
+    _, closed = here.waits(on_error=OnError.CLOSED)
+    _, opened = here.waits(on_error=OnError.OPEN)
+    own_redis.kill()
+    with pytest.raises(PortError, match="does not answer"):
+        turn(closed)
+    assert turn(opened) == Entered(0, degraded=True)
+    assert local.wait(5)
+    assert not local.result().wait(0)
+    _, refused = here.enter(queue=0)
+    assert refused == Crowded(NotEntered.FULL, (0,), refused.retry_after_ns, degraded=True)
+    here.leave(inside)
+    entered = turn(local)
+    assert isinstance(entered, Entered)
+    assert entered.degraded
+
+
+def test_a_killed_server_that_comes_back_learns_again_who_is_inside(
+    process: Callable[..., Process], own_redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = process(own_redis.uri, deadline_ms=100)
+    inside = [here.inside(3) for _ in range(2)]
+    own_redis.kill()
+    assert here.enter(3)[1].degraded
+    own_redis.start()
+    with caplog.at_level(logging.WARNING):
+        here.recovers()
+    here.until(lambda: {(asked, True) for asked in inside} <= set(here.standing()))
+    assert len([record for record in caplog.records if "answers again" in record.message]) == 1
+    _, third = here.enter(3)
+    assert isinstance(third, Entered)
+    assert not third.degraded
+    assert isinstance(here.enter(3, queue=0)[1], Crowded)
+
+
+def test_a_server_that_forgets_learns_everything_again(process: Callable[..., Process], own_redis: Any) -> None:
+    """Fences go on; who waits keeps its order behind those that came meanwhile."""
+    here, there = process(own_redis.uri, lease_s=2), process(own_redis.uri, lease_s=2)
+    first, entered = here.enter()
+    waiting = [there.waits() for _ in range(3)]
+    own_redis.flush()
+    own_redis.ask("SCRIPT", "FLUSH")
+    here.until(lambda: len(here.standing()) == 4)
+    assert here.standing()[0] == (first, True)
+    fences = [entered.fence]
+    here.leave(first)
+    for asked, promise in waiting:
+        got = turn(promise)
+        assert isinstance(got, Entered)
+        fences.append(got.fence)
+        there.leave(asked)
+    assert fences == sorted(set(fences))
+    assert here.standing() == []
+
+
+def test_a_server_that_hung_lets_nobody_in_late(process: Callable[..., Process], own_redis: Any) -> None:
+    here = process(own_redis.uri, deadline_ms=50)
+    here.leave(here.inside(9))
+    here.until(lambda: not here.store._leaving)
+    here.waited_s.clear()
+    own_redis.hang()
+    answers = [here.enter(9) for _ in range(5)]
+    assert all(answer.degraded for _, answer in answers)
+    in_time(here)
+    time.sleep(0.06)
+    own_redis.go_on()
+    here.recovers()
+    here.until(lambda: not here.store._leaving)
+    assert here.standing() == []
+    for asked, _ in answers:
+        here.leave(asked)
+    assert here.store._local is None
+
+
+def test_what_leaves_while_the_server_hangs_is_gone_when_it_is_back(
+    process: Callable[..., Process], own_redis: Any
+) -> None:
+    here = process(own_redis.uri, deadline_ms=50)
+    inside = [here.inside(9) for _ in range(4)]
+    own_redis.hang()
+    for asked in inside:
+        here.leave(asked)
+    for _ in range(4):
+        here.leave(here.inside(9))
+    own_redis.go_on()
+    here.recovers()
+    here.until(lambda: here.standing() == [])
+
+
+def test_an_answer_that_comes_too_late_is_given_back(process: Callable[..., Process], redis: Any) -> None:
+    proxy = Proxy(redis.port)
+    try:
+        here = process(proxy.uri, deadline_ms=50)
+        here.leave(here.inside())
+        here.until(lambda: not here.store._leaving)
+        proxy.delay_s = 0.03  # each way
+        _, answer = here.enter()
+        assert answer.degraded
+        proxy.delay_s = 0.0
+        here.recovers()
+        here.until(lambda: not here.store._leaving)
+        assert here.standing() == []
+    finally:
+        proxy.close()
+
+
+def test_a_connection_that_is_cut_costs_nobody_a_turn(process: Callable[..., Process], redis: Any) -> None:
+    proxy = Proxy(redis.port)
+    try:
+        here, there = process(lease_s=2), process(proxy.uri, lease_s=2)
+        inside = here.inside()
+        _, promise = there.waits()
+        proxy.cut()
+        here.leave(inside)
+        proxy.mend()
+        entered = turn(promise)
+        assert isinstance(entered, Entered)
+        assert not entered.degraded
+    finally:
+        proxy.close()
