@@ -96,6 +96,12 @@ def _guard(settings: Settings) -> Iterator[Row]:
         yield "", f"decides within {shared.deadline_ms} ms, else with a share of the rate for one of {others}"
         if shared.lease:
             yield "", f"each process leases up to {shared.lease} units of a bucket"
+    slots = settings.guard.limits if settings.guard.slots is None else settings.guard.slots
+    if slots != "memory://":
+        yield "slots", shown_limits(slots)
+        yield "", f"those of a process that is lost come back after {settings.limits.slot_lease_s:g} s"
+    elif settings.guard.limits != "memory://":
+        yield "slots", "of each process for itself"
     replays = any(route.idempotency is Idempotency.REPLAY for route in settings.routes.routes)
     if replays and settings.idempotency_key is None:
         yield "kept responses", "of each process for itself: idempotency.key shares them, and outlives restarts"

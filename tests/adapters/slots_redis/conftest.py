@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,6 +85,30 @@ def turn(promise: Promise[Any]) -> Entered | Crowded:
         if not isinstance(answer, Promise):
             return answer
         promise = answer
+
+
+CHILD = """
+import sys, time
+from tenantguard.adapters.slots.redis.store import RedisSlots
+from tenantguard.flow.ports import EnterSlot, SlotClaim
+store = RedisSlots(sys.argv[1], lease_s=float(sys.argv[2]), deadline_ms=5000)
+for number in range(int(sys.argv[3])):
+    promise = store.execute(EnterSlot(b"child-%010d" % number, "acme", (SlotClaim(sys.argv[5], int(sys.argv[4])),)))
+    assert promise.wait(10) and not promise.result().degraded
+print("inside", flush=True)
+time.sleep(60)
+"""
+
+
+def child(uri: str, lease_s: float, slots: int, limit: int, key: str = "acme|t") -> subprocess.Popen[bytes]:
+    """Another process, which holds slots."""
+    found = subprocess.Popen(
+        [sys.executable, "-c", CHILD, uri, f"{lease_s}", f"{slots}", f"{limit}", key], stdout=subprocess.PIPE
+    )
+    assert found.stdout is not None
+    assert found.stdout.readline() == b"inside\n"
+    found.stdout.close()
+    return found
 
 
 @pytest.fixture

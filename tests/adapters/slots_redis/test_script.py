@@ -161,7 +161,7 @@ class Twins:
         fence = self.link.fences[-1] if self.link.fences else 1
         self.rule.hold(command.id, command.owner, command.claims, self.now - age, 0, self.now)
         packed = wire.enter_command(caller, command, WAITING_MAX, fence=fence, age_ns=age)
-        told, at = self.link.told(*self.link.ask(packed, self.now))
+        told, _ = self.link.told(*self.link.ask(packed, self.now))
         ids.add(command.id)
         return told
 

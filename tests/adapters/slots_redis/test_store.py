@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,35 +13,12 @@ from tenantguard.adapters.slots.redis.store import RedisSlots
 from tenantguard.errors import ConfigurationError, LayerError, PortError
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, LeaveSlot, NotEntered, SlotClaim
 
-from .conftest import turn
+from .conftest import child, turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .conftest import Process
-
-CHILD = """
-import sys, time
-from tenantguard.adapters.slots.redis.store import RedisSlots
-from tenantguard.flow.ports import EnterSlot, SlotClaim
-store = RedisSlots(sys.argv[1], lease_s=float(sys.argv[2]), deadline_ms=5000)
-for number in range(int(sys.argv[3])):
-    promise = store.execute(EnterSlot(b"child-%010d" % number, "acme", (SlotClaim("acme|t", int(sys.argv[4])),)))
-    assert promise.wait(10) and not promise.result().degraded
-print("inside", flush=True)
-time.sleep(60)
-"""
-
-
-def child(uri: str, lease_s: float, slots: int, limit: int) -> subprocess.Popen[bytes]:
-    """Another process, which holds slots."""
-    found = subprocess.Popen(
-        [sys.executable, "-c", CHILD, uri, f"{lease_s}", f"{slots}", f"{limit}"], stdout=subprocess.PIPE
-    )
-    assert found.stdout is not None
-    assert found.stdout.readline() == b"inside\n"
-    found.stdout.close()
-    return found
 
 
 def test_a_turn_is_told_to_another_process_without_asking(process: Callable[..., Process]) -> None:
