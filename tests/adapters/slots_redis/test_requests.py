@@ -87,7 +87,7 @@ def test_of_a_hundred_streams_five_are_inside_and_every_slot_returns(
             await until(lambda: sum(hall.inside for hall in halls) == 3)
             worker.send_signal(signal.SIGKILL)
             worker.wait()
-            await until(lambda: sum(hall.inside for hall in halls) == 5)
+            await until(lambda: sum(client.started.is_set() for client in clients.values()) == 5)
             waiting = [client for client in clients.values() if not client.started.is_set()]
             for client in waiting[::9]:
                 client.leaves.set()  # while it waits
