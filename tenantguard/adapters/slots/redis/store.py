@@ -282,7 +282,7 @@ class RedisSlots:
 
     def lost(self, entering: Entering, problem: PortError, bells: set[Bell] | None) -> None:
         """The server gives no answer to an entering."""
-        if self._take_back(entering):
+        if self._take_back(entering, sent=entering.sent):
             self._answer_alone(entering, problem, bells)
             if entering.sent:
                 self._send(*self._leavings([entering.entering.id]))
@@ -290,19 +290,19 @@ class RedisSlots:
 
     def late(self, entering: Entering) -> Any:
         """What is answered to who has waited long enough."""
-        if not self._take_back(entering):
+        if not self._take_back(entering, sent=True):  # or about to be
             return entering.settled()
         self._answer_alone(entering, PortTimeout("slots", self.deadline_s), None)
         self._send(*self._leavings([entering.entering.id]))
         return entering.result()
 
-    def _take_back(self, entering: Entering) -> bool:
-        """Whether the caller is to answer; what the server made or will make of it is to be ended."""
+    def _take_back(self, entering: Entering, *, sent: bool) -> bool:
+        """Whether the caller is to answer; what the server made or will make of one that was sent is to be ended."""
         with self._lock:
             if not entering.claim():
                 return False
             self._asking.pop(entering.entering.id, None)
-            if entering.sent:
+            if sent:
                 self._leaving.add(entering.entering.id)
             return True
 
