@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """``entity`` (Presidio's name, ``EMAIL_ADDRESS``) at ``text[start:end]``, with a score of 0 to 1.
 
     It never carries the text itself, so that its ``repr`` may be logged.

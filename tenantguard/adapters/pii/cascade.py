@@ -12,7 +12,7 @@ import copy
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.adapters.pii.context import ContextScores
-from tenantguard.adapters.pii.finder import Budget, Span
+from tenantguard.adapters.pii.finder import Budget
 from tenantguard.adapters.pii.patterns import PatternFinder, finder_of
 from tenantguard.adapters.pii.prefilter import REACH_MAX, plan
 from tenantguard.adapters.pii.probes import probes_of, prove
@@ -26,7 +26,7 @@ from tenantguard.rules.secrets.entities import secret_entities
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from tenantguard.adapters.pii.finder import Finder
+    from tenantguard.adapters.pii.finder import Finder, Span
     from tenantguard.adapters.pii.prefilter import Plan
     from tenantguard.flow.ports import Detector
     from tenantguard.model.redact_section import Find, Kept
@@ -43,7 +43,7 @@ class _Step(NamedTuple):
     always: bool
     """Whether it looks at texts in which nothing was scanned."""
     words: tuple[str, ...]
-    """What raises a match's score where it stands before it."""
+    """What raises a match's score where it stands before it, in small letters."""
     thresholds: Mapping[str, float]
     """The recogniser's own least scores, by entity or ``default``."""
 
@@ -79,9 +79,9 @@ class CascadeDetector:
         plans: list[Plan] = []
         with quiet:
             for one in used:
-                self._add(finder_of(one), plans, tuple(one.context or ()), one.score_thresholds)
+                self._add(finder_of(one), plans, tuple(map(str.lower, one.context or ())), one.score_thresholds)
         for finder in others:
-            self._add(finder, plans, (), {})
+            self._add(finder, plans, (), {"default": 0.0})
         self._always = any(step.always for step in self._steps)
         try:
             self._scanner = scanner(plans, fast=fast)
@@ -165,7 +165,7 @@ class CascadeDetector:
         for at in sorted(of_step, key=lambda at: (self._steps[at].finder.late, at)):
             step = self._steps[at]
             for expression in step.whole:
-                of_step[at][expression] = [Span(0, len(text))]
+                of_step[at][expression] = [(0, len(text))]
             for match in step.finder.search(text, of_step[at], claimed if step.finder.late else (), budget):
                 if match.entity not in self._wanted:
                     continue
@@ -175,7 +175,7 @@ class CascadeDetector:
                     continue
                 found.append(match if score == match.score else Match(match.entity, match.start, match.end, score))
                 if match.score >= _CLAIM_SCORE_MIN and match.entity not in kept:
-                    claimed.append(Span(match.start, match.end))
+                    claimed.append((match.start, match.end))
         return distinct(found)
 
     def _score(self, text: str, match: Match, step: _Step) -> float:

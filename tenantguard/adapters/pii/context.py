@@ -57,14 +57,16 @@ class ContextScores:
         self._stop_words = _stop_words(language)
 
     def scored(self, text: str, match: Match, words: Iterable[str]) -> float:
-        """The score of a match in ``text`` whose recogniser has these context words; 3 to 20 us in any text."""
-        start, end = match.start, match.end
-        begin = max(start - CONTEXT_CHARS, 0)
-        first_end = _end_of_run(text, start, min(end, start + CONTEXT_CHARS))
-        near = text[begin:first_end].lower()
-        likely = [word for word in map(str.lower, words) if word in near]
+        """The score of a match in ``text`` whose recogniser has these context words, in small letters.
+
+        1 us where none of them stands near, else up to 20, in any text.
+        """
+        start = match.start
+        last = min(match.end, start + CONTEXT_CHARS)
+        near = text[max(start - CONTEXT_CHARS, 0) : last].lower()
+        likely = [word for word in words if word in near]
         if likely:
-            keywords = "\n".join(self._keywords(text, start, first_end))
+            keywords = "\n".join(self._keywords(text, start, _end_of_run(text, start, last)))
             if any(word in keywords for word in likely):
                 return min(max(match.score + RISE, LEAST), MOST)
         return match.score

@@ -15,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantguard.adapters.pii.finder import Span
 from tenantguard.adapters.pii.recognizers import quiet
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.model.pii import Match
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from presidio_analyzer.nlp_engine import NlpEngine
+
+    from tenantguard.adapters.pii.finder import Span
 
 PART_CHARS: Final = 20_000
 """A model sees so much of a text at once: its memory grows by about 10 kB a character (spaCy's own figure)."""
@@ -80,13 +81,11 @@ class NerFinder:
 
     def _search(self, text: str, part: Span) -> list[Match]:
         with self._lock, quiet, self._forgetting():
-            piece = text[part.start : part.end]
+            begin, end = part
+            piece = text[begin:end]
             artifacts = self._engine.process_text(piece, self._language)
             results = self._recognizer.analyze(piece, [*self.entities], artifacts)
-            return [
-                Match(str(one.entity_type), part.start + one.start, part.start + one.end, one.score)
-                for one in results
-            ]
+            return [Match(str(one.entity_type), begin + one.start, begin + one.end, one.score) for one in results]
 
     def __repr__(self) -> str:
         return f"NerFinder({len(self.entities)} entities, {self._language})"
@@ -155,7 +154,7 @@ def _parts(text: str) -> Iterator[Span]:
         middle = start + PART_CHARS // 2
         cut = _LAST_LINE.match(text, middle, end) or _LAST_SPACE.match(text, middle, end)
         end = cut.end() if cut is not None else end
-        yield Span(start, end)
+        yield start, end
         start = end
     if start < len(text):
-        yield Span(start, len(text))
+        yield start, len(text)

@@ -21,7 +21,7 @@ from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tenantguard.adapters.pii.finder import Expression, Span
+from tenantguard.adapters.pii.finder import Expression
 from tenantguard.model.pii import Match
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
     from presidio_analyzer.predefined_recognizers import PhoneRecognizer
 
-    from tenantguard.adapters.pii.finder import Budget
+    from tenantguard.adapters.pii.finder import Budget, Span
 
 _VERDICT_STEPS: Final = 4
 """What ``phonenumbers`` takes for one verdict (parsing, validating): 40 us."""
+_MARKED_STEPS: Final = 10
+"""The same for a try with letters, which it takes apart in several ways: 100 us."""
 _CHECKS_A_STEP: Final = 12
 """How often a step is enough to compare the figures of a try with the shape of a region's numbers: 0.8 us each."""
 _LISTING_CHARS: Final = 24
@@ -105,6 +107,7 @@ class _Search:
         self._claimed = claimed
         self._budget = budget
         self._tries: list[tuple[str, int]] = []
+        self._run = (0, 0)
         # One matcher for each step; the first two stop where the next step would begin.
         self._cutter = _matcher(leniency)
         self._cutter._extract_match = lambda candidate, start: (candidate, start)
@@ -119,7 +122,8 @@ class _Search:
 
         A region goes on behind what it found, so after a number the regions may stand at different places.
         """
-        self._cutter.text = self._text[run.start : run.end]
+        offset, limit = run
+        self._cutter.text = self._text[offset:limit]
         waiting = {0: [*regions]}
         while waiting:
             found = self._cutter._find(min(waiting))
@@ -127,40 +131,41 @@ class _Search:
                 return
             candidate, start = found
             here = [region for at in [*waiting] if at <= start for region in waiting.pop(at)]
-            span = Span(run.start + start, run.start + start + len(candidate))
+            span = (offset + start, offset + start + len(candidate))
             for end, some in self._next(candidate, span, here, run).items():
-                waiting.setdefault(end - run.start, []).extend(some)
+                waiting.setdefault(end - offset, []).extend(some)
 
     def _next(self, candidate: str, span: Span, regions: list[_Region], run: Span) -> dict[int, list[_Region]]:
         """Note the numbers in a candidate; return where each region goes on."""
-        if self._claimed.covers(span):
-            return {span.end: regions}
+        first, last = span
+        if self._claimed.covers(first, last):
+            return {last: regions}
         ends: dict[int, list[_Region]] = {}
-        begin = max(span.start - 1, 0)  # a verdict depends on the characters beside a number
-        self._lister.text = self._judge.text = self._text[begin : span.end + 4]
+        begin = max(first - 1, 0)  # a verdict depends on the characters beside a number
+        self._lister.text = self._judge.text = self._text[begin : last + 4]
         undecided = regions
         try:
-            for part, at in self._list(candidate, span.start - begin):
-                number = Span(begin + at, begin + at + len(part))
+            for part, at in self._list(candidate, first - begin):
+                number = (begin + at, begin + at + len(part))
                 accepting: list[_Region] = []
                 for region in self._accepting(part, at, undecided):
                     if not accepting:
                         self.found.add(number)
-                        if number == span and self._end_of_figures(span, run) == span.end:
-                            return {span.end: regions}  # what others find in it lies in it, and all go on behind it
+                        if number == span and self._end_of_figures(span, run) == last:
+                            return {last: regions}  # what others find in it lies in it, and all go on behind it
                     accepting.append(region)
                 if accepting:
-                    ends.setdefault(number.end, []).extend(accepting)
+                    ends.setdefault(number[1], []).extend(accepting)
                     undecided = [region for region in undecided if region not in accepting]
                 if not undecided:
                     break
         except _NothingLeftError:
-            whole = Span(span.start, self._end_of_figures(span, run))
-            self.found.add(whole)
-            ends.setdefault(whole.end, []).extend(undecided)
+            end = self._end_of_figures(span, run)
+            self.found.add((first, end))
+            ends.setdefault(end, []).extend(undecided)
             return ends
         if undecided:
-            ends.setdefault(span.end, []).extend(undecided)
+            ends.setdefault(last, []).extend(undecided)
         return ends
 
     def _list(self, candidate: str, start: int) -> Iterator[tuple[str, int]]:
@@ -180,22 +185,24 @@ class _Search:
         figures = _NO_FIGURES.sub("", part)
         if len(figures) < self._least and sum(map(str.isalnum, part)) < self._least:
             return
+        steps = _MARKED_STEPS
         if not _MARK.search(part):
+            steps = _VERDICT_STEPS
             if not figures.isascii():
                 figures = "".join([str(int(one)) for one in figures])
             if not _PLUS.match(part):
                 self._spend(1 + len(regions) // _CHECKS_A_STEP)
                 regions = [one for one in regions if one.shape.fullmatch(figures)]
             elif _has_country(figures):  # then the region does not matter
-                if self._is_number(part, at, regions[0]):
+                if self._is_number(part, at, regions[0], steps):
                     yield from regions
                 return
         for region in regions:
-            if self._is_number(part, at, region):
+            if self._is_number(part, at, region, steps):
                 yield region
 
-    def _is_number(self, part: str, at: int, region: _Region) -> bool:
-        self._spend(_VERDICT_STEPS)
+    def _is_number(self, part: str, at: int, region: _Region, steps: int) -> bool:
+        self._spend(steps)
         self._judge.preferred_region = region.code
         return self._judge._parse_and_verify(part, at) is not None
 
@@ -205,17 +212,26 @@ class _Search:
 
     def _end_of_figures(self, span: Span, run: Span) -> int:
         """Where the last number may end that begins in a candidate: behind a number, candidates are cut anew."""
-        end = span.end
+        offset, limit = run
+        end = span[1]
         while True:
             last = end - 1
             while not self._text[last].isdecimal():
                 last -= 1
-            figures = _figures().match(self._text, last, run.end)
-            following, start = self._cutter._find(last - run.start)
-            further = max(figures.end() if figures else 0, run.start + start + len(following))
+            following, start = self._cutter._find(last - offset)
+            further = max(self._end_of_run(last, limit), offset + start + len(following))
             if further <= end:
                 return end
             end = further
+
+    def _end_of_run(self, figure: int, limit: int) -> int:
+        """Where the last figure of a run of figures and signs ends; measured once, since it may be all of a text."""
+        start, end = self._run
+        if not start <= figure < end:
+            found = _figures().match(self._text, figure, limit)
+            end = found.end() if found is not None else figure
+            self._run = (figure, end)
+        return end
 
 
 def _matcher(leniency: int) -> Any:
@@ -237,13 +253,12 @@ class _Claimed:
 
     def __init__(self, claimed: Sequence[Span]) -> None:
         spans = sorted(claimed)
-        self._starts = [span.start for span in spans]
-        self._ends = [0, *accumulate((span.end for span in spans), max)]  # the furthest of the first n
+        self._starts = [start for start, _ in spans]
+        self._ends = [0, *accumulate((end for _, end in spans), max)]  # the furthest of the first n
 
-    def covers(self, span: Span) -> bool:
-        begun = self._ends[bisect_right(self._starts, span.start)]
-        begun_before = self._ends[bisect_left(self._starts, span.start)]
-        return begun > span.end or begun_before >= span.end
+    def covers(self, start: int, end: int) -> bool:
+        begun = self._ends[bisect_right(self._starts, start)]
+        return begun > end or (begun == end and self._ends[bisect_left(self._starts, start)] == end)
 
 
 def _runs(text: str, windows: Mapping[int, Sequence[Span]]) -> Iterator[Span]:
@@ -253,23 +268,23 @@ def _runs(text: str, windows: Mapping[int, Sequence[Span]]) -> Iterator[Span]:
     a window, and it lies in one run with it.
     """
     done = 0
-    for window in sorted(span for spans in windows.values() for span in spans):
-        if window.end <= done:
+    for first, last in sorted(span for spans in windows.values() for span in spans):
+        if last <= done:
             continue
-        before = _LAST_OUTSIDE.match(text, done, window.start)
+        before = _LAST_OUTSIDE.match(text, done, first)
         start = before.end() if before is not None else done
-        after = _NEXT_OUTSIDE.search(text, max(window.end, start))
+        after = _NEXT_OUTSIDE.search(text, max(last, start))
         done = after.start() if after is not None else len(text)
-        yield Span(start, done)
+        yield start, done
 
 
 def _outermost(spans: Iterable[Span]) -> Iterator[Span]:
     """Without those that lie in another, which Presidio takes for the same number."""
     furthest = 0
-    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
-        if span.end > furthest:
-            furthest = span.end
-            yield span
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if end > furthest:
+            furthest = end
+            yield start, end
 
 
 def _expressions(least: int) -> tuple[Expression, ...]:

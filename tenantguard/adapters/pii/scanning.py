@@ -1,46 +1,35 @@
 """Scans a text for the expressions of all finders at once, and opens windows where they must look.
 
 A text is scanned as its *shadow*: ASCII of the same length, so that offsets are the text's own. With the package
-``hyperscan`` one pass over it reports every end of every core. Without it, *keys* are looked for first: short strings
-of kinds of characters (``0``: a digit, ``a``: a letter) that every core of an expression holds, in the shadow with
-its characters replaced by their kinds, which is a search for bytes; only around them, the core itself with ``re``.
-That reports matches that do not overlap, and every core begins within one of them.
+``hyperscan`` one pass over it reports every end of every core. Without it, *keys* are looked for first (``keys.py``),
+short strings that every core of an expression holds, which is a search for bytes; only around them, the core itself
+with ``re``. That reports matches that do not overlap, and every core begins within one of them.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+from bisect import bisect_left
 from contextlib import suppress
 from functools import lru_cache
-from itertools import product
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tenantguard.adapters.pii.finder import Span
+from tenantguard.adapters.pii.keys import STRIDE, Key, Keys, keys_of, places_of
 from tenantguard.adapters.pii.prefilter import (
-    DIGITS,
-    LOWER,
-    SPACES,
-    UPPER,
     WORD,
-    Alt,
-    Chars,
-    Rep,
-    Seq,
     boundless,
-    first_of,
-    last_of,
-    mask_of,
     set_of,
-    widths,
     written,
 )
 from tenantguard.adapters.pii.shadow import shadow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from tenantguard.adapters.pii.prefilter import Node, Plan
+    from tenantguard.adapters.pii.finder import Span
+    from tenantguard.adapters.pii.prefilter import Plan
 
 _MARGIN: Final = 1
 """What a window holds before and after all that a match can be and see: for word boundaries."""
@@ -51,6 +40,10 @@ _NARROW: Final = 64
 _HITS_MIN: Final = 4_096
 """A text may have so many hits and one for every two characters; one with more is scanned for cores that do not
 overlap, of which there are fewer."""
+
+_PLACE_BITS: Final = 40
+_PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
+"""A hit is one number: the plan, and below it where its core ends. Sorted, they are by plan and in order."""
 
 
 class Scanner(Protocol):
@@ -138,9 +131,9 @@ class _Runs:
 
 
 class _Opener:
-    """Opens the windows of one plan around its cores in one text."""
+    """Opens the windows of one plan around its cores, of one text after another."""
 
-    __slots__ = ("_ahead", "_before", "_cores", "_plan", "_starts", "_tails", "_words", "fixed")
+    __slots__ = ("_ahead", "_before", "_cores", "_fixed", "_follows", "_plan", "_starts", "_tails", "_words")
 
     def __init__(self, plan: Plan) -> None:
         before = _sum(plan.high, plan.head.width)
@@ -152,26 +145,48 @@ class _Opener:
         self._tails = _Runs(plan.mask | plan.tail.mask)
         self._ahead = _Runs(plan.ahead.mask)
         self._words = _Runs(WORD) if plan.by_word else None
-        self.fixed: tuple[int, int, int] | None = None
-        """Where nothing is unbounded nor wide: how far windows go before and after a core, and a core's width."""
+        self._follows = re.compile(set_of(plan.tail.first).encode())
+        self._fixed: tuple[int, int, int] | None = None
+        # Where nothing is unbounded nor wide: how far windows go before and after a core, and a core's width.
         if self._starts is None and before is not None and after is not None and not plan.tail.width:
-            self.fixed = (before + _MARGIN, after + _MARGIN, plan.high or 0)
+            self._fixed = (before + _MARGIN, after + _MARGIN, plan.high or 0)
 
-    def begin(self, shadow: bytes) -> None:
-        """Another text begins."""
-        for runs in (self._cores, self._starts, self._tails, self._ahead, self._words):
+    def ending(self, shadow: bytes, ends: Sequence[int], after: int) -> list[Span]:
+        """The windows that end beyond ``after`` around the cores that end at ``ends``, in order."""
+        if self._fixed is not None:
+            left, right, _ = self._fixed
+            windows: Iterable[tuple[int, int]] = ((end - left, end + right) for end in ends)
+        else:
+            self._begin(shadow)
+            windows = self._measured(shadow, map(self._at_end, ends))
+        return self._finished(shadow, windows, after)
+
+    def within(self, shadow: bytes, cores: Iterable[tuple[int, int]], after: int) -> list[Span]:
+        """The windows that end beyond ``after`` around all cores that begin in ``cores``, in order and apart."""
+        if self._fixed is not None:
+            left, right, width = self._fixed
+            windows: Iterable[tuple[int, int]] = (
+                (start - (left - width), end - 1 + width + right) for start, end in cores
+            )
+        else:
+            self._begin(shadow)
+            windows = self._measured(shadow, starmap(self._at_core, cores))
+        return self._finished(shadow, windows, after)
+
+    def _begin(self, shadow: bytes) -> None:
+        for runs in (self._cores, self._starts, self._tails, self._ahead):
             if runs is not None:
                 runs.begin(shadow)
 
-    def ending(self, shadow: bytes, end: int) -> Span | None:
-        """The window of the cores that end at ``end``, None if no match can hold one."""
+    def _at_end(self, end: int) -> tuple[int, int, int]:
+        """Where matches begin whose core ends at ``end``, and where that is: there."""
         left = 0 if self._before is None else end - self._before
         if self._starts is not None:
             left = max(left, self._starts.start(end))
-        return self._window(shadow, left, end, end)
+        return left, end, end
 
-    def within(self, shadow: bytes, start: int, end: int) -> Span | None:
-        """The window of the cores that begin in ``shadow[start:end]``, which is a core; None as above."""
+    def _at_core(self, start: int, end: int) -> tuple[int, int, int]:
+        """Where matches begin whose core begins in ``start..end``, and from where to where such cores end."""
         plan = self._plan
         left = 0 if plan.head.width is None else start - plan.head.width
         if self._starts is not None:
@@ -179,94 +194,60 @@ class _Opener:
         last = self._cores.end(end - 1)
         if plan.high is not None:
             last = min(last, end - 1 + plan.high)
-        return self._window(shadow, left, min(start + plan.low, end), last)
+        return left, min(start + plan.low, end), last
 
-    def _window(self, shadow: bytes, left: int, first: int, last: int) -> Span | None:
-        """The window of cores that end in ``first..last`` and whose matches begin at ``left`` or later."""
-        plan = self._plan
-        right = last
-        goes_on = plan.tail.width != 0 and _holds(shadow[first : last + 1], plan.tail.first)
-        if not goes_on and not plan.tail.nullable:
-            return None
-        if goes_on:
-            right = max(self._tails.end(first - 1), last)
-            if plan.tail.width is not None:
-                right = min(right, last + plan.tail.width)
-        right = max(self._ahead.end(right), right) if plan.ahead.width is None else right + plan.ahead.width
-        return Span(left - _MARGIN, right + _MARGIN)
+    def _measured(self, shadow: bytes, cores: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+        """The windows of matches that begin at ``left`` or later and whose cores end in ``first..last``.
 
-    def finished(self, windows: list[Span], length: int) -> list[Span]:
-        """Windows within the text, none of which ends within a word that its plan must see the end of."""
+        The cores that end in a tail that ends where its run does need no look: their tails end there too.
+        """
+        tail, ahead = self._plan.tail, self._plan.ahead
+        done = -1
+        for left, first, last in cores:
+            if last <= done:
+                continue
+            right = last
+            goes_on = tail.width != 0 and self._follows.search(shadow, first, last + 1) is not None
+            if not goes_on and not tail.nullable:
+                continue
+            if goes_on:
+                right = max(self._tails.end(first - 1), last)
+                if tail.width is not None:
+                    right = min(right, last + tail.width)
+                else:
+                    done = right
+            right = max(self._ahead.end(right), right) if ahead.width is None else right + ahead.width
+            yield left - _MARGIN, right + _MARGIN
+
+    def _finished(self, shadow: bytes, windows: Iterable[tuple[int, int]], after: int) -> list[Span]:
+        """Windows, by start, within the text and apart; none ends within a word that its plan must see the end of."""
+        starts: list[int] = []
+        ends: list[int] = []
+        for left, right in windows:
+            if right <= after:
+                continue
+            if not ends or left > ends[-1]:
+                starts.append(left)
+                ends.append(right)
+            elif right > ends[-1]:
+                ends[-1] = right
+        length = len(shadow)
+        if self._words is not None:
+            self._words.begin(shadow)
         finished: list[Span] = []
-        for start, end in windows:
-            window = Span(max(start, 0), min(end, length))
+        for left, right in zip(starts, ends, strict=True):
+            begin, stop = max(left, 0), min(right, length)
             if self._words is not None:
-                window = Span(window.start, max(self._words.end(window.end - 1), window.end))
-            if finished and finished[-1].end >= window.start:
-                last = finished.pop()
-                window = Span(last.start, max(last.end, window.end))
-            finished.append(window)
+                stop = max(self._words.end(stop - 1), stop)
+            if finished and finished[-1][1] >= begin:
+                begin, before = finished.pop()
+                stop = max(before, stop)
+            finished.append((begin, stop))
         return finished
-
-
-def _holds(characters: bytes, mask: int) -> bool:
-    return any(mask >> character & 1 for character in characters)
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
-
-
-class _Windows:
-    """Collects windows by plan."""
-
-    __slots__ = ("_after", "_opened", "_openers", "_shadow")
-
-    def __init__(self, openers: Sequence[_Opener], shadow: bytes, after: int) -> None:
-        self._openers = openers
-        self._shadow = shadow
-        self._after = after
-        self._opened: dict[int, list[Span]] = {}
-
-    def ending(self, plan: int, end: int) -> None:
-        """A core of this plan ends at ``end``."""
-        opener = self._opener(plan)
-        if opener.fixed is not None:
-            before, after, _ = opener.fixed
-            self._add(plan, Span(end - before, end + after))
-        else:
-            self._add(plan, opener.ending(self._shadow, end))
-
-    def within(self, plan: int, start: int, end: int) -> None:
-        """Cores of this plan begin in ``shadow[start:end]``."""
-        opener = self._opener(plan)
-        if opener.fixed is not None:
-            before, after, width = opener.fixed
-            self._add(plan, Span(start - (before - width), end - 1 + width + after))
-        else:
-            self._add(plan, opener.within(self._shadow, start, end))
-
-    def _opener(self, plan: int) -> _Opener:
-        opener = self._openers[plan]
-        if plan not in self._opened:
-            self._opened[plan] = []
-            opener.begin(self._shadow)
-        return opener
-
-    def _add(self, plan: int, window: Span | None) -> None:
-        if window is None or window.end <= self._after:
-            return
-        spans = self._opened[plan]
-        while spans and spans[-1][1] >= window[0]:
-            start, end = spans.pop()
-            window = Span(min(start, window[0]), max(end, window[1]))
-        spans.append(window)
-
-    def finished(self) -> dict[int, list[Span]]:
-        """What was opened."""
-        length = len(self._shadow)
-        opened = self._opened.items()
-        return {plan: self._openers[plan].finished(windows, length) for plan, windows in opened if windows}
 
 
 class FastScanner:
@@ -284,24 +265,28 @@ class FastScanner:
 
     def clears(self, text: str) -> bool:
         """See :class:`Scanner`."""
-        hits: list[tuple[int, int]] = []
+        hits: list[int] = []
         self._scan(self._loose, shadow(text), hits, 1)
         return not hits and (self._refused is None or self._refused.clears(text))
 
     def windows(self, text: str, after: int) -> dict[int, list[Span]]:
         """See :class:`Scanner`."""
         scanned = shadow(text)
-        hits: list[tuple[int, int]] = []
+        hits: list[int] = []
         most = _HITS_MIN + len(scanned) // 2
         self._scan(self._exact, scanned, hits, most)
         if len(hits) >= most:
             return self._slow.windows(text, after)
+        hits.sort()
         opened: dict[int, list[Span]] = {}
-        if hits:
-            found = _Windows(self._openers(), scanned, after)
-            for plan, end in hits:
-                found.ending(self._accepted[plan], end)
-            opened = found.finished()
+        at = 0
+        while at < len(hits):
+            plan = hits[at] >> _PLACE_BITS
+            begun, at = at, bisect_left(hits, (plan + 1) << _PLACE_BITS, at)
+            opener = self._openers()[self._accepted[plan]]
+            ends = [hit & _PLACE_MASK for hit in hits[begun:at]]
+            if spans := opener.ending(scanned, ends, after):
+                opened[self._accepted[plan]] = spans
         return opened if self._refused is None else {**opened, **self._refused.windows(text, after)}
 
     def _openers(self) -> list[_Opener]:
@@ -311,7 +296,7 @@ class FastScanner:
             self._own.openers = [_Opener(plan) for plan in self._plans]
             return self._own.openers  # type: ignore[no-any-return]
 
-    def _scan(self, database: Any, scanned: bytes, hits: list[tuple[int, int]], most: int) -> None:
+    def _scan(self, database: Any, scanned: bytes, hits: list[int], most: int) -> None:
         import hyperscan  # noqa: PLC0415 - the extra `fast`
 
         try:
@@ -322,9 +307,9 @@ class FastScanner:
             database.scan(scanned, match_event_handler=_seen, context=(hits, most), scratch=scratches[database])
 
 
-def _seen(plan: int, _start: int, end: int, _flags: int, context: tuple[list[tuple[int, int]], int]) -> bool:
+def _seen(plan: int, _start: int, end: int, _flags: int, context: tuple[list[int], int]) -> bool:
     hits, most = context
-    hits.append((plan, end))
+    hits.append(plan << _PLACE_BITS | end)
     return len(hits) >= most
 
 
@@ -349,29 +334,9 @@ def _database(expressions: tuple[str, ...]) -> Any:
     return database
 
 
-_RARE: Final = mask_of(b"xX")
-_KINDS: Final = bytes(
-    ord("0")
-    if DIGITS >> at & 1
-    else ord("a")
-    if ((UPPER | LOWER) & ~_RARE) >> at & 1
-    else at | 32
-    if _RARE >> at & 1
-    else ord(" ")
-    if SPACES >> at & 1
-    else at
-    for at in range(256)
-)
-"""``x`` is a kind of its own: alone of all letters it may stand where a telephone number begins."""
-
-_KIND_BITS: Final = {ord("0"): 4.0, ord("x"): 5.0, ord("a"): 0.4, ord(" "): 2.5}
-_MARK_BITS: Final = 6.0
-_KEY_CHARS_MAX: Final = 3
-_KEYS_MAX: Final = 64
 _REGION_CHARS: Final = 128
 """A core that can be wider is looked for as far as characters go on that it can have."""
 
-_STRIDE: Final = 32
 _WIDTHS: Final = (16, 32, 64, _REGION_CHARS)
 """Regions are shared by plans whose cores are at most so wide."""
 
@@ -391,75 +356,57 @@ class KeyScanner:
             )
             for at in used
         ]
-        self._by_mark: dict[bytes, list[bytes]] = {}  # by the rarest of a key's kinds, which is looked for first
-        for key in sorted(frozenset[bytes]().union(*(keys for _, keys, _, _ in self._used))):
-            rarest = max(key, key=lambda kind: _KIND_BITS.get(kind, _MARK_BITS))
-            self._by_mark.setdefault(bytes((rarest,)), []).append(key)
+        self._keys = Keys(frozenset[Key]().union(*(keys for _, keys, _, _ in self._used)))
         self._own = threading.local()
 
     def clears(self, text: str) -> bool:
         """See :class:`Scanner`."""
         scanned = shadow(text)
-        kinds = scanned.translate(_KINDS)
-        there = self._there(kinds)
+        there = self._keys.within(scanned)
         return not there or not any(
-            not there.isdisjoint(keys) and loose.search(scanned) for _, keys, _, loose in self._used
+            not keys.isdisjoint(there) and loose.search(scanned) for _, keys, _, loose in self._used
         )
-
-    def _there(self, kinds: bytes) -> set[bytes]:
-        return {key for mark, keys in self._by_mark.items() if mark in kinds for key in keys if key in kinds}
 
     def windows(self, text: str, after: int) -> dict[int, list[Span]]:
         """See :class:`Scanner`."""
         scanned = shadow(text)
-        kinds = scanned.translate(_KINDS)
-        there = self._there(kinds)
+        there = self._keys.within(scanned)
         if not there:
             return {}
         try:
             openers = self._own.openers
         except AttributeError:
             openers = self._own.openers = [_Opener(plan) for plan in self._plans]
-        found = _Windows(openers, scanned, after)
-        regions: dict[tuple[frozenset[bytes], int], list[Span]] = {}
+        found: dict[int, list[Span]] = {}
+        regions: dict[tuple[frozenset[Key], int], list[Span]] = {}
         for at, keys, exact, _ in self._used:
-            present = keys & there
+            present = keys.intersection(there)
             if not present:
                 continue
             high = self._plans[at].high
             mask = self._plans[at].mask if high is None or high > _REGION_CHARS else 0
             width = _REGION_CHARS if high is None else next((size for size in _WIDTHS if high <= size), _REGION_CHARS)
             if (present, mask or width) not in regions:
-                places = _places(kinds, present)
+                places = places_of(present, there)
                 regions[present, mask or width] = (
                     _runs_around(scanned, places, mask) if mask else _around(places, width, len(scanned))
                 )
-            for region in regions[present, mask or width]:
-                for core in exact.finditer(scanned, *region):
-                    found.within(at, *core.span())
-        return found.finished()
-
-
-def _places(kinds: bytes, keys: Iterable[bytes]) -> list[int]:
-    """Where one of ``keys`` stands, in order; of several within ``_STRIDE`` characters the first."""
-    places: list[int] = []
-    for key in keys:
-        at = kinds.find(key)
-        while at >= 0:
-            places.append(at)
-            at = kinds.find(key, at + _STRIDE)
-    return sorted(places)
+            around = regions[present, mask or width]
+            cores = (core.span() for region in around for core in exact.finditer(scanned, *region))
+            if spans := openers[at].within(scanned, cores, after):
+                found[at] = spans
+        return found
 
 
 def _around(places: Iterable[int], width: int, length: int) -> list[Span]:
     """Where cores of at most ``width`` characters can lie that hold a key at a place or less than a stride behind."""
     regions: list[Span] = []
     for at in places:
-        start, end = max(at - width - _MARGIN, 0), min(at + _STRIDE + width + _MARGIN, length)
-        if regions and regions[-1].end >= start:
-            regions[-1] = Span(regions[-1].start, end)
+        start, end = max(at - width - _MARGIN, 0), min(at + STRIDE + width + _MARGIN, length)
+        if regions and regions[-1][1] >= start:
+            regions[-1] = (regions[-1][0], end)
         else:
-            regions.append(Span(start, end))
+            regions.append((start, end))
     return regions
 
 
@@ -469,94 +416,14 @@ def _runs_around(scanned: bytes, places: Iterable[int], mask: int) -> list[Span]
     runs.begin(scanned)
     regions: list[Span] = []
     for at in places:
-        if regions and regions[-1].end >= min(at + _STRIDE, len(scanned)):
+        if regions and regions[-1][1] >= min(at + STRIDE, len(scanned)):
             continue
         start, end = runs.start(at + 1), runs.end(at)
-        while end < at + _STRIDE and end < len(scanned):
+        while end < at + STRIDE and end < len(scanned):
             end = runs.end(end + 1)  # keys may stand in the next runs
-        region = Span(max(start - _MARGIN, 0), min(end + _MARGIN, len(scanned)))
-        while regions and regions[-1].end >= region.start:
-            region = Span(min(regions[-1].start, region.start), max(regions.pop().end, region.end))
-        regions.append(region)
+        start, end = max(start - _MARGIN, 0), min(end + _MARGIN, len(scanned))
+        while regions and regions[-1][1] >= start:
+            before, behind = regions.pop()
+            start, end = min(before, start), max(behind, end)
+        regions.append((start, end))
     return regions
-
-
-def keys_of(core: Node) -> tuple[bytes, ...]:
-    """Keys one of which every match of ``core`` holds, in kinds of characters."""
-    found = _best(core)
-    return found[1] if found is not None else tuple(bytes((kind,)) for kind in sorted(set(_KINDS[:128])))
-
-
-_Keys = tuple[float, tuple[bytes, ...]]
-
-
-def _best(node: Node) -> _Keys | None:
-    """The keys of which a match says most, with how many bits."""
-    best: _Keys | None = None
-    for piece in _pieces(node):
-        found = _of_branches(piece) if isinstance(piece, Alt) else _of_masks(piece)
-        if found is not None and (best is None or found[0] > best[0]):
-            best = found
-    return best
-
-
-def _of_branches(piece: Alt) -> _Keys | None:
-    branches = [_best(branch) for branch in piece.branches]
-    if None in branches or not branches:
-        return None
-    keys = tuple(dict.fromkeys(key for branch in branches if branch is not None for key in branch[1]))
-    return (min(branch[0] for branch in branches if branch is not None), keys) if len(keys) <= _KEYS_MAX else None
-
-
-def _of_masks(masks: Sequence[int]) -> _Keys | None:
-    best: _Keys | None = None
-    for size in range(1, _KEY_CHARS_MAX + 1):
-        for at in range(len(masks) - size + 1):
-            kinds = [sorted({_KINDS[one] for one in range(128) if mask >> one & 1}) for mask in masks[at : at + size]]
-            if not all(kinds) or _count(kinds) > _KEYS_MAX:
-                continue
-            keys = tuple(bytes(key) for key in product(*kinds))
-            said = min(sum(_KIND_BITS.get(kind, _MARK_BITS) for kind in key) for key in keys)
-            if best is None or said > best[0]:
-                best = (said, keys)
-    return best
-
-
-def _count(kinds: Iterable[Sequence[int]]) -> int:
-    count = 1
-    for one in kinds:
-        count *= len(one)
-    return count
-
-
-def _pieces(node: Node) -> list[list[int] | Alt]:
-    """What every match has: runs of adjacent characters, each by its set, and alternatives."""
-    pieces: list[list[int] | Alt] = [[]]
-
-    def walk(node: Node) -> None:
-        if isinstance(node, Chars):
-            last = pieces[-1]
-            if isinstance(last, Alt):
-                pieces.append([node.mask])
-            else:
-                last.append(node.mask)
-        elif isinstance(node, Seq):
-            for item in node.items:
-                walk(item)
-        elif isinstance(node, Alt):
-            certain = widths(node)[0] > 0
-            if certain:
-                walk(Chars(first_of(node)))
-            pieces.extend((node, []))
-            if certain:
-                walk(Chars(last_of(node)))
-        elif isinstance(node, Rep):
-            for _ in range(min(node.low, _KEY_CHARS_MAX)):
-                walk(node.item)
-            if node.high != node.low or node.low > _KEY_CHARS_MAX:
-                pieces.append([])
-                for _ in range(min(node.low, _KEY_CHARS_MAX)):
-                    walk(node.item)
-
-    walk(node)
-    return [piece for piece in pieces if piece]

@@ -63,7 +63,7 @@ class _FormatSearch:
         self._kind = _GENERIC if secret.generic else _SPECIFIC
 
     def search(self, text: str, window: Span) -> Iterator[_Found]:
-        for trigger in self._trigger.finditer(text, window.start, window.end):
+        for trigger in self._trigger.finditer(text, *window):
             found = self._match(text, trigger.start())
             if found is None:
                 continue
@@ -132,7 +132,7 @@ class SecretSearch:
             yield from _private_keys(text, window)
         elif index <= len(self._known):
             longest = len(self._known.values[index - 1])
-            for entity, start, end in self._known.find(index - 1, text, window.start, window.end + longest):
+            for entity, start, end in self._known.find(index - 1, text, window[0], window[1] + longest):
                 yield _Found(start, end, _KNOWN, entity)
         else:
             yield from _random_keys(text, window)
@@ -142,24 +142,25 @@ class SecretSearch:
 
 
 def _private_keys(text: str, window: Span) -> Iterator[_Found]:
-    at = text.find(pem.MARK, window.start, window.end)
+    at = text.find(pem.MARK, *window)
     while at >= 0:
         end = at + 1
         if pem.BEGIN.match(text, at):
             end = pem.block_end(text, at)
             yield _Found(at, end, _SPECIFIC, pem.PRIVATE_KEY)
-        at = text.find(pem.MARK, end, window.end)
+        at = text.find(pem.MARK, end, window[1])
 
 
 def _random_keys(text: str, window: Span) -> Iterator[_Found]:
+    first, last = window
     margin = chance.LENGTH_MAX + 1  # a run that goes beyond the margin is too long whatever follows
-    for run in chance.RUN.finditer(text, max(window.start - margin, 0), window.end + margin):
-        if run.start() >= window.end:
+    for run in chance.RUN.finditer(text, max(first - margin, 0), last + margin):
+        if run.start() >= last:
             break
         start, end = run.span()
         if start and text[start - 1] == "\\":
             start += 1  # a line end that is escaped
-        if end > window.start and chance.random_key(text, start, end):
+        if end > first and chance.random_key(text, start, end):
             yield _Found(start, end, _CHANCE, chance.ENTITY)
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 TICKS_PER_MICRO: Final = 1000 * TICKS_PER_NANO
 
+KEYS_MAX: Final = 2000
+"""The most keys of one command. A script may read all keys of a call at once, which may be those of two such; Lua
+puts at most 8000 values onto its stack."""
+
 _HEAD: Final = struct.Struct("<dd")
 NOW_SIZE: Final = _HEAD.size
 """How long the instant at the head of a reply is."""

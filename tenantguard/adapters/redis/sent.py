@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tenantguard.adapters.promise import StorePromise
+from tenantguard.errors import PortTimeout
 
 _CLAIM_S: Final = 1.0
 
@@ -46,5 +47,6 @@ class Sent(StorePromise):
 
     def settled(self) -> Any:
         """The answer of whoever claimed it, which is being given."""
-        self.wait(_CLAIM_S)
+        if not self.wait(_CLAIM_S):
+            raise PortTimeout(self.port, _CLAIM_S)
         return self.result()

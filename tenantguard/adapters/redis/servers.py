@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -9,11 +10,14 @@ from urllib.parse import urlsplit
 
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.storage import storage_from_string
+from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException, RedisError
+from redis.retry import Retry
 
+from tenantguard.adapters.promise import safely
 from tenantguard.adapters.redis.breaker import Breaker
-from tenantguard.adapters.redis.lane import Lane, Probe
+from tenantguard.adapters.redis.lane import QUEUE_MAX, Lane
 from tenantguard.errors import ConfigurationError, PortError
 
 if TYPE_CHECKING:
@@ -29,6 +33,10 @@ SCHEMES: Final = tuple(
     f"{name}{kind}://" for name in ("redis", "valkey") for kind in ("", "s", "+unix", "+sentinel", "+cluster")
 )
 """The addresses that are understood; those of Valkey mean the same, since it speaks the same."""
+
+_END_S: Final = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Servers(Protocol):
@@ -78,7 +86,7 @@ def open_servers(
     *,
     links: int,
     together: bool,
-    idle: Callable[[], None] | None,
+    tidy: Callable[[], None] | None,
     test_now: Callable[[], bytes] | None,
 ) -> Servers:
     """The servers at ``uri``, which decide with ``script`` for the store ``port``. Nothing is connected yet.
@@ -97,6 +105,11 @@ def open_servers(
     plain = f"{scheme.replace('valkey', 'redis', 1)}://{rest}"
     bounded = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s, "protocol": 2, **options}
 
+    unknown_option = ConfigurationError(
+        f"{port}: an option in the address of {scheme}:// or beside it is none that redis-py's connections "
+        "understand; remove it, or correct its value"
+    )
+
     def client(**more: Any) -> Any:
         try:
             return storage_from_string(plain, **bounded, **more).storage  # type: ignore[union-attr]
@@ -104,17 +117,26 @@ def open_servers(
             raise ConfigurationError(
                 f"{port}: cannot read the address of {scheme}://: {type(wrong).__name__}"
             ) from None
+        except TypeError:
+            raise unknown_option from None
 
     def lane(pool: Any, name: str, moved: Callable[[list[Asked]], None] | None = None) -> Lane:
+        def make(**more: Any) -> Any:
+            return pool.connection_class(**{**pool.connection_kwargs, **more})
+
+        try:
+            make()  # connects nothing, but reads every option
+        except (RedisError, TypeError, ValueError):
+            raise unknown_option from None
         return Lane(
-            lambda **more: pool.connection_class(**{**pool.connection_kwargs, **more}),
+            make,
             Breaker(port, name),
             monotonic_ns,
             deadline_s,
             script,
             links=links,
             together=together,
-            idle=idle,
+            tidy=tidy,
             test_now=test_now,
             moved=moved,
         )
@@ -122,7 +144,9 @@ def open_servers(
     if scheme.endswith("+cluster"):
         return Cluster(port, client, lane, monotonic_ns)
     if scheme.endswith("+sentinel"):
-        pool = client(sentinel_kwargs=bounded).connection_pool
+        # Where one sentinel is gone, the next is asked at once.
+        once = {**bounded, "retry": Retry(NoBackoff(), 0)}
+        pool = client(sentinel_kwargs=once).connection_pool
     else:
         pool = client().connection_pool
     return OneServer(lane(pool, scheme))
@@ -149,7 +173,7 @@ class OneServer:
 
     def probe(self, slot: int) -> None:
         """Ask it whether it is there."""
-        self._lane.submit(Probe())
+        self._lane.probe()
 
     def connection(self, slot: int, timeout_s: float) -> ConnectionInterface:
         """Another connection to it."""
@@ -181,6 +205,7 @@ class Cluster:
 
     def begin(self) -> None:
         """As new; also in a forked child."""
+        self._discovery.begin()
         self._lanes: dict[str, Lane] = {}
         self._slots: dict[int, Lane] = {}
         self._client: Any = None
@@ -201,6 +226,8 @@ class Cluster:
         """Queue commands where their slot is."""
         lane = self._slots.get(asked[0].slot)
         if lane is None:
+            if self._lost.qsize() >= QUEUE_MAX:
+                return False
             self._map(list(asked))
             return True
         return lane.submit(asked)
@@ -209,7 +236,7 @@ class Cluster:
         """Ask the slot's server whether it is there; and whether another has its slots now."""
         lane = self._slots.get(slot)
         if lane is not None:
-            lane.submit(Probe())
+            lane.probe()
         self._map([])
 
     def connection(self, slot: int, timeout_s: float) -> ConnectionInterface:
@@ -226,7 +253,7 @@ class Cluster:
             if mapper is not None:
                 self._lost.put(None)
         if mapper is not None:
-            mapper.join()
+            mapper.join(_END_S)
         for lane in list(self._lanes.values()):
             lane.close()
         self._lanes, self._slots = {}, {}
@@ -258,7 +285,9 @@ class Cluster:
                 waiting += more
             try:
                 self._discover()
-            except (RedisError, RedisClusterException, OSError) as failed:
+            except Exception as failed:  # whatever it is, somebody waits, and the thread must live
+                if not isinstance(failed, RedisError | RedisClusterException | OSError):
+                    log.exception("%s: the servers of a cluster cannot be found out", self._port)
                 self._discovery.failed(type(failed).__name__, self._monotonic_ns())
                 problem = PortError(self._port, f"the cluster failed: {type(failed).__name__}")
                 for asked in waiting:
@@ -270,7 +299,7 @@ class Cluster:
                     if lane is None or not lane.submit((asked,)):
                         asked.lose(PortError(self._port, "no server has this slot"), bells)
             for bell in bells:
-                bell()
+                safely(bell)
             if ended:
                 return
 
@@ -280,8 +309,10 @@ class Cluster:
         else:
             self._client.nodes_manager.initialize()
         slots: dict[int, Lane] = {}
+        left = set(self._lanes)
         for slot, nodes in self._client.nodes_manager.slots_cache.items():
             primary = nodes[0]
+            left.discard(primary.name)
             lane = self._lanes.get(primary.name)
             if lane is None:
                 connection = self._client.get_redis_connection(primary)
@@ -290,3 +321,5 @@ class Cluster:
                 )
             slots[slot] = lane
         self._slots = slots
+        for name in left:
+            self._lanes.pop(name).end()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import NOTHING_KEPT
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from tenantguard.model.redact_section import Kept
+
+_start: Final = attrgetter("start")
 
 
 def distinct(matches: Iterable[Match]) -> list[Match]:
@@ -49,7 +51,7 @@ def settle(matches: Iterable[Match], secrets: Container[str] = (), kept: Kept = 
         if not settled:
             settled = resolve(rank)
         elif rank:
-            settled = sorted([*settled, *outside(resolve(rank), settled)], key=attrgetter("start"))
+            settled = sorted([*settled, *outside(resolve(rank), settled)], key=_start)
     return settled
 
 
@@ -64,7 +66,8 @@ def resolve(matches: Iterable[Match]) -> list[Match]:
     kept: list[Match] = []
     for match in sorted(_uncontained(_merged(ordered)), key=lambda match: (-match.score, match.start)):
         for start, end in _gaps(match, kept):
-            insort(kept, Match(match.entity, start, end, match.score), key=attrgetter("start"))
+            whole = start == match.start and end == match.end
+            insort(kept, match if whole else Match(match.entity, start, end, match.score), key=_start)
     return kept
 
 
@@ -72,7 +75,7 @@ def _gaps(match: Match, kept: list[Match]) -> list[tuple[int, int]]:
     """The parts of a match's span that no match of ``kept`` covers."""
     gaps: list[tuple[int, int]] = []
     start = match.start
-    for at in range(max(bisect_right(kept, start, key=attrgetter("start")) - 1, 0), len(kept)):
+    for at in range(max(bisect_right(kept, start, key=_start) - 1, 0), len(kept)):
         if kept[at].start >= match.end:
             break
         if start < kept[at].start:

@@ -7,6 +7,7 @@ from typing import Any
 from presidio_analyzer import EntityRecognizer, Pattern, PatternRecognizer, RecognizerResult
 
 badges = PatternRecognizer("BADGE", patterns=[Pattern("badge", r"\bBDG-\d{4}\b", 0.6)], context=["badge"])
+shouted = PatternRecognizer("SHOUTED", patterns=[Pattern("number", r"\b\d{5}\b", 0.1)], context=["DNI"])
 letters = PatternRecognizer("LETTERS", patterns=[Pattern("property", r"\p{Greek}{3}", 0.6)])
 """Only the package ``regex`` knows this syntax."""
 slow = PatternRecognizer("SLOW", patterns=[Pattern("catastrophe", r"(?:a|aa)+(?<=[!a]!)", 0.6)])

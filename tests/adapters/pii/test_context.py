@@ -14,8 +14,10 @@ from presidio_analyzer import AnalysisExplanation, RecognizerResult
 from presidio_analyzer.context_aware_enhancers import LemmaContextAwareEnhancer
 from presidio_analyzer.nlp_engine import NlpArtifacts, SpacyNlpEngine
 
+from tenantguard.adapters.pii.cascade import CascadeDetector
 from tenantguard.adapters.pii.context import CONTEXT_CHARS, ContextScores
 from tenantguard.model.pii import Match
+from tenantguard.model.redact_section import Find
 
 CARD: Final = ("credit", "card", "visa", "cc ", "debit")
 PHONE: Final = ("phone", "number", "telephone", "cell", "mobile", "call")
@@ -85,8 +87,11 @@ def test_scores_rise_by_presidios_figures() -> None:
     assert scores == pytest.approx([0.4, 0.4, 0.65, 0.85, 1.0, 1.0])
 
 
-def test_context_words_are_compared_in_small_letters() -> None:
-    assert SCORES.scored("mi dni: 1234", Match("A", 8, 12, 0.1), ["DNI"]) == pytest.approx(0.45)
+@pytest.mark.parametrize("label", ["dni", "DNI", "Dni"])
+def test_context_words_are_compared_in_small_letters(label: str) -> None:
+    find = Find(recognizers=("tests.adapters.pii.own_recognizers:shouted",), threshold=0.0)
+    (match,) = CascadeDetector(find).detect(f"mi {label}: 12345")
+    assert match.score == pytest.approx(0.45)
 
 
 def test_each_language_has_its_own_stop_words() -> None:

@@ -246,11 +246,11 @@ def test_a_long_text_is_read_in_parts_that_meet_at_white_space(module: ModuleTyp
 def test_the_parts_of_a_text_are_the_text(pieces: list[tuple[str, int]]) -> None:
     text = "".join([one * count for one, count in pieces])
     parts = [*ner._parts(text)]
-    assert "".join([text[part.start : part.end] for part in parts]) == text
-    assert all(0 < part.end - part.start <= PART_CHARS for part in parts)
-    for part in parts[:-1]:
-        spaces = any(one.isspace() for one in text[part.start + PART_CHARS // 2 : part.start + PART_CHARS])
-        assert text[part.end - 1].isspace() or not spaces
+    assert "".join([text[start:end] for start, end in parts]) == text
+    assert all(0 < end - start <= PART_CHARS for start, end in parts)
+    for start, end in parts[:-1]:
+        spaces = any(one.isspace() for one in text[start + PART_CHARS // 2 : start + PART_CHARS])
+        assert text[end - 1].isspace() or not spaces
 
 
 def test_threads_share_a_finder(finder: NerFinder) -> None:

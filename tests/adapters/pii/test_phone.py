@@ -155,7 +155,7 @@ def _text(rng: random.Random) -> str:
 def _windows(search: PhoneSearch, text: str) -> dict[int, list[Span]]:
     """What a prefilter reports at the least: each match of an expression."""
     return {
-        number: [Span(*found.span()) for found in regex.finditer(expression.pattern, text, expression.flags)]
+        number: [found.span() for found in regex.finditer(expression.pattern, text, expression.flags)]
         for number, expression in enumerate(search.expressions)
     }
 
@@ -246,7 +246,7 @@ def test_wider_windows_find_the_same(pad: int) -> None:
     search = SEARCHES["default"]
     for text in [_text(rng) for _ in range(50)]:
         wide = {
-            number: [Span(max(span.start - pad, 0), min(span.end + pad, len(text))) for span in spans]
+            number: [(max(start - pad, 0), min(end + pad, len(text))) for start, end in spans]
             for number, spans in _windows(search, text).items()
         }
         found = search.search(text, wide, [], Budget(UNLIMITED))
@@ -256,13 +256,13 @@ def test_wider_windows_find_the_same(pad: int) -> None:
 def test_a_candidate_within_a_larger_claimed_span_costs_nothing() -> None:
     text = "see http://example.org/2125552671/x and 212 555 2672"
     budget = Budget(UNLIMITED)
-    assert _ours("default", text, [Span(4, 35)], budget) == [("PHONE_NUMBER", 40, 52, 0.4)]
+    assert _ours("default", text, [(4, 35)], budget) == [("PHONE_NUMBER", 40, 52, 0.4)]
     alone = Budget(UNLIMITED)
     _ours("default", text[36:], (), alone)
     assert budget.left == alone.left
 
 
-@pytest.mark.parametrize("claimed", [Span(8, 20), Span(9, 21), Span(0, 12), Span(0, 8)])
+@pytest.mark.parametrize("claimed", [(8, 20), (9, 21), (0, 12), (0, 8)])
 def test_a_span_that_leaves_some_of_a_candidate_claims_nothing(claimed: Span) -> None:
     assert _ours("default", "phone   212 555 2672 is", [claimed]) == [("PHONE_NUMBER", 8, 20, 0.4)]
 

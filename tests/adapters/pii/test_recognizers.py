@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tenantguard.adapters.pii.recognizers import known_countries, known_entities, recognizers_for
 from tenantguard.errors import ConfigurationError
@@ -62,6 +66,30 @@ def test_no_detector_shares_patterns_with_a_class_or_with_another() -> None:
     for here, there, owner in zip(one, other, shared, strict=True):
         patterns = [here.patterns[0], there.patterns[0], owner]  # type: ignore[attr-defined]
         assert len({id(pattern) for pattern in patterns}) == 3
+
+
+@settings(max_examples=500)
+@given(
+    st.one_of(
+        st.ip_addresses().map(str),
+        st.ip_addresses(v=6).map(lambda one: one.exploded),
+        st.from_regex(re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){2,4}(/[0-9]{1,2})?", re.ASCII), fullmatch=True),
+        st.from_regex(
+            re.compile(r"([0-9a-fA-F]{0,5}:){1,8}([0-9a-f]{0,4}|(0|1?2?[0-9]\.){3}[0-9]{1,3})(%e1)?(/64)?", re.ASCII),
+            fullmatch=True,
+        ),
+    )
+)
+def test_what_is_an_address_is_what_presidio_says(text: str) -> None:
+    from presidio_analyzer.predefined_recognizers import IpRecognizer
+
+    (ours,), _ = _recognizers_of_addresses()
+    assert ours.invalidate_result(text) == IpRecognizer().invalidate_result(text)  # type: ignore[attr-defined]
+
+
+@cache
+def _recognizers_of_addresses() -> Any:
+    return recognizers_for(Find(entities=("IP_ADDRESS",)))
 
 
 def test_telephone_regions_are_those_of_the_policy() -> None:

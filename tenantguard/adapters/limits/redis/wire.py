@@ -12,8 +12,8 @@ from hashlib import blake2b
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.adapters.redis.script import TICKS_PER_MICRO, Script
-from tenantguard.errors import ConfigurationError
+from tenantguard.adapters.redis.script import KEYS_MAX, TICKS_PER_MICRO, Script
+from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.rules.bucket import SHARED
 
 if TYPE_CHECKING:
@@ -73,13 +73,22 @@ def is_shared(bucket: str) -> bool:
     return bucket.startswith("|")
 
 
-def draws(takes: Sequence[Take]) -> bytes:
-    """What is asked of buckets, without whether it can be given back.
+def check(takes: Sequence[Take]) -> None:
+    """Refuse what the script cannot decide.
 
-    :class:`ConfigurationError` where a burst takes longer than a century to refill.
+    :class:`ConfigurationError` where a burst takes longer than a century to refill; :class:`LayerError` for a
+    negative cost, and for too many takes.
     """
+    if any(take.cost < 0 for take in takes):
+        raise LayerError("a cost is never negative: it would mint tokens")
+    if len(takes) > KEYS_MAX:
+        raise LayerError(f"one decision takes from {KEYS_MAX} buckets at most")
     if any(take.rate.burst_ticks > HORIZON_TICKS for take in takes):
         raise ConfigurationError("a burst that takes more than a century to refill is too large for Redis: lower it")
+
+
+def draws(takes: Sequence[Take]) -> bytes:
+    """What is asked of buckets, without whether it can be given back."""
     parts = [
         _TAKE.pack(
             take.shadow,

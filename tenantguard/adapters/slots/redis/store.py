@@ -103,7 +103,7 @@ class RedisSlots:
             options or {},
             links=1,
             together=True,
-            idle=None,
+            tidy=None,
             test_now=None if test_clock is None else lambda: instant(test_clock.wall_ns()),
         )
         self.slot = self._servers.slot_of(wire.KEY)
