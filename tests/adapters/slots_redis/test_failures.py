@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenantguard.adapters.slots.redis import wire
+from tenantguard.asgi.waiting import kept
 from tenantguard.errors import PortError, PortTimeout
-from tenantguard.flow.ports import Crowded, Entered, NotEntered
+from tenantguard.flow.effects import Promise
+from tenantguard.flow.ports import Crowded, Entered, EnterSlot, NotEntered, SlotClaim
 from tenantguard.model.sections import OnError
 from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy
 
@@ -133,7 +137,7 @@ def test_a_server_that_forgets_learns_everything_again(process: Callable[..., Pr
         fences.append(got.fence)
         there.leave(asked)
     assert fences == sorted(set(fences))
-    assert here.standing() == []
+    here.until(lambda: here.standing() == [])
 
 
 def test_a_server_that_hung_lets_nobody_in_late(process: Callable[..., Process], own_redis: Any) -> None:
@@ -201,3 +205,42 @@ def test_a_connection_that_is_cut_costs_nobody_a_turn(process: Callable[..., Pro
         assert not entered.degraded
     finally:
         proxy.close()
+
+
+def test_garbage_costs_nobody_a_turn(process: Callable[..., Process], redis: Any) -> None:
+    """In the list of turns, and in the tables of the server: there it is a server that does not answer."""
+    import redis as redis_py
+
+    here, there = process(lease_s=2), process(lease_s=2)
+    inside = here.inside()
+    _, promise = there.waits()
+    with redis_py.Redis(unix_socket_path=str(redis.socket)) as client:
+        for garbage in (b"x", b"x" * 24 + b"e", b"x" * 24 + b"c\x09\x01" + b"\0" * 9):
+            client.rpush(wire.news_key(there.store._caller.process), garbage)
+        there.until(lambda: not client.exists(wire.news_key(there.store._caller.process)))
+        here.leave(inside)
+        assert isinstance(turn(promise), Entered)
+        client.flushall()
+        client.set(wire.KEY, "x")
+        _, answer = here.enter(queue=0, key="other|t")
+        assert answer.degraded
+        client.flushall()
+        here.recovers()
+
+
+def test_a_crowd_on_an_event_loop_is_answered_within_the_deadline(process: Callable[..., Process], mute: str) -> None:
+    """All of fifty, in the best of three crowds."""
+
+    async def ask(store: Any, number: int) -> float:
+        began = time.perf_counter()
+        answer = store.execute(EnterSlot(b"crowd-%010d" % number, "acme", (SlotClaim("acme|t", 100),)))
+        while isinstance(answer, Promise):
+            answer = answer.result() if await kept(answer) else answer.late()
+        assert answer == Entered(0, degraded=True)
+        return time.perf_counter() - began
+
+    async def crowd() -> float:
+        store = process(mute, deadline_ms=50).store
+        return max(await asyncio.gather(*[ask(store, number) for number in range(50)]))
+
+    assert min(asyncio.run(crowd()) for _ in range(3)) <= 0.05 + TOLERANCE_S

@@ -69,15 +69,14 @@ class Keeper:
                 continue
             try:
                 message = self._pop(wait_s)
+                if message is not None:
+                    self._store.read(message)
             except Exception as failed:  # noqa: BLE001 - whatever it is, the thread must live
                 self._drop()
                 if self._ended.is_set():
                     break
                 self._store.unheard(failed)
                 self._ended.wait(_PAUSE_S * random.uniform(0.5, 1))  # noqa: S311
-                continue
-            if message is not None:
-                self._store.read(message)
         self._drop()
 
     def _pop(self, wait_s: float) -> bytes | None:
