@@ -1,8 +1,8 @@
 """HTTP/1.1 connections to one origin, on httptools' parser (extra ``proxy``; asyncio only).
 
-As little as a reverse proxy needs, and all of it in bytes: aiohttp's client costs twice as much a request. llhttp,
-which httptools wraps, is strict: what two readers may frame differently (both lengths, two lengths, folded lines,
-control characters) is no answer. What comes after an answer is nobody's, and ends the connection.
+As little as a reverse proxy needs, and all of it in bytes: aiohttp's client costs four times as much a request.
+llhttp, which httptools wraps, is strict: what two readers may frame differently (both lengths, two lengths, folded
+lines, control characters) is no answer. What comes after an answer is nobody's, and ends the connection.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     async def write(self, piece: bytes) -> None:
         """Send more of the request, and wait until the origin takes more."""
-        if self.is_lost or self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             raise self._failure or ConnectionError("the connection is closed")
         self._transport.write(piece)
         if self._full is not None:
@@ -103,7 +103,8 @@ class Connection(asyncio.Protocol):
         if self.is_paused and self._transport is not None:
             self.is_paused = False
             self.heard_at = self._loop.time()
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @property
@@ -114,7 +115,9 @@ class Connection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Another exchange can follow this one."""
-        return self.is_read and self._goes_on and not self.is_lost and self._full is None and not self.is_paused
+        if not (self.is_read and self._goes_on and self._full is None and not self.is_paused):
+            return False
+        return self._transport is not None and not self._transport.is_closing()
 
     def fail(self, failure: Exception) -> None:
         """Break off: who waits hears ``failure``."""
@@ -236,7 +239,9 @@ class Connection(asyncio.Protocol):
             return
         self._pieces.append(piece)
         self._held += len(piece)
-        if self._held > READ_AHEAD_BYTES and not self.is_paused and self._transport is not None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._held > READ_AHEAD_BYTES and not self.is_paused:
             self.is_paused = True
             self._transport.pause_reading()
 

@@ -187,7 +187,7 @@ class Redaction:
         find = plan.identifiers
         if find is None:
             return None
-        return Identifiers(lambda: plan.around_identifiers(self._detector_for(find)))
+        return Identifiers(lambda: plan.around_identifiers(self._detector_for(find)), plan.secrets)
 
     def _make_ready(self, plan: Plan) -> None:
         """Build what the plan needs (seconds); :class:`ConfigurationError` for what cannot be."""

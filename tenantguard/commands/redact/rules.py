@@ -56,7 +56,9 @@ class _Redactor:
     def rule(self, detector: Detecting) -> RequestMask:
         """A rule for one input."""
         plan, making = self.plan, self._identifiers
-        identifiers = Identifiers(lambda: plan.around_identifiers(making())) if making is not None else None
+        identifiers = None
+        if making is not None:
+            identifiers = Identifiers(lambda: plan.around_identifiers(making()), plan.secrets)
         replacing = plan.replacing(self._keys)
         return RequestMask(detector, self._vault(), escape=False, replacing=replacing, identifiers=identifiers)
 

@@ -7,6 +7,7 @@ an entity that is kept hides nothing that is not.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from tenantguard.model.redact_section import NOTHING_KEPT
 from tenantguard.rules.redaction.matches import outside
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Sequence
 
     from tenantguard.model.redact_section import Kept
 
@@ -27,14 +28,34 @@ def distinct(matches: Iterable[Match]) -> list[Match]:
 
     Presidio's analyzer does so with the results of each recogniser, and again with those of all.
     """
+    groups: dict[str, list[Match]] = {}
+    for match in matches:
+        if match.score > 0.0:
+            groups.setdefault(match.entity, []).append(match)
     kept: list[Match] = []
-    around: list[Match] = []  # those of the running entity that do not end before the running match
-    for match in sorted(set(matches), key=lambda match: (match.entity, match.start, -match.end, -match.score)):
-        around = [other for other in around if other.entity == match.entity and other.end >= match.start]
-        if match.score > 0.0 and not any(match.end <= other.end and match.score <= other.score for other in around):
+    for _, group in sorted(groups.items()):
+        group.sort(key=_start)
+        kept += group if _apart(group) else _distinct(group)
+    return kept
+
+
+def _distinct(matches: Iterable[Match]) -> list[Match]:
+    """The same, of one entity."""
+    kept: list[Match] = []
+    around: list[Match] = []  # those that do not end before the running match
+    for match in sorted(matches, key=lambda match: (match.start, -match.end, -match.score)):
+        around = [other for other in around if other.end >= match.start]
+        if not any(match.end <= other.end and match.score <= other.score for other in around):
             kept.append(match)
             around.append(match)
     return kept
+
+
+def _apart(ordered: Sequence[Match]) -> bool:
+    """Whether none of these, by start, is empty, and no two overlap."""
+    return all(one.start < one.end for one in ordered) and all(
+        one.end <= other.start for one, other in pairwise(ordered)
+    )
 
 
 def settle(matches: Iterable[Match], secrets: Container[str] = (), kept: Kept = NOTHING_KEPT) -> list[Match]:
@@ -63,8 +84,11 @@ def resolve(matches: Iterable[Match]) -> list[Match]:
     one with the lower score (the later on a tie) gives way and keeps the rest of its span.
     """
     ordered = sorted(matches, key=lambda match: (match.start, match.end))
+    remaining = _uncontained(_merged(ordered))
+    if _apart(remaining):
+        return remaining
     kept: list[Match] = []
-    for match in sorted(_uncontained(_merged(ordered)), key=lambda match: (-match.score, match.start)):
+    for match in sorted(remaining, key=lambda match: (-match.score, match.start)):
         for start, end in _gaps(match, kept):
             whole = start == match.start and end == match.end
             insort(kept, match if whole else Match(match.entity, start, end, match.score), key=_start)

@@ -57,7 +57,7 @@ class Plan:
         }
         self._allowed = Allowed(find.allow)
         self._denied = Denied(find.deny)
-        self._secrets = secrets
+        self.secrets = secrets
         self._refused = secrets.__contains__ if refuses else None
 
     def terms(self, *, model_call: bool) -> Terms:
@@ -76,7 +76,7 @@ class Plan:
 
     def settle(self, matches: Iterable[Match]) -> list[Match]:
         """Conflicts settled as the detector for ``find`` settles them."""
-        return settle(matches, self._secrets, self.find.kept)
+        return settle(matches, self.secrets, self.find.kept)
 
     def replacing(self, keys: TenantKeys) -> Replacing:
         """What is done with the values of one exchange of a tenant with these keys."""

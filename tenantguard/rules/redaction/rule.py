@@ -13,7 +13,7 @@ from tenantguard.rules.redaction.matches import checked, outside, united
 from tenantguard.rules.redaction.operators import Operators, TenantKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from tenantguard.model.redact_section import Operator
     from tenantguard.rules.placeholders import Vault
@@ -150,12 +150,13 @@ class Replacing:
 
 
 class Identifiers:
-    """Finds secrets in what a protocol has of its own, by a detector that is made when there is such a thing."""
+    """Finds ``secrets`` in what a protocol has of its own, by a detector that is made when there is such a thing."""
 
-    __slots__ = ("_detector", "_making")
+    __slots__ = ("_detector", "_making", "_secrets")
 
-    def __init__(self, making: Callable[[], Detecting]) -> None:
+    def __init__(self, making: Callable[[], Detecting], secrets: Container[str]) -> None:
         self._making = making
+        self._secrets = secrets
         self._detector: Detecting | None = None
 
     def find(self, text: str) -> list[Match]:
@@ -164,7 +165,9 @@ class Identifiers:
             return []
         if self._detector is None:
             self._detector = self._making()
-        return [] if self._detector.clears(text) else checked(self._detector.detect(text), text)
+        if self._detector.clears(text):
+            return []
+        return [match for match in checked(self._detector.detect(text), text) if match.entity in self._secrets]
 
 
 _PLACEHOLDERS: Final = Operators()

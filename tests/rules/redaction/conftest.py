@@ -92,14 +92,14 @@ class Tools:
     def refusing(self, kind: str) -> RequestMask:
         """The request's rule that refuses this entity."""
         replacing = Replacing(refused=lambda entity: entity == kind)
-        found = Identifiers(lambda: Detecting(_keys))
+        found = Identifiers(lambda: Detecting(_keys), {"API_KEY"})
         return RequestMask(
             Detecting(self._with_keys), self.vault(), escape=False, replacing=replacing, identifiers=found
         )
 
     def guarding(self) -> ResponseScrub:
         """The response's rule that also looks for keys in what a protocol has of its own."""
-        found = Identifiers(lambda: Detecting(_keys))
+        found = Identifiers(lambda: Detecting(_keys), {"API_KEY"})
         return ResponseScrub(Detecting(self._with_keys), self.vault(), restore=False, identifiers=found)
 
     def _with_keys(self, text: str) -> list[Match]:
