@@ -19,6 +19,8 @@ BENCHMARKS: Final = {
     "money": "holds and charges under uvicorn: what a request costs, and waits (110 s)",
     "litellm": "a durable hold and charge against LiteLLM's in memory; LITELLM_PYTHON names its interpreter (25 s)",
     "limits": "rates in memory against a bare bucket, `limits` and throttled-py; requests; a million keys (60 s)",
+    "limiters_served": "rates under uvicorn, beside slowapi, fastapi-limiter and throttled-py (150 s)",
+    "redis": "rates in Redis, exact, coalesced and leased, against a bare script and `limits` (40 s)",
     "slots": "slots and queues in memory: hand-overs with up to 100 000 waiting, how soon the next is woken (15 s)",
     "usage_tap": "reading usage from a stream against parsing every event (5 s)",
     "redaction": "searching, bodies, streams, hostile texts, start; beside Presidio (6 min)",
@@ -31,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure CPU time side by side with peers in one run; see benchmarks/README.md for the method.",
-        epilog="\n".join(f"  {name:<11}{what}" for name, what in BENCHMARKS.items()),
+        epilog="\n".join(f"  {name:<16}{what}" for name, what in BENCHMARKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")

@@ -4,10 +4,10 @@
 
 The yardstick is a bucket without anything that a store needs: no lock, no bound, no ids, one dictionary. It computes
 the same four numbers from the same command: whether it fits, the units left, the wait, and the time to full.
-``acquire`` is the store's function for one final take, in the same numbers; ``execute`` answers commands, of one or
-four buckets, all or none, and with an id that is settled afterwards. A hit of ``limits`` answers yes or no for one
-window, so four scopes are four hits; throttled-py (where it is installed) answers in full. CPU time of the process,
-rounds interleaved, medians.
+``acquire`` is the store's function for one final take, in the same numbers; ``take_in_place`` takes finally from one
+or four buckets, all or none; ``execute`` answers commands, also with an id that is settled afterwards. A hit of
+``limits`` answers yes or no for one window, so four scopes are four hits; throttled-py (where it is installed)
+answers in full. CPU time of the process, rounds interleaved, medians.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ def decisions(targets: list[Target]) -> None:
             "execute, 1 bucket, with an id and settled": repeat(store.execute, one, SettleTokens(ID)),
             "execute, 1 bucket, with an id and returned": repeat(store.execute, one, ReturnTokens(ID)),
             FOUR: repeat(store.execute, TakeTokens(None, takes)),
+            "in place, 1 bucket": repeat(store.take_in_place, takes[1:2]),
+            "in place, 4 buckets": repeat(store.take_in_place, takes),
             "execute, 4 buckets, with an id and settled": repeat(store.execute, four, SettleTokens(ID)),
             "acquire, 64 locks": repeat(locked.acquire, takes[1]),
             "execute, 4 buckets, 64 locks": repeat(locked.execute, TakeTokens(None, takes)),
@@ -216,6 +218,12 @@ class Facts:
         return (yield from proceed(exchange))
 
 
+def table_of(routes: int) -> list[Route]:
+    """So many routes, every other one a pattern, and at their end the one of the requests."""
+    others = [Route(f"GET /r{number}" + "/*" * (number % 2 == 0)) for number in range(routes - 1)]
+    return [*others, Route("GET /jobs")]
+
+
 def requests(targets: list[Target]) -> None:
     """What rates add to a request, in process, to a guard with as many layers that do nothing."""
     progress("requests")
@@ -224,11 +232,10 @@ def requests(targets: list[Target]) -> None:
     policy = Policy.of("acme", [RateSection(tuple(RateRule(rate, scope) for scope in scopes))])
     app = asgi_app(FIGURES)
 
-    def guarded(*layers: Layer, routes: int = 0) -> Callable[[int], Any]:
+    def guarded(*layers: Layer, routes: int = 2) -> Callable[[int], Any]:
         ports = memory_ports(real_system())
         ports.audits = ()
-        table = [Route(f"GET /r{number}") for number in range(routes)]
-        return requests_of(Guard(layers, routes=table, ports=ports).asgi(app))
+        return requests_of(Guard(layers, routes=table_of(routes), ports=ports).asgi(app))
 
     one, four = "one rate", "four rates, headers"
     cases = {
@@ -251,7 +258,7 @@ def requests(targets: list[Target]) -> None:
         added = samples.added(name, base[name])
         targets.append(Target(f"a request, {name}: CPU added", f"<= {most} us", f"{added:.1f} us", added <= most))
     ratio = samples.ratio("one rate, 400 routes", one)
-    targets.append(Target("  400 routes, to one", "<= 1.05x", f"{ratio:.2f}x", ratio <= 1.05))
+    targets.append(Target("  400 routes, to two", "<= 1.05x", f"{ratio:.2f}x", ratio <= 1.05))
 
 
 def distinct_keys(targets: list[Target]) -> None:

@@ -3,7 +3,8 @@
     python -m benchmarks.redis
 
 Fifty tasks of one event loop (uvloop) ask at once, and one alone; each decision takes from four buckets, all or none,
-of a thousand tenants. `limits` hits its four limits one after the other, which is neither one decision nor one trip.
+of a thousand tenants. Those of leases are one tenant's, asked for in place first, as the rate layer does. `limits`
+hits its four limits one after the other, which is neither one decision nor one trip.
 The bare script is `EVALSHA` of `return 1` through redis-py: what any decision through it costs at least. A server is
 started for the run, over loopback. Cases take turns; processor time is this process's, threads included, and that of
 the server is from its own ``INFO``. Rates share two cores with the server: read their ratios.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -46,6 +48,8 @@ TASKS: Final = 50
 TENANTS: Final = 1000
 DECISIONS: Final = 2000
 OPEN: Final = Rate(10**6, 10**9, 10**6)
+PROCESSES: Final = 4
+SHARED: Final = Rate(1000, 10**9, 1000)
 
 EXACT: Final = "exact, 4 buckets"
 COALESCED: Final = "coalesced, 4 buckets"
@@ -68,13 +72,21 @@ def takes_of(tenant: int) -> tuple[Take, ...]:
 class Case:
     """Decisions by one store, as a driver waits for them."""
 
-    def __init__(self, store: RedisLimits, takes: list[tuple[Take, ...]], *, settled: bool = False) -> None:
+    def __init__(
+        self, store: RedisLimits, takes: list[tuple[Take, ...]], *, settled: bool = False, leased: bool = False
+    ) -> None:
         self.store = store
+        self.leased = leased
         self.commands = cycle([TakeTokens(None, each) for each in takes])
         self.takes = cycle(takes)
         self.ids = TimeOrderedIds() if settled else None
 
     async def __call__(self) -> None:
+        if self.ids is None and self.leased:
+            answer = self.store.take_in_place(next(self.takes))
+            if answer is not None:
+                assert isinstance(answer, Taken)
+                return
         command = next(self.commands) if self.ids is None else TakeTokens(self.ids.new(), next(self.takes))
         answer = self.store.execute(command)
         if isinstance(answer, Promise):
@@ -96,8 +108,10 @@ def server() -> Iterator[Redis]:
 
 
 async def tasks(case: Callable[[], Awaitable[Any]], count: int, decisions: int) -> None:
+    left = iter(range(decisions))
+
     async def work() -> None:
-        for _ in range(decisions // count):
+        for _ in left:  # of all tasks together: none has ended before the last decision is made
             await case()
 
     await asyncio.gather(*[work() for _ in range(count)])
@@ -131,8 +145,8 @@ async def measure(running: Redis) -> list[Target]:
         COALESCED: Case(stores[COALESCED], four),
         "coalesced, 1 bucket": Case(stores[COALESCED], one),
         "coalesced, 4 buckets, with an id and settled": Case(stores[COALESCED], four, settled=True),
-        LEASED: Case(stores[LEASED], four[:1]),
-        LEASED_ONE: Case(stores[LEASED], one[:1]),
+        LEASED: Case(stores[LEASED], four[:1], leased=True),
+        LEASED_ONE: Case(stores[LEASED], one[:1], leased=True),
         LIMITS: hits(FixedWindowRateLimiter(storage)),
         "limits, sliding window, 4 hits": hits(SlidingWindowCounterRateLimiter(storage)),
     }
@@ -168,7 +182,46 @@ async def measure(running: Redis) -> list[Target]:
                 for name in cases
             ],
         )
-    return targets_of(seen)
+    return targets_of(seen) + shared_by_processes(running)
+
+
+def hammer(uri: str, seconds: float, results: Any) -> None:
+    store = RedisLimits(uri, processes=PROCESSES, lease=64, deadline_ms=5000)
+    takes = (Take(bucket_key("acme", "shared"), SHARED),)
+    admitted = 0
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        answer = store.take_in_place(takes)
+        if answer is None:
+            answer = store.execute(TakeTokens(None, takes))
+            if isinstance(answer, Promise):
+                answer = answer.result() if answer.wait(answer.deadline_s) else answer.late()
+        assert not answer.degraded
+        admitted += isinstance(answer, Taken)
+    results.put(admitted)
+    store.close()
+
+
+def shared_by_processes(running: Redis, seconds: float = 3.0) -> list[Target]:
+    """What processes with leases admit of one rate, all of which ask for more."""
+    progress(f"{PROCESSES} processes with leases")
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    began = time.perf_counter()
+    workers = [context.Process(target=hammer, args=(running.tcp, seconds, results)) for _ in range(PROCESSES)]
+    for worker in workers:
+        worker.start()
+    admitted = sum(results.get() for _ in workers)
+    most = SHARED.burst + SHARED.amount * (time.perf_counter() - began)
+    for worker in workers:
+        worker.join()
+    least = SHARED.burst + SHARED.amount * seconds
+    bound = PROCESSES * min(64, SHARED.amount // 10 // PROCESSES, SHARED.burst // 4 // PROCESSES)
+    over, under = max(0, admitted - int(most)), max(0, int(least) - admitted)
+    return [
+        Target(f"{PROCESSES} processes with leases: admitted beyond the rate, units", "0", f"{over}", not over),
+        Target("  not admitted of it", f"<= {bound}", f"{under}", under <= bound),
+    ]
 
 
 def targets_of(seen: dict[tuple[str, int], list[tuple[float, float, float]]]) -> list[Target]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.flow.layer import layer_name, stack
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from tenantguard.flow.layer import Layer
     from tenantguard.flow.ports import Ports
     from tenantguard.model.route import Route
-
-COMPUTE_IN_PLACE_BYTES: Final = 65_536
-"""Our own CPU work up to this size runs in place; a hop to a worker costs about 100 us."""
 
 log = logging.getLogger("tenantguard")
 

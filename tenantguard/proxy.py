@@ -1,4 +1,4 @@
-"""A streaming reverse proxy as an ASGI application, on aiohttp's client (extra ``proxy``; asyncio only).
+"""A streaming reverse proxy as an ASGI application (extra ``proxy``; asyncio only).
 
 Rules of this file
 1. What a guard judged is what the upstream gets: a request target that two readers may understand differently is
@@ -17,13 +17,14 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from tenantguard.errors import BadRequestError, ClientLeftError, ConfigurationError
+from tenantguard.errors import BadRequestError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    import aiohttp
     from starlette.types import Message, Receive, Scope, Send
+
+    from tenantguard.adapters.http_client import Connection, Pool
 
 log = logging.getLogger("tenantguard.proxy")
 
@@ -56,8 +57,6 @@ _QUERY: Final = re.compile(rb'[!"$-;=?-~]*')
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 5.5: no part of a header's value
-
 _NO_CONTENT: Final = frozenset({204, 304})
 
 _AT_ONCE_BYTES: Final = 32 * 1024
@@ -65,19 +64,17 @@ _AT_ONCE_BYTES: Final = 32 * 1024
 
 _PIECE_BYTES: Final = 64 * 1024
 
-_READ_BYTES: Final = 64 * 1024
-"""aiohttp stops reading from the upstream once twice as much waits for the client."""
-
-_HEADER_BYTES_MAX: Final = 64 * 1024
-
 _ROUND_S: Final = 0.05
 """Requests in flight are gone round this often, by one timer for all instead of two for each."""
 
 _LOOK_FROM_ROUND: Final = 2
 """From then on (0.05 to 0.1 s) a client that leaves is noticed. Quick answers are spared the task that looks."""
 
-_CHECK_EACH_ROUNDS: Final = 10
-"""aiohttp 3.14 closes a connection whose chunks it cannot parse, but does not wake who reads the body: we look."""
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+"""Sent once more where a kept connection turns out to be closed (RFC 9110 9.2.2, RFC 9112 9.3.1)."""
+
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+"""These say that they have none (RFC 9110 8.6)."""
 
 _PROBLEMS: Final = {
     "request.invalid": (400, "Bad Request", "The request's target or a header cannot be passed on."),
@@ -114,9 +111,9 @@ def upstream_app(
     meant for the upstream. :class:`~tenantguard.errors.ConfigurationError` for whatever cannot work.
     """
     try:
-        import aiohttp  # noqa: F401, PLC0415 - told here, not at the first request
+        import httptools  # noqa: F401, PLC0415 - told here, not at the first request
     except ImportError:
-        raise ConfigurationError("the reverse proxy needs aiohttp: pip install 'tenantguard[proxy]'") from None
+        raise ConfigurationError("the reverse proxy needs httptools: pip install 'tenantguard[proxy]'") from None
     for option, number in (
         ("connect_timeout_s", connect_timeout_s),
         ("read_timeout_s", read_timeout_s),
@@ -132,7 +129,7 @@ def upstream_app(
         if name.encode() in (_HOP_BY_HOP | _REPLACED) - {b"host"}:
             raise ConfigurationError(f"the upstream header {name!r} is the proxy's own")
     return Upstream(
-        _base(url),
+        _Origin.of(url),
         connect_timeout_s=connect_timeout_s,
         read_timeout_s=read_timeout_s,
         pool=pool,
@@ -142,32 +139,53 @@ def upstream_app(
     )
 
 
-def _base(url: str) -> str:
-    """The upstream's URL without a closing slash; errors never quote it, for it may carry a password."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, usable = urlsplit(""), False
-    if not usable:
-        raise ConfigurationError("the upstream must be a URL like http://127.0.0.1:8000 or https://host/prefix")
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError("the upstream's URL must not carry credentials: give them as headers")
-    if parts.query or parts.fragment or not _PATH.fullmatch((parts.path or "/").encode()):
-        raise ConfigurationError("the upstream's URL must end with its path")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+class _Origin(NamedTuple):
+    """Where requests go: the host as it is connected to and as it is named, and the path before every path."""
+
+    url: str
+    secure: bool
+    host: str
+    port: int
+    authority: bytes
+    prefix: bytes
+
+    @classmethod
+    def of(cls, url: str) -> _Origin:
+        """Read the upstream's URL; errors never quote it, for it may carry a password."""
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            if ":" not in host:  # no IPv6 address
+                host = host.encode("idna").decode()
+            usable = parts.scheme in {"http", "https"} and bool(host) and parts.port != 0
+        except ValueError:
+            parts, host, usable = urlsplit(""), "", False
+        if not usable:
+            raise ConfigurationError("the upstream must be a URL like http://127.0.0.1:8000 or https://host/prefix")
+        if parts.username is not None or parts.password is not None:
+            raise ConfigurationError("the upstream's URL must not carry credentials: give them as headers")
+        if parts.query or parts.fragment or not _PATH.fullmatch((parts.path or "/").encode()):
+            raise ConfigurationError("the upstream's URL must end with its path")
+        path = parts.path.rstrip("/")
+        usual = 443 if parts.scheme == "https" else 80
+        port = parts.port or usual
+        authority = f"[{host}]" if ":" in host else host
+        if port != usual:
+            authority = f"{authority}:{port}"
+        whole = f"{parts.scheme}://{parts.netloc}{path}"
+        return cls(whole, parts.scheme == "https", host, port, authority.encode(), path.encode())
 
 
 class Upstream:
     """The reverse proxy to one upstream; made by :func:`upstream_app`, which checks the options.
 
-    It has one aiohttp session for each event loop that it runs on, opened with the first request and closed when the
-    lifespan ends, when :meth:`close` is awaited, or with the loop. WebSockets are refused.
+    It has one pool of connections for each event loop that it runs on, made with the first request and closed when
+    the lifespan ends, when :meth:`close` is awaited, or with the loop. WebSockets are refused.
     """
 
     def __init__(
         self,
-        base: str,
+        origin: _Origin,
         *,
         connect_timeout_s: float,
         read_timeout_s: float,
@@ -176,23 +194,21 @@ class Upstream:
         headers: Mapping[str, str],
         forward_credentials: bool,
     ) -> None:
-        import aiohttp  # noqa: PLC0415 - heavy, and needed only by those who proxy
-
         self.read_timeout_s = read_timeout_s
-        self.failures: Final = (aiohttp.ClientError, OSError)
-        """What aiohttp raises when the upstream fails; a time-out is an OSError."""
-        self._base = base
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s, sock_read=read_timeout_s)
+        self._origin = origin
+        self._connect_timeout_s = connect_timeout_s
         self._pool = pool
         self._keepalive_s = keepalive_s
-        self._added = list(headers.items())
+        given = {name.encode(): value.encode() for name, value in headers.items()}
+        self._host = b"host: " + given.pop(b"host", origin.authority)
+        self._added = [b"%b: %b" % line for line in given.items()]
         self._dropped = _HOP_BY_HOP | _REPLACED | {name.encode() for name in headers}
         if not forward_credentials:
             self._dropped |= _CREDENTIALS
         self._homes: dict[asyncio.AbstractEventLoop, _Home] = {}
 
     def __repr__(self) -> str:
-        return f"Upstream({self._base!r})"
+        return f"Upstream({self._origin.url!r})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -222,35 +238,34 @@ class Upstream:
             await home.opening.aclose()
 
     async def home(self, loop: asyncio.AbstractEventLoop) -> _Home:
-        """The session and the rounds of ``loop``, the running one."""
+        """The connections and the rounds of ``loop``, the running one."""
         home = self._homes.get(loop)
         if home is None:
             opening = self._open(loop)
             home = self._homes[loop] = _Home(await anext(opening), opening, _Rounds(loop))
         return home
 
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
-        """Keep a session open for as long as this generator lives, which an event loop ends before it closes."""
-        import aiohttp  # noqa: PLC0415 - as above
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[Pool, None]:
+        """Keep a pool open for as long as this generator lives, which an event loop ends before it closes."""
+        from tenantguard.adapters.http_client import Pool  # noqa: PLC0415 - needed only by those who proxy
 
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._pool, keepalive_timeout=self._keepalive_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            auto_decompress=False,
-            read_bufsize=_READ_BYTES,
-            max_line_size=_HEADER_BYTES_MAX,
-            max_field_size=_HEADER_BYTES_MAX,
-            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+        origin = self._origin
+        pool = Pool(
+            origin.host,
+            origin.port,
+            secure=origin.secure,
+            limit=self._pool,
+            connect_timeout_s=self._connect_timeout_s,
+            keepalive_s=self._keepalive_s,
         )
         try:
-            yield session
+            yield pool
         finally:
             self._homes.pop(loop, None)
-            await session.close()
+            await pool.close()
 
-    def target(self, scope: Scope) -> str:
-        """The upstream's URL for this request. :class:`BadRequestError` for a target that is open to two readings."""
+    def target(self, scope: Scope) -> bytes:
+        """The target that the upstream gets. :class:`BadRequestError` for one that is open to two readings."""
         path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
         mounted = scope.get("root_path")
         if mounted:
@@ -263,38 +278,53 @@ class Upstream:
             raise BadRequestError("the request target has a backslash")
         if "/." in decoded and any(part.partition(";")[0] in {".", ".."} for part in decoded.split("/")):
             raise BadRequestError("the request target has dot segments")
-        url = self._base + path.decode("ascii")
-        return f"{url}?{query.decode('ascii')}" if query else url
+        target = self._origin.prefix + path
+        return b"%b?%b" % (target, query) if query else target
 
-    def request_headers(self, scope: Scope) -> list[tuple[str, str]]:
-        """The header lines for the upstream. UnicodeDecodeError for a value that aiohttp could not send unchanged."""
+    def request_head(self, scope: Scope, method: str, length: int | None, *, chunked: bool) -> bytes:
+        """The head for the upstream. The body has ``length`` bytes; where that is None, chunks or none at all.
+
+        :class:`BadRequestError` for a target or a header that could be read as another.
+        """
         dropped = self._dropped
         nominated: set[bytes] = set()
-        host = ""
+        host = b""
         client = scope.get("client")
-        chain = [client[0] if client else "unknown"]
-        headers: list[tuple[str, str]] = []
-        for name, value in scope["headers"]:
+        chain = [client[0].encode() if client else b"unknown"]
+        kept: list[tuple[bytes, bytes]] = []
+        for line in scope["headers"]:
+            name = line[0]
             if name not in dropped:
-                headers.append((name.decode(), value.decode()))
+                kept.append(line)
             elif name == b"connection":
-                if value not in _USUAL_CONNECTION:
-                    nominated.update(token.strip().lower() for token in value.split(b","))
+                if line[1] not in _USUAL_CONNECTION:
+                    nominated.update(token.strip().lower() for token in line[1].split(b","))
             elif name == b"host":
-                host = value.decode()
+                host = line[1]
             elif name == b"x-forwarded-for":
-                chain.insert(-1, value.decode())
+                chain.insert(-1, line[1])
         if nominated:
-            headers = [line for line in headers if line[0].encode() not in nominated]
+            kept = [line for line in kept if line[0] not in nominated]
+        lines = [b"%b %b HTTP/1.1" % (method.encode(), self.target(scope)), self._host]
+        lines += [b"%b: %b" % line for line in kept]
         if host:
-            headers.append(("x-forwarded-host", host))
-        headers += (
-            ("x-forwarded-for", ", ".join(chain)),
-            ("x-forwarded-proto", scope.get("scheme", "http")),
-            ("via", f"{scope.get('http_version', '1.1')} tenantguard"),  # RFC 9110 7.6.3: a gateway must say so
+            lines.append(b"x-forwarded-host: " + host)
+        lines += (
+            b"x-forwarded-for: " + b", ".join(chain),
+            b"x-forwarded-proto: " + scope.get("scheme", "http").encode(),
+            b"via: %b tenantguard"
+            % scope.get("http_version", "1.1").encode(),  # RFC 9110 7.6.3: a gateway must say so
+            *self._added,
         )
-        headers += self._added
-        return headers
+        if length is not None:
+            lines.append(b"content-length: %d" % length)
+        elif chunked:
+            lines.append(b"transfer-encoding: chunked")
+        head = b"\r\n".join(lines)
+        breaks = len(lines) - 1
+        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+            raise BadRequestError("a header has a line break")
+        return head + b"\r\n\r\n"
 
 
 class _Rounds:
@@ -326,8 +356,8 @@ class _Rounds:
 class _Home(NamedTuple):
     """What one event loop has of an upstream."""
 
-    session: aiohttp.ClientSession
-    opening: AsyncGenerator[aiohttp.ClientSession, None]
+    pool: Pool
+    opening: AsyncGenerator[Pool, None]
     rounds: _Rounds
 
 
@@ -335,30 +365,23 @@ class _Relay:
     """One request on its way to the upstream, and its response on the way back."""
 
     __slots__ = (
-        "_deadline",
-        "_left",
-        "_looking",
-        "_loop",
-        "_receive",
-        "_response",
-        "_rounds",
-        "_send",
-        "_sent",
-        "_upstream",
-        "_visits",
-    )
+        "_connection", "_left", "_looking", "_loop", "_pool", "_receive", "_rounds", "_send", "_sent", "_turn_since",
+        "_uploading", "_upstream", "_visits",
+    )  # fmt: skip
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
         self._upstream = upstream
         self._receive = receive
         self._send = send
         self._loop = asyncio.get_running_loop()
-        self._deadline = asyncio.timeout(None)
+        self._pool: Pool | None = None
         self._rounds: _Rounds | None = None
         self._visits = 0
         self._sent = False  # the request, whole: what ``receive`` gives now is the client's leaving
+        self._turn_since: float | None = None  # since when it is the upstream's turn
+        self._uploading: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._connection: Connection | None = None
         self._left = False
 
     async def run(self, scope: Scope) -> None:
@@ -367,19 +390,18 @@ class _Relay:
         if message["type"] == "http.disconnect":
             return
         try:
-            response = await self._ask(scope, message)
-            if response is not None:
-                await self._answer(response)
+            connection = await self._ask(scope, message)
+            if connection is not None:
+                await self._answer(connection)
         finally:
             self._end_visits()
-            if self._response is not None and not self._response.closed:
-                self._response.close()
+            self._release()
 
     # towards the upstream
 
-    async def _ask(self, scope: Scope, message: Message) -> aiohttp.ClientResponse | None:
-        """Send the request; the upstream's head, or None where there is nothing left to pass back."""
-        method: str = scope["method"]
+    async def _ask(self, scope: Scope, message: Message) -> Connection | None:
+        """Send the request; the connection, once its answer's head is there; None where that is told already."""
+        method: str = scope["method"].upper()  # as a guard reads it, and its routes
         if method in {"CONNECT", "TRACE"}:  # a tunnel is none of ours; an echo would show our own credentials
             await self._refuse("request.unsupported")
             return None
@@ -387,72 +409,100 @@ class _Relay:
         body: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)
         try:
-            url = upstream.target(scope)
-            headers = upstream.request_headers(scope)
-            session, _, self._rounds = await upstream.home(self._loop)
-            self._rounds.add(self)
-            data: bytes | AsyncGenerator[bytes, None] | None = body or None
-            if more or len(body) > _AT_ONCE_BYTES:
-                data = self._upload(body, more=more)
-                length = _declared(scope) if more else str(len(body))
-                if length is not None:
-                    headers.append(("content-length", length))
-            else:
-                self._sent = True
-            async with self._deadline:
-                self._response = await session.request(method, url, headers=headers, data=data, allow_redirects=False)
-        except upstream.failures as failure:
-            if not self._left:
-                await self._refuse(_problem(failure), failure)
-            return None
+            length = _declared(scope) if more else len(body) if body or method in _WITH_BODY else None
+            head = upstream.request_head(scope, method, length, chunked=more)
         except ValueError:  # the target, a header or the length is none
             await self._refuse("request.invalid")
             return None
-        if not _can_be_passed_on(self._response):
-            await self._refuse("upstream.invalid")
-            return None
-        return self._response
-
-    async def _upload(self, body: bytes, *, more: bool) -> AsyncGenerator[bytes, None]:
-        """The request's body. The upstream has ``read_timeout_s`` to take each piece; the client has all its time."""
+        self._pool, _, self._rounds = await upstream.home(self._loop)
+        self._rounds.add(self)
+        at_once = not more and len(body) <= _AT_ONCE_BYTES
+        self._sent = at_once
         while True:
-            for start in range(0, len(body), _PIECE_BYTES):
-                self._expect(self._loop.time() + self._upstream.read_timeout_s)
-                yield body[start : start + _PIECE_BYTES]
-            if not more:
-                break
-            self._expect(None)
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._leave()
-                raise ClientLeftError("the client left while its request was being passed on")
-            body = message.get("body", b"")
-            more = message.get("more_body", False)
-        self._expect(self._loop.time() + self._upstream.read_timeout_s)
-        self._sent = True
+            try:
+                connection = self._connection = await self._pool.take()
+                if self._left:
+                    return None
+                self._turn_since = self._loop.time()
+                connection.begin(head + body if at_once else head, bodiless=method == "HEAD")
+                if not at_once:
+                    self._uploading = self._loop.create_task(self._upload(connection, body, length, more=more))
+                await connection.answered()
+            except OSError as failure:
+                if self._left:
+                    return None
+                if at_once and method in _REPEATABLE and self._was_stale():
+                    self._release()
+                    continue
+                await self._refuse(_problem(failure), failure)
+                return None
+            if not 200 <= connection.status <= 599:  # our own server would not send it, once the exchange has settled
+                await self._refuse("upstream.invalid")
+                return None
+            return connection
 
-    def _expect(self, when: float | None) -> None:
-        if self._response is None:
-            self._deadline.reschedule(when)
+    def _was_stale(self) -> bool:
+        connection = self._connection
+        return connection is not None and connection.is_used and connection.is_lost and not connection.status
+
+    async def _upload(self, connection: Connection, body: bytes, length: int | None, *, more: bool) -> None:
+        """The request's body. The upstream has ``read_timeout_s`` to take each piece; the client has all its time."""
+        left = length
+        try:
+            while True:
+                if left is not None:
+                    left -= len(body)
+                    if left < 0 or (left and not more):  # the rest would be read as another request, or waited for
+                        connection.fail(ConnectionAbortedError("the body is not as long as it was declared"))
+                        return
+                for start in range(0, len(body), _PIECE_BYTES):
+                    piece = body[start : start + _PIECE_BYTES]
+                    self._turn_since = self._loop.time()
+                    await connection.write(piece if left is not None else b"%x\r\n%b\r\n" % (len(piece), piece))
+                if not more:
+                    break
+                self._turn_since = None
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    self._leave()
+                    return
+                body = message.get("body", b"")
+                more = message.get("more_body", False)
+            self._turn_since = self._loop.time()
+            if left is None:
+                await connection.write(b"0\r\n\r\n")
+            self._sent = True
+        except OSError:  # who waits for the answer hears it
+            return
 
     # back to the client
 
-    async def _answer(self, response: aiohttp.ClientResponse) -> None:
+    async def _answer(self, connection: Connection) -> None:
         await self._send(
-            {"type": "http.response.start", "status": response.status, "headers": _response_headers(response)},
+            {"type": "http.response.start", "status": connection.status, "headers": _response_headers(connection)},
         )
-        content = response.content
-        failures = (*self._upstream.failures, RuntimeError)  # the last where it was closed while we were sending
         more = True
         while more:
             try:
-                chunk = await content.readany()
-            except failures as failure:
+                chunk = await connection.read()
+            except OSError as failure:
                 if self._left:
                     return
                 raise UpstreamLost(f"the upstream's response broke off: {type(failure).__name__}") from None
-            more = not content.at_eof()
+            more = not connection.is_read
+            if not more:
+                self._release()  # the last message may have to wait for a ledger
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    def _release(self) -> None:
+        """Give the connection back; one whose exchange is not at its end is closed."""
+        connection, self._connection = self._connection, None
+        if self._uploading is not None and not self._uploading.done():
+            self._uploading.cancel()
+            if connection is not None:
+                connection.abort()
+        if connection is not None and self._pool is not None:
+            self._pool.give_back(connection)
 
     async def _refuse(self, code: str, failure: Exception | None = None) -> None:
         self._end_visits()
@@ -471,15 +521,15 @@ class _Relay:
     # what happens meanwhile
 
     def visit(self) -> None:
-        """Look after the client, and after a connection to the upstream that has died unheard."""
+        """Look after the client, and after an upstream that has fallen silent."""
         self._visits += 1
         if self._visits >= _LOOK_FROM_ROUND and self._sent and self._looking is None:
             self._looking = self._loop.create_task(self._until_client_leaves())
-        response = self._response
-        if self._visits % _CHECK_EACH_ROUNDS == 0 and response is not None and not response.content.is_eof():
-            connection = response.connection
-            if connection is not None and connection.closed:
-                response.close()
+        connection, since = self._connection, self._turn_since
+        if connection is None or since is None or connection.complete or connection.is_paused:
+            return
+        if self._loop.time() - max(since, connection.heard_at) > self._upstream.read_timeout_s:
+            connection.fail(TimeoutError("the upstream is silent"))
 
     def _end_visits(self) -> None:
         if self._rounds is not None:
@@ -495,46 +545,40 @@ class _Relay:
     def _leave(self) -> None:
         """Abort what waits for the upstream: nobody will read it."""
         self._left = True
-        if self._response is None:
-            self._deadline.reschedule(self._loop.time())
-        else:
-            self._response.close()
+        if self._connection is not None:
+            self._connection.fail(ConnectionAbortedError("the client left"))
 
 
-def _declared(scope: Scope) -> str | None:
+def _declared(scope: Scope) -> int | None:
+    """How long the body says that it is. ValueError for what is no number."""
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return str(value, "ascii")
+            if not value.isdigit():
+                raise BadRequestError("the declared length is no number")
+            return int(value)
     return None
 
 
-def _can_be_passed_on(response: aiohttp.ClientResponse) -> bool:
-    """Whether our own server would send this head: it hears of it only once the exchange has settled."""
-    return 200 <= response.status <= 599 and not any(_CONTROL.search(value) for _, value in response.raw_headers)
-
-
-def _response_headers(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+def _response_headers(connection: Connection) -> list[tuple[bytes, bytes]]:
     headers: list[tuple[bytes, bytes]] = []
     nominated: set[bytes] = set()
     framed = False
-    for line in response.raw_headers:
-        name = line[0].lower()
+    for line in connection.headers:
+        name = line[0]
         if name not in _HOP_BY_HOP:
-            headers.append((name, line[1]))
+            headers.append(line)
         elif name == b"transfer-encoding":
             framed = True
         elif name == b"connection" and line[1] not in _USUAL_CONNECTION:
             nominated.update(token.strip().lower() for token in line[1].split(b","))
-    if framed or response.status in _NO_CONTENT:
+    if framed or connection.status in _NO_CONTENT:
         nominated.add(b"content-length")  # RFC 9112 6.3: not the body's length, or a body that is not there
     return [line for line in headers if line[0] not in nominated] if nominated else headers
 
 
 def _problem(failure: Exception) -> str:
-    import aiohttp  # noqa: PLC0415 - only to tell failures apart
+    from tenantguard.adapters.http_client import InvalidAnswerError  # noqa: PLC0415 - only to tell failures apart
 
     if isinstance(failure, TimeoutError):
         return "upstream.timeout"
-    if isinstance(failure, aiohttp.ClientResponseError):
-        return "upstream.invalid"
-    return "upstream.unreachable"
+    return "upstream.invalid" if isinstance(failure, InvalidAnswerError) else "upstream.unreachable"

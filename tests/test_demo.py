@@ -93,7 +93,7 @@ def test_a_wrong_number_is_told_with_the_expected_one_and_fails(
     assert "✓ all" not in out
 
 
-@pytest.mark.parametrize("module", ["uvicorn", "aiohttp"])
+@pytest.mark.parametrize("module", ["uvicorn", "httptools"])
 def test_without_the_extra_the_remedy_is_told(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

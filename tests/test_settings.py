@@ -209,12 +209,12 @@ def test_prices_for_all_other_models_are_an_explicit_choice() -> None:
 
 BAD: list[tuple[str, str, str | None]] = [
     ("\ngaurd = 1 # <-", "gaurd", "did you mean 'guard'?"),
-    ("[xyz] # <-", "xyz", "known are alerts, guard, idempotency, ledger, policies"),
+    ("[xyz] # <-", "xyz", "known are alerts, guard, idempotency, ledger, limits, policies"),
     ('[guard]\n\nledgr = "memory://" # <-', "guard.ledgr", "did you mean 'ledger'?"),
     ("guard = 3 # <-", "guard", None),
     ('[guard]\nledger = "redis://localhost" # <-', "guard.ledger", None),
     ('[guard]\nledger = "sqlite:///" # <-', "guard.ledger", None),
-    ('[guard]\nlimits = "redis://localhost" # <-', "guard.limits", None),
+    ('[guard]\nlimits = "memcached://localhost" # <-', "guard.limits", None),
     ("[guard]\nledger = 1 # <-", "guard.ledger", None),
     ('[guard]\nbody_limit = "100" # <-', "guard.body_limit", "write it without quotes"),
     ("[guard]\nbody_limit = 1.5 # <-", "guard.body_limit", None),

@@ -10,8 +10,10 @@ from typing import Final
 
 from tenantguard.flow.ports import System
 
-_COUNTER_BITS: Final = 12
-_COUNTER_MAX: Final = (1 << _COUNTER_BITS) - 1
+_VERSION: Final = 0x7000
+_COUNTER_MAX: Final = 0xFFF
+_CARRY: Final = 0x1_0000 + _VERSION - (_VERSION | _COUNTER_MAX)
+"""From the last id of a millisecond to the first of the next."""
 
 
 class SystemClock:
@@ -46,9 +48,10 @@ class TimeOrderedIds:
             if not self._tails:
                 self._tails = _random_tails(128)
             tail = self._tails.pop()
-            now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
-            last = self._last = now if now > self._last else self._last + 1
-        head = (last >> _COUNTER_BITS & 0xFFFF_FFFF_FFFF) << 16 | 0x7000 | last & _COUNTER_MAX
+            last, head = self._last, time.time_ns() // 1_000_000 << 16 | _VERSION
+            if head <= last:
+                head = last + (1 if last & _COUNTER_MAX < _COUNTER_MAX else _CARRY)
+            self._last = head
         return head.to_bytes(8, "big") + tail
 
 

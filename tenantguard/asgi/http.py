@@ -13,6 +13,7 @@ from tenantguard.asgi.client import ClientWatch
 from tenantguard.asgi.run import BYPASSES, stems_from
 from tenantguard.asgi.waiting import workers
 from tenantguard.errors import ClientLeftError, ResponseCut
+from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
     Body,
@@ -21,19 +22,21 @@ from tenantguard.flow.http import (
     describe_body,
 )
 from tenantguard.guard import (
-    COMPUTE_IN_PLACE_BYTES,
     cut_refusal,
     settle_refusal,
 )
 from tenantguard.model.route import Success
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from starlette.types import Message, Scope
 
     from tenantguard.model.decision import Deny
 
 
 _BODY: Final = "http.response.body"
+_TRAILERS: Final = "http.response.trailers"
 
 
 class HTTPRun(ClientWatch):
@@ -53,13 +56,15 @@ class HTTPRun(ClientWatch):
         """Serve the exchange from its head to its end."""
         token = CURRENT.set(self.exchange)
         try:
-            step = await self.advance(None)
+            step = self.advance(None) or await self.resume()
             if isinstance(step, Response):
                 await self._answer_by_layer(step)
             else:
                 await self._call_app()
-            await self.observe()
-            self.raise_cancelled()
+            if not self._observed:
+                await self.observe()
+            if self._cancelled is not None:
+                self.raise_cancelled()
         except GeneratorExit:  # the loop is gone, and nothing can be awaited: what is held expires
             raise
         except BaseException as failure:
@@ -76,7 +81,8 @@ class HTTPRun(ClientWatch):
         finally:
             CURRENT.reset(token)
             self.leave()
-            self._give_up_drain()
+            if self._drain_place:
+                self._give_up_drain()
             if self._peeked is not None:
                 self._peeked.cancel()
 
@@ -99,7 +105,7 @@ class HTTPRun(ClientWatch):
             if self._stop is None or not stems_from(failure, self._stop):
                 if self.session.response is not None or self.session.settled:
                     raise
-                step = await self.advance(failure)
+                step = self.advance(failure) or await self.resume()
                 assert isinstance(step, Response)
                 await self._answer_by_layer(step, error=failure)
                 return
@@ -162,10 +168,10 @@ class HTTPRun(ClientWatch):
 
     # messages towards the client
 
-    async def _send(self, message: Message) -> None:
-        if self._bare and not self.exchange.resolvers:
-            await self._pass(message)
-            return
+    def _send(self, message: Message) -> Awaitable[None]:
+        return self._pass(message) if self._bare and not self.exchange.resolvers else self._handle(message)
+
+    async def _handle(self, message: Message) -> None:
         if self._busy:
             await self._wait_turn()
         self._busy = True
@@ -180,10 +186,14 @@ class HTTPRun(ClientWatch):
                     await self._start(message)
                 elif kind in BYPASSES and self.guard.layers:
                     raise RuntimeError(f"the application sent {kind}, which was not offered to it")
+                elif kind == _TRAILERS and self.session.rewrites:
+                    await self._hand_over({**message, "headers": []})  # they tell of a body that is another now
                 else:
                     await self._hand_over(message)
         finally:
-            self._rest()
+            self._busy = False
+            if self._idle is not None:
+                self._rest()
         if self._cancelled is not None:
             self.raise_cancelled()
 
@@ -209,14 +219,15 @@ class HTTPRun(ClientWatch):
         """Nothing rewrites and nothing ends with this response: forward what comes, as it comes."""
         session = self.session
         kind = message["type"]
-        if kind == _BODY or kind in BYPASSES:
-            session.count(message.get("body", b""), more=message.get("more_body", False))
+        ends = (kind == _BODY or kind in BYPASSES) and session.count(
+            message.get("body", b""), more=message.get("more_body", False)
+        )
         try:
             await self.send(message)
         except OSError:
             self._gone = True
             raise
-        if session.end_seen and not session.settled:
+        if ends and not session.settled:  # nor meanwhile
             session.settle_bare(left=self._gone)
             await self.observe()
             if self._cancelled is not None:
@@ -229,7 +240,7 @@ class HTTPRun(ClientWatch):
         raw = message.get("headers", ())
         response = Response(message["status"], Headers(raw))
         try:
-            step = await self.advance(response)
+            step = self.advance(response) or await self.resume()
         except Exception as failure:
             self._stop = self._abort = failure  # a layer's fault, whatever the application makes of it
             raise

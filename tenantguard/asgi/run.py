@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from tenantguard.asgi.waiting import kept, library, workers
 from tenantguard.errors import ClientLeftError, LayerError, PortError
-from tenantguard.flow.effects import Ask, CallApp, Compute, Promise, ReadBody
+from tenantguard.flow.effects import Ask, CallApp, Compute, Effect, Promise, ReadBody
 from tenantguard.flow.exchange import Exchange
 from tenantguard.flow.http import (
     Body,
@@ -21,10 +21,9 @@ from tenantguard.flow.http import (
     Response,
     Unreadable,
 )
-from tenantguard.flow.ports import PortEffect
 from tenantguard.flow.session import Session, State
+from tenantguard.flow.walk import begin, is_awaited, walk
 from tenantguard.guard import (
-    COMPUTE_IN_PLACE_BYTES,
     Guard,
     describe_failure,
     log,
@@ -32,12 +31,13 @@ from tenantguard.guard import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from tenantguard.flow.effects import Effect, Flow
+    from tenantguard.flow.effects import Flow
     from tenantguard.flow.http import Outcome
+    from tenantguard.flow.walk import Asked
 
 STATE_KEY: Final = "tenantguard"
 """Where the exchange travels in ``scope["state"]`` (``request.state.tenantguard`` in Starlette)."""
@@ -54,6 +54,8 @@ class Run:
     _cancelled: BaseException | None = None  # came while resolvers or observers ran, and is raised after them
     _settled_event: anyio.Event | None = None
     _observed = False
+    _failed: Exception | None = None  # of the application: a layer saw it
+    _asked: Asked  # by the flow, which waits for it
     _peeked: asyncio.Future[Message] | None = None  # asked for ahead of the application
 
     def __init__(self, app: ASGIApp, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,20 +67,18 @@ class Run:
         state = scope.get("state")
         client = scope.get("client")
         method = scope.get("method", "GET")
-        self.exchange = Exchange(
-            Request(
-                method,
-                scope["path"],
-                headers=Headers(scope["headers"]),
-                query=scope.get("query_string", b""),
-                client=client[0] if client else None,
-                protocol=scope["type"],
-                raw_path=scope.get("raw_path"),
-            ),
-            guard.ports.system,
-            route=guard.routes.find(method, scope["path"]),
-            outer=state.get(STATE_KEY) if state is not None else None,
+        path = scope["path"]
+        request = Request(  # by position, which costs a third of names
+            method,
+            path,
+            Headers(scope["headers"]),
+            scope.get("query_string", b""),
+            client[0] if client else None,
+            scope["type"],
+            scope.get("raw_path"),
         )
+        outer = state.get(STATE_KEY) if state else None
+        self.exchange = Exchange(request, guard.ports.system, guard.routes.find(method, path), outer)
         self.session = Session(self.exchange)
         self._flow: Flow[Response] = guard.handler(self.exchange)
         if guard.ports.alerts is not None:
@@ -111,41 +111,52 @@ class Run:
         if outer is not None:
             self.scope["state"][STATE_KEY] = outer
 
-    async def advance(self, answer: Response | Exception | None) -> CallApp | Response:
-        """Run the flow until it calls the application or returns its response; a failed port becomes a refusal."""
-        flow = self._flow
+    def advance(self, answer: Response | Exception | None) -> CallApp | Response | None:
+        """Run the flow until it calls the application or returns its response; a failed port becomes a refusal.
+
+        None where something has to be waited for: :meth:`resume` does that, and goes on. Most flows never wait, and
+        a coroutine for each step of theirs would cost more than the step.
+        """
+        if isinstance(answer, Exception):
+            self._failed = answer
+            return self._step(self._flow.throw, answer)
+        return self._step(self._flow.send, answer)
+
+    async def resume(self) -> CallApp | Response:
+        """Wait for what the flow asks, and go on, until it calls the application or returns its response."""
+        step = None
+        while step is None:
+            try:
+                answer = await self.answer(self._asked)
+            except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
+                step = self._step(self._flow.throw, failure)
+            else:
+                step = self._step(self._flow.send, answer)
+        return step
+
+    def _step(self, resume: Callable[[Any], Effect[Any]], answer: object) -> CallApp | Response | None:
         session = self.session
-        ports = self.guard.ports
         try:
-            effect = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
-            while session.called or not isinstance(effect, CallApp):
-                try:
-                    if isinstance(effect, PortEffect):
-                        value = effect.perform(ports)
-                        if _is_awaited(value):
-                            value = await self.answered(value)
-                    else:
-                        value = await self.answer(effect)
-                except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
-                    effect = flow.throw(failure)
-                else:
-                    effect = flow.send(value)
+            asked = walk(self._flow, resume(answer), self.guard.ports)
         except StopIteration as stop:
             if not isinstance(stop.value, Response):
                 raise LayerError("a layer's handle must return a Response") from None
             return stop.value
         except PortError as failure:
-            if failure is answer:  # the application's own
+            if failure is self._failed:
                 raise
             return self.exchange.deny(store_refusal(failure))
-        session.call()
-        return effect
+        if isinstance(asked, CallApp) and not session.called:
+            session.call()
+            return asked
+        self._asked = asked
+        return None
 
     async def answered(self, answer: Promise[T] | Awaitable[T]) -> T:
         """Wait for what a port answers later; for a turn in a queue only as long as the client does."""
-        if not (isinstance(answer, Promise) and answer.patient):
-            return await _answered(answer)
-        if not answer.wait(0) and not await self._kept_patiently(answer):
+        if not isinstance(answer, Promise):
+            return await answer
+        if not answer.wait(0) and not await (self._kept_patiently(answer) if answer.patient else kept(answer)):
             return answer.late()
         return answer.result()
 
@@ -193,20 +204,21 @@ class Run:
         peeked, self._peeked = self._peeked, None
         return await peeked
 
-    async def answer(self, effect: Effect[Any]) -> Any:
-        """Answer an effect that no port answers."""
+    async def answer(self, asked: Asked) -> Any:
+        """Answer what :func:`walk` could not: an effect that no port answers, or what a port answers later."""
+        return await (self.answered(asked) if is_awaited(asked) else self._answer_effect(asked))
+
+    async def _answer_effect(self, effect: object) -> Any:
         if isinstance(effect, ReadBody):
             return await self.read_body(effect.limit)
         if isinstance(effect, Compute):
-            if effect.size <= COMPUTE_IN_PLACE_BYTES:
-                return effect.call()
             return await anyio.to_thread.run_sync(effect.call, limiter=workers())
         if isinstance(effect, Ask):
             if effect.inline or iscoroutinefunction(effect.call):
                 answer = effect.call()
             else:
                 (answer,) = await anyio.to_thread.run_sync(lambda: (effect.call(),))  # trio refuses a bare awaitable
-            return await _answered(answer) if _is_awaited(answer) else answer
+            return await _answered(answer) if is_awaited(answer) else answer
         if isinstance(effect, CallApp):
             self.session.call()  # says what is wrong with a second one
         raise LayerError(f"a layer yielded {type(effect).__name__}, which is no effect")
@@ -247,49 +259,47 @@ class Run:
             resolver, strict = resolvers.pop()
             try:
                 flow = resolver(outcome)
-                if flow is not None:
-                    await self._drive(flow)
+                if flow is not None and (asked := begin(flow, self.guard.ports)) is not None:
+                    await self._finish(flow, asked)
             except Exception as failure:  # noqa: BLE001 - each resolver is isolated from the others
                 log.error("a resolver failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
                 sound = sound and not strict
         return sound
 
     async def observe(self) -> None:
-        """Tell the outcome to whoever wants to hear it; once, after the hand-off."""
+        """Tell the outcome to whoever wants to hear it; once, after the hand-off.
+
+        Each is let go of: it refers back to the exchange, which then needs no garbage collector.
+        """
         if self._observed or self.session.outcome is None:
             return
         self._observed = True
-        if self.exchange.observers:
-            await self._shielded(self._tell(self.session.final()))
-
-    async def _tell(self, outcome: Outcome) -> None:
-        """Tell each, and let go of them: they refer back to the exchange, which then needs no garbage collector."""
+        if not self.exchange.observers:
+            return
+        outcome = self.session.final()
         observers, self.exchange.observers = self.exchange.observers, []
         for observer in observers:
             try:
                 flow = observer(outcome)
-                if flow is not None:
-                    await self._drive(flow)
+                if flow is not None and (asked := begin(flow, self.guard.ports)) is not None:
+                    await self._shielded(self._finish(flow, asked))
             except Exception as failure:  # noqa: BLE001 - an observer can neither delay nor change the outcome
                 log.error("an observer failed: exchange=%s error=%s", self.exchange.id, describe_failure(failure))
 
-    async def _drive(self, flow: Flow[None]) -> None:
-        """Run the flow of a resolver or observer to its end, whatever cancels us meanwhile."""
+    async def _finish(self, flow: Flow[None], asked: Asked) -> None:
+        """Run the flow of a resolver or observer, which has asked that, to its end, whatever cancels us meanwhile."""
         ports = self.guard.ports
         try:
-            effect = flow.send(None)
             while True:
                 try:
-                    if isinstance(effect, PortEffect):
-                        value = effect.perform(ports)
-                        if _is_awaited(value):
-                            value = await self._answered_undisturbed(value)
+                    if is_awaited(asked):
+                        answer = await self._answered_undisturbed(asked)
                     else:
-                        value = await self._undisturbed(self.answer(effect))
+                        answer = await self._undisturbed(self._answer_effect(asked))
                 except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
-                    effect = flow.throw(failure)
+                    asked = walk(flow, flow.throw(failure), ports)
                 else:
-                    effect = flow.send(value)
+                    asked = walk(flow, flow.send(answer), ports)
         except StopIteration:
             return
 
@@ -355,11 +365,6 @@ class Run:
         cancelled, self._cancelled = self._cancelled, None
         if cancelled is not None:
             raise cancelled
-
-
-def _is_awaited(answer: object) -> TypeGuard[Promise[Any] | Awaitable[Any]]:
-    """Whether an answer comes later; a fifth of the time of ``inspect.isawaitable``."""
-    return answer is not None and (isinstance(answer, Promise) or hasattr(answer, "__await__"))
 
 
 async def _answered(answer: Promise[T] | Awaitable[T]) -> T:

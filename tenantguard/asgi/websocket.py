@@ -13,6 +13,7 @@ import anyio.to_thread
 from tenantguard.asgi.run import Run, stems_from
 from tenantguard.asgi.waiting import workers
 from tenantguard.errors import ClientLeftError, ResponseCut
+from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
     Cut,
@@ -20,7 +21,6 @@ from tenantguard.flow.http import (
     Response,
 )
 from tenantguard.guard import (
-    COMPUTE_IN_PLACE_BYTES,
     cut_refusal,
 )
 from tenantguard.model.decision import Reason
@@ -63,7 +63,7 @@ class WebSocketRun(Run):
         """Serve the socket from connect to close."""
         token = CURRENT.set(self.exchange)
         try:
-            step = await self.advance(None)
+            step = self.advance(None) or await self.resume()
             if isinstance(step, Response):
                 await self._next()  # the connect
                 await self._refuse(step)
@@ -162,7 +162,7 @@ class WebSocketRun(Run):
             session.sent += _frame_length(message)
 
     async def _accept(self, message: Message) -> None:
-        step = await self.advance(Response(101, Headers(message.get("headers", ()))))
+        step = self.advance(Response(101, Headers(message.get("headers", ())))) or await self.resume()
         assert isinstance(step, Response)
         if step.body is None and any(transform.rewrites for transform in step.transforms):
             step = self.exchange.deny(cut_refusal(Reason.RESPONSE_UNREADABLE))  # a body's, which a socket has none of
@@ -180,7 +180,7 @@ class WebSocketRun(Run):
         """The application refuses with a response of its own, which passes the layers as any other."""
         if self.session.response is not None:
             raise RuntimeError("the application started its response twice")
-        step = await self.advance(Response(message["status"], Headers(message.get("headers", ()))))
+        step = self.advance(Response(message["status"], Headers(message.get("headers", ())))) or await self.resume()
         assert isinstance(step, Response)
         if step.body is not None:
             await self._refuse(step)

@@ -204,11 +204,21 @@ def _direction(direction: Direction | None) -> str:
         told.append(f"those of {', '.join(find.countries)}")
     if find.languages != usual.find.languages:
         told.append(f"in {', '.join(find.languages)}")
+    if find.phone_regions:
+        told.append(f"telephone numbers of {', '.join(find.phone_regions)}")
+    if not find.context:
+        told.append("whatever words are before")
+    if find.normalize:
+        told.append("in any width")
     told += [f"{entity}: {operator.kind.value}" for entity, operator in direction.operators]
     lists = (("allowed", find.allow), ("denied", find.deny))
     told += [f"{count} {what}" for what, listing in lists if (count := _entries(listing))]
     if find.known:
         told.append(f"{len(find.known)} known secrets")
+    if find.secrets and not find.entropy:
+        told.append("no random keys")
+    if direction.limit_bytes is not None:
+        told.append(f"at most {direction.limit_bytes} bytes")
     if direction.fields:
         told.append(f"only {', '.join(direction.fields)}")
     if direction.skip:

@@ -53,12 +53,9 @@ class Answer:
 
     @property
     def left(self) -> int | None:
-        """The units left in the tightest bucket: ``r`` of the header ``RateLimit``."""
-        for parameter in self.headers.get("ratelimit", "").split(";"):
-            name, _, value = parameter.partition("=")
-            if name == "r" and value.isdecimal():
-                return int(value)
-        return None
+        """The requests left in the tightest bucket, as the provider whose API was called tells its clients."""
+        openai = self.number("x-ratelimit-remaining-requests")
+        return openai if openai is not None else self.number("anthropic-ratelimit-requests-remaining")
 
 
 def post(url: str, path: str, key: str, body: Any, behaviour: str | None = None) -> Answer:

@@ -6,7 +6,7 @@ answers. An answer may be a value, an awaitable, or a :class:`Promise` that anot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from tenantguard.errors import PortTimeout
 from tenantguard.flow.http import Body, Response, Unreadable
@@ -14,6 +14,9 @@ from tenantguard.model.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
+
+COMPUTE_IN_PLACE_BYTES: Final = 65_536
+"""Our own CPU work up to this size runs in place on an event loop; a hop to a worker costs about 100 us."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -73,6 +76,9 @@ class CallApp(Effect[Response]):
 
     def __repr__(self) -> str:
         return "CallApp()"
+
+
+CALL_APP: Final = CallApp()
 
 
 @frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tenantguard.errors import BadRequestError, LayerError
 from tenantguard.flow.http import Headers, Response
@@ -57,7 +57,6 @@ class Exchange:
         self,
         request: Request,
         system: System,
-        *,
         route: Route = DEFAULT_ROUTE,
         outer: Exchange | None = None,
         id: str | None = None,  # noqa: A002 - the exchange's own name for it
@@ -71,7 +70,7 @@ class Exchange:
         self.observers: list[Callable[[Outcome], Flow[None] | None]] = []
         self.on_disconnect: OnDisconnect | None = None
         self.started_ns = system.clock.monotonic_ns()
-        self._facts: dict[type, object] = {}
+        self._facts: dict[type, Any] = {}
         self._id = id
 
     @property
@@ -91,16 +90,17 @@ class Exchange:
 
     def get(self, kind: type[S]) -> S:
         """The fact of this type. :class:`LayerError` says that nobody left one."""
-        try:
-            return cast("S", self._facts[kind])
-        except KeyError:
+        fact: S | None = self._facts.get(kind)
+        if fact is None:
             raise LayerError(
                 f"no layer further out left a {kind.__name__} on this exchange: put one that provides it before",
-            ) from None
+            )
+        return fact
 
     def find(self, kind: type[S]) -> S | None:
         """The fact of this type, or None."""
-        return cast("S | None", self._facts.get(kind))
+        fact: S | None = self._facts.get(kind)  # a call of ``cast`` would cost as much again
+        return fact
 
     def report(
         self,

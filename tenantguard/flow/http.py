@@ -111,7 +111,7 @@ class Headers:
     def remove(self, *names: str) -> None:
         """Drop every line of these names."""
         wanted = _all_encoded(names)
-        kept = [line for line in self.raw if line[0] not in wanted and line[0].lower() not in wanted]
+        kept = [line for line in self.raw if line[0].lower() not in wanted]
         if len(kept) < len(self.raw):
             self.raw = kept
             self._owned = True
@@ -223,7 +223,6 @@ class Request:
         self,
         method: str,
         path: str,
-        *,
         headers: Headers | None = None,
         query: bytes = b"",
         client: str | None = None,

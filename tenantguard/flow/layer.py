@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from tenantguard.errors import ConfigurationError
-from tenantguard.flow.effects import CallApp, Flow, ask
+from tenantguard.flow.effects import CALL_APP, Flow, ask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -33,7 +33,8 @@ class Layer(Protocol):
 
 def call_app(exchange: Exchange) -> Flow[Response]:  # noqa: ARG001 - a Handler takes the exchange
     """The innermost handler: the application itself."""
-    return (yield from CallApp())
+    response: Response = yield CALL_APP
+    return response
 
 
 def stack(layers: Iterable[Layer], innermost: Handler = call_app) -> Handler:

@@ -183,14 +183,14 @@ class Session:
         return chunk
 
     def count(self, chunk: bytes, *, more: bool) -> bool:
-        """Count body bytes that pass untouched; True at the end of the body."""
+        """Count body bytes that pass untouched; True where they are the last, and the exchange ends with them."""
         assert self.state is _HEADED or self.state is _DONE
         length = len(chunk)
-        self.received += length
+        self.received = received = self.received + length
         self.sent += length
-        if not more or (self.declared is not None and self.received >= self.declared):
+        if not more or (self.declared is not None and received >= self.declared):
             self.end_seen = True
-        return self.end_seen
+        return self.end_seen and self.state is _HEADED
 
     def settle_bare(self, *, left: bool) -> None:
         """Nothing was taken that must end; the outcome matters to observers alone."""
@@ -224,7 +224,9 @@ class Session:
 
     def conclude(self, *, error: BaseException | None = None, left: bool = False) -> Outcome:
         """How the exchange ends if it ends now. ``left``: the client is known to have gone."""
-        return self._outcome(*self._ending(error, left=left), error)
+        ended = self._ended()
+        ending, reason = self._ending(error, left=left, ended=ended)
+        return self._outcome(ending, reason, error, ended=ended)
 
     def conclude_socket(self, code: int | None, *, left: bool, error: BaseException | None = None) -> Outcome:
         """How a WebSocket ends if it ends now, closed with ``code`` by the client (``left``) or the application."""
@@ -232,13 +234,14 @@ class Session:
         if not accepted:
             return self.conclude(error=error, left=left)
         if error is not None:
-            return self._outcome(Ending.FAILED, type(error).__name__, error)
+            return self._outcome(Ending.FAILED, type(error).__name__, error, ended=self._ended())
         if code is None:
-            return self._outcome(Ending.FAILED, "response.unfinished", None)
+            return self._outcome(Ending.FAILED, "response.unfinished", None, ended=self._ended())
         self.end_seen = code in CLEAN_CLOSES
         if self.end_seen:
-            return self._outcome(Ending.COMPLETED, None, None)
-        return self._outcome(Ending.LEFT if left else Ending.FAILED, f"websocket.{code}", None)
+            return self._outcome(Ending.COMPLETED, None, None, ended=self._ended())
+        ending = Ending.LEFT if left else Ending.FAILED
+        return self._outcome(ending, f"websocket.{code}", None, ended=self._ended())
 
     def final(self) -> Outcome:
         """The outcome as observers hear it: with what was sent after settling. Only once settled."""
@@ -303,17 +306,9 @@ class Session:
             return b""
         return data
 
-    def _outcome(self, ending: Ending, reason: str | None, error: BaseException | None) -> Outcome:
-        return Outcome(
-            ending,
-            called=self.called,
-            status=self.response.status if self.response is not None else 0,
-            received=self.received,
-            sent=self.sent,
-            ended=self._ended(),
-            reason=reason,
-            error=error,
-        )
+    def _outcome(self, ending: Ending, reason: str | None, error: BaseException | None, *, ended: bool) -> Outcome:
+        status = self.response.status if self.response is not None else 0
+        return Outcome(ending, self.called, status, self.received, self.sent, ended, reason, error)
 
     def _ended(self) -> bool:
         marker = self.response.marker if self.response is not None else None
@@ -326,7 +321,7 @@ class Session:
         decisions = self.exchange.decisions
         return decisions[-1].reason if decisions and decisions[-1].kind == "deny" else None
 
-    def _ending(self, error: BaseException | None, *, left: bool) -> tuple[Ending, str | None]:
+    def _ending(self, error: BaseException | None, *, left: bool, ended: bool) -> tuple[Ending, str | None]:
         response = self.response
         failure = type(error).__name__ if error is not None else None
         if self.cut is not None:
@@ -343,8 +338,8 @@ class Session:
             return Ending.LEFT, None
         if failure is not None:
             return Ending.FAILED, failure
-        if response is None or not (self._ended() or self.end_seen):
+        if response is None or not (ended or self.end_seen):
             return Ending.FAILED, "response.unfinished"
-        if not self._ended():
+        if not ended:
             return Ending.FAILED, "response.marker_missing" if response.marker is not None else "response.length"
         return Ending.COMPLETED, None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +38,7 @@ from tenantguard.rules.spent import Spent
 from tenantguard.rules.usage import CallableDecoder, UnitSource, make_decoder, stream_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from tenantguard.flow.effects import Flow
     from tenantguard.flow.exchange import Exchange
@@ -75,6 +76,7 @@ class _Account:
         "names_response",
         "placed",
         "prepared",
+        "question",
         "stream",
     )
 
@@ -88,6 +90,7 @@ class _Account:
         self.legs: list[Leg] = []
         self.holds_money = 0  # so many of the legs are money
         self.comes_back: frozenset[str] = frozenset()  # units that are returned at the end
+        self.question: Hashable = None  # what is asked and who pays, where a budget was just found spent
         self.placed = True  # as far as is known: False once the ledger has said that it holds nothing
 
 
@@ -126,7 +129,7 @@ class Charge:
         account = _Account(_bill(route))
         denial: Deny | None = None
         if route.usage is not None and not route.counts_units:
-            denial = yield from self._price_tokens(exchange, account)
+            denial = yield from self._price_tokens(exchange, plan, account)
         if denial is None:
             denial = self._convert(exchange, plan, account)
         if denial is None and account.legs:
@@ -153,7 +156,7 @@ class Charge:
 
     # pricing
 
-    def _price_tokens(self, exchange: Exchange, account: _Account) -> Flow[Deny | None]:
+    def _price_tokens(self, exchange: Exchange, plan: LegPlan, account: _Account) -> Flow[Deny | None]:
         """Read the request as it will be sent, find its price, and bound its output."""
         request, route, bill = exchange.request, exchange.route, account.bill
         assert route.usage is not None
@@ -163,6 +166,12 @@ class Charge:
         body = yield from ReadBody(self._body_limit)
         if isinstance(body, Unreadable):
             return _deny(body.reason, body.status, body.message)
+        if self._spent and exchange.find(Claim) is None:
+            account.question = _question(exchange, plan, body.data)
+            clock = exchange.system.clock
+            again = self._spent.again(account.question, clock.monotonic_ns(), clock.wall_ns())
+            if again is not None:
+                return again
         form = request.headers.get("content-type") if media.type == _FORM else None
         read = yield from compute(
             partial(_read, route.usage, body, request.path, form, route.max_output), len(body.data)
@@ -228,7 +237,10 @@ class Charge:
         if claim is None and self._spent:
             spent = self._spent.find(account.legs, clock.monotonic_ns(), clock.wall_ns())
             if spent is not None:
-                return _refusal(account, replace(spent[1], leg=spent[0]))
+                denial = _refusal(account, replace(spent[1], leg=spent[0]))
+                if account.question is not None:
+                    self._spent.keep(account.question, account.legs[spent[0]], denial)
+                return denial
         hold_id = exchange.new_id()
         exchange.on_disconnect = on_disconnect(exchange.route)
         exchange.resolve(partial(self._end, exchange, account, hold_id), strict=True)
@@ -385,6 +397,14 @@ def _bill(route: Route) -> Bill:
     if route.unit_price is not None:
         bill.currency, bill.unit_nanos = route.unit_price.currency, route.unit_price.nanos
     return bill
+
+
+def _question(exchange: Exchange, plan: LegPlan, data: bytes) -> Hashable:
+    """All that decides what the request costs and who pays. Routes and prices outlive the moment that counts."""
+    request, tenant = exchange.request, exchange.get(Tenant)
+    kind = request.headers.get("content-type")
+    digest = blake2b(data, digest_size=16).digest()
+    return plan, id(exchange.route), tenant.id, tenant.identity and tenant.identity.id, request.path, kind, digest
 
 
 def _read(

@@ -9,7 +9,7 @@ and settled with what the response says was used.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tenantguard.errors import BadRequestError, PortError
 from tenantguard.flow.effects import ReadBody, compute
@@ -45,46 +45,77 @@ if TYPE_CHECKING:
     from tenantguard.flow.http import Body, Outcome, Response
     from tenantguard.flow.layer import Handler
     from tenantguard.flow.ports import Taken
-    from tenantguard.model.route import Dialect
+    from tenantguard.model.route import Route
     from tenantguard.rules.estimates import Estimate
     from tenantguard.rules.limits import Limit
     from tenantguard.rules.requests import Call
-    from tenantguard.rules.signals import Line
+    from tenantguard.rules.signals import Line, Signal
 
 _PLANS_MAX: Final = 4096
 _ASKED_MAX: Final = 16_384
 _FORM: Final = "multipart/form-data"
 
+_Caller: TypeAlias = "tuple[int, str | None, str | None, int]"
+"""A policy and a route by their ``id`` (what is kept under it keeps both), and the ids of tenant and identity."""
 
-class _Asked:
-    """What a request takes: its limits, and a take for each; the same for all requests that ask for the same."""
 
-    __slots__ = ("command", "costs", "in_place", "limits", "replaced", "signal", "slowest", "takes")
+class _Shape:
+    """What requests of one policy on one route have in common: which limits they meet, and how these are told.
+
+    ``metered``: the limits depend on the model that is called, or on its tokens, so that this has none of them.
+    """
+
+    __slots__ = ("command", "costs", "limits", "metered", "plan", "replaced", "route", "signal", "slowest")
 
     def __init__(
-        self, limits: tuple[Limit, ...], takes: tuple[Take, ...], signals: Signals, dialect: Dialect
+        self,
+        plan: LimitPlan,
+        route: Route,
+        limits: tuple[Limit, ...],
+        costs: Sequence[int],
+        signal: Signal | None,
+        *,
+        metered: bool = False,
     ) -> None:
+        self.plan = plan
+        self.route = route
         self.limits = limits
-        self.takes = takes
-        self.costs = [take.cost for take in takes]
-        self.slowest = slowest_first(limits, self.costs) or range(len(limits))
-        self.signal = signal_of(signals, dialect, limits, self.costs)
-        self.replaced = self.signal.replaced if self.signal is not None else ()
-        windows = any(take.strategy is not Strategy.TOKEN_BUCKET for take in takes)
+        self.costs = costs
+        self.metered = metered
+        self.slowest = slowest_first(limits, costs) or [(index, 1) for index in range(len(limits))]
+        self.signal = signal
+        self.replaced = signal.replaced if signal is not None else ()
+        windows = any(limit.strategy is not Strategy.TOKEN_BUCKET for limit in limits)
         self.command = TakeWithWindows if windows else TakeTokens
-        self.in_place = None if windows else TakeInPlace(takes)
+
+
+class _Asked:
+    """What one caller's requests take on one route: a take for each limit."""
+
+    __slots__ = ("in_place", "shape", "takes")
+
+    def __init__(self, shape: _Shape, tenant: Tenant | None, model: str | None = None) -> None:
+        self.shape = shape
+        route = shape.route.name
+        self.takes = tuple(
+            [
+                Take(limit.key(tenant, route, model), limit.rate, cost, limit.shadow, limit.strategy)
+                for limit, cost in zip(shape.limits, shape.costs, strict=True)
+            ]
+        )
+        self.in_place = TakeInPlace(self.takes) if shape.command is TakeTokens else None
 
 
 class _Planned(LimitPlan):
-    """The limits of a policy, and what was asked of them lately, by tenant, identity and route."""
+    """The limits of a policy, and what its requests on each route have in common, by the route's ``id``."""
 
-    __slots__ = ("asked",)
+    __slots__ = ("shapes",)
 
     def __init__(
         self, section: RateSection, plan: str | None = None, *, prefix: str = "", policy: Policy | None = None
     ) -> None:
         super().__init__(section, plan, prefix=prefix, policy=policy)
-        self.asked: dict[tuple[str | None, str | None, str], _Asked] = {}
+        self.shapes: dict[int, _Shape] = {}
 
 
 class _Meter:
@@ -131,7 +162,7 @@ class _Taking:
         if meter is not None:
             used = tokens_used(outcome, meter.decoder, self.exchange.find(Reported), meter.input_bytes)
             if used is not None:
-                costs = tuple([used if limit.unit == TOKENS else None for limit in self.asked.limits])
+                costs = tuple([used if limit.unit == TOKENS else None for limit in self.asked.shape.limits])
         yield from SettleTokens(self.id, costs)
 
 
@@ -166,6 +197,7 @@ class RateLimit:
         self._signals = Signals(signals) if signals is not None else None
         self._body_limit = body_limit
         self._plans: dict[int, _Planned] = {}
+        self._asked: dict[_Caller, _Asked] = {}
         self._own: _Planned | None = None
         if rate is not None:
             self.requires = ()
@@ -174,18 +206,18 @@ class RateLimit:
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Take, and refuse with 429, or 422 where no waiting will help."""
-        plan = self._own if self._own is not None else self._planned(exchange.get(Policy))
-        if plan is None:
+        asked = self._asked_by(exchange)
+        if asked is None:
             return (yield from proceed(exchange))
+        shape = asked.shape
         meter: _Meter | None = None
-        if plan.needs_call(exchange.route):
+        if shape.metered:
             read = yield from self._read(exchange)
             if isinstance(read, Deny):
                 return exchange.deny(read)
             meter = read
-            asked = self._metered(plan, exchange, meter)
-        else:
-            asked = self._plain(plan, exchange)
+            asked = self._metered(shape.plan, exchange, meter)
+            shape = asked.shape
         if not asked.takes:
             return (yield from proceed(exchange))
         answer: Taken | Shortage | None = None
@@ -195,73 +227,85 @@ class RateLimit:
         if answer is None:
             taking = _Taking(exchange, asked, meter)
             exchange.resolve(taking)
-            answer = yield from asked.command(taking.id, asked.takes, plan.section.on_error)
+            answer = yield shape.command(taking.id, asked.takes, shape.plan.section.on_error)
         if isinstance(answer, Shortage):
-            return exchange.deny(self._refusal(exchange, asked, answer))
-        lines = self._allow(exchange, asked, answer)
+            return exchange.deny(self._refusal(exchange, shape, answer))
+        lines = self._allow(exchange, shape, answer)
         response = yield from proceed(exchange)
         if meter is not None:
             meter.tap(exchange, response)
         elif taking is not None and response.body is None:  # the application's: what was taken stays, before the end
             try:
-                yield from SettleTokens(taking.id)
+                yield SettleTokens(taking.id)
             except PortError:  # then as the end of the exchange, where it fails alone
                 pass
             else:
                 exchange.unresolve(taking)
         if lines and exchange.decisions[-1].kind == "allow":  # a refusal further in gives the units back
-            if asked.replaced:
-                response.headers.remove(*asked.replaced)
+            if shape.replaced:
+                response.headers.remove(*shape.replaced)
             response.headers.extend(lines)
         return response
 
     # what is asked
 
-    def _planned(self, policy: Policy) -> _Planned | None:
-        try:
-            return self._plans[id(policy)]
-        except KeyError:
-            pass
-        plan = _Planned.of(policy)
-        if plan is None:
-            return None
-        if len(self._plans) >= _PLANS_MAX:  # policies that were replaced
-            self._plans.clear()
-        self._plans[id(policy)] = plan
-        return plan
-
-    def _plain(self, plan: _Planned, exchange: Exchange) -> _Asked:
-        """What a request takes of which only tenant, identity and route matter."""
+    def _asked_by(self, exchange: Exchange) -> _Asked | None:
+        """What a request takes, as far as caller and route say; None where nothing is limited."""
+        policy = exchange.get(Policy) if self._own is None else None
         tenant, route = exchange.find(Tenant), exchange.route
         identity = tenant.identity if tenant is not None else None
         key = (
+            id(policy),
             tenant.id if tenant is not None else None,
             identity.id if identity is not None else None,
-            route.name,
+            id(route),
         )
-        asked = plan.asked.get(key)
+        asked = self._asked.get(key)
         if asked is None:
-            if len(plan.asked) >= _ASKED_MAX:
-                plan.asked.clear()
-            asked = plan.asked[key] = self._ask(plan, exchange, None, None)
+            plan = self._planned(policy) if policy is not None else self._own
+            if plan is None:
+                return None
+            shape = plan.shapes.get(id(route))
+            if shape is None:
+                metered = plan.needs_call(route)
+                limits = () if metered else plan.applying(route, None)
+                shape = plan.shapes[id(route)] = self._shape(plan, exchange, limits, metered=metered)
+            if len(self._asked) >= _ASKED_MAX:
+                self._asked.clear()
+            asked = self._asked[key] = _Asked(shape, tenant)
         return asked
 
-    def _metered(self, plan: LimitPlan, exchange: Exchange, meter: _Meter) -> _Asked:
-        limits = plan.applying(exchange.route, meter.call.model)
-        bursts = [limit.rate.burst for limit in limits if limit.unit == TOKENS and not limit.shadow]
-        tokens = meter.estimate.within(min(bursts, default=meter.estimate.tokens))
-        return self._ask(plan, exchange, meter.call.model, tokens)
+    def _planned(self, policy: Policy) -> _Planned | None:
+        plan = self._plans.get(id(policy))
+        if plan is None:
+            plan = _Planned.of(policy)
+            if plan is not None:
+                if len(self._plans) >= _PLANS_MAX:  # policies that were replaced
+                    self._plans.clear()
+                self._plans[id(policy)] = plan
+        return plan
 
-    def _ask(self, plan: LimitPlan, exchange: Exchange, model: str | None, tokens: int | None) -> _Asked:
-        tenant, route = exchange.find(Tenant), exchange.route
-        costs = {**dict(route.takes), REQUESTS: 1, TOKENS: tokens or 0}
-        limits = plan.applying(route, model)
-        takes = [
-            Take(limit.key(tenant, route.name, model), limit.rate, costs[limit.unit], limit.shadow, limit.strategy)
-            for limit in limits
-        ]
+    def _metered(self, plan: LimitPlan, exchange: Exchange, meter: _Meter) -> _Asked:
+        model, tokens = meter.call.model, meter.estimate.tokens
+        limits = plan.applying(exchange.route, model)
+        bursts = [limit.rate.burst for limit in limits if limit.unit == TOKENS and not limit.shadow]
+        shape = self._shape(plan, exchange, limits, meter.estimate.within(min(bursts, default=tokens)))
+        return _Asked(shape, exchange.find(Tenant), model)
+
+    def _shape(
+        self,
+        plan: LimitPlan,
+        exchange: Exchange,
+        limits: tuple[Limit, ...],
+        tokens: int = 0,
+        *,
+        metered: bool = False,
+    ) -> _Shape:
+        units = {**dict(exchange.route.takes), REQUESTS: 1, TOKENS: tokens}
+        costs = [units[limit.unit] for limit in limits]
         signals = self._signals if self._signals is not None else plan.section.signals
-        return _Asked(limits, tuple(takes), signals, exchange.dialect)
+        signal = signal_of(signals, exchange.dialect, limits, costs)
+        return _Shape(plan, exchange.route, limits, costs, signal, metered=metered)
 
     def _read(self, exchange: Exchange) -> Flow[_Meter | Deny]:
         """Read the call that the request makes, and estimate its tokens."""
@@ -282,25 +326,25 @@ class RateLimit:
 
     # what is told
 
-    def _allow(self, exchange: Exchange, asked: _Asked, taken: Taken) -> Sequence[Line]:
+    def _allow(self, exchange: Exchange, shape: _Shape, taken: Taken) -> Sequence[Line]:
         """Record the decision; the answer is what the response tells of it."""
         levels = taken.levels
-        index = tightest_of(asked.slowest, asked.costs, levels)
+        index = tightest_of(shape.slowest, levels) if len(levels) > 1 else 0
         details: dict[str, object] = {"remaining": levels[index][0]}
         if taken.shadowed:
-            details["shadowed"] = [asked.limits[index].name for index in taken.shadowed]
+            details["shadowed"] = [shape.limits[index].name for index in taken.shadowed]
         if taken.degraded:
             details["degraded"] = True
-        exchange.decisions.append(Allow(self.name, asked.limits[index].name, details))
-        signal = asked.signal
+        exchange.decisions.append(Allow(self.name, shape.limits[index].name, details))
+        signal = shape.signal
         if signal is None:
             return ()
         return signal.told(index, levels, exchange.system.clock.wall_ns() if signal.dated else 0)
 
-    def _refusal(self, exchange: Exchange, asked: _Asked, shortage: Shortage) -> Deny:
-        details: dict[str, object] = {"failing": [asked.limits[index].name for index in shortage.failing]}
+    def _refusal(self, exchange: Exchange, shape: _Shape, shortage: Shortage) -> Deny:
+        details: dict[str, object] = {"failing": [shape.limits[index].name for index in shortage.failing]}
         if shortage.shadowed:
-            details["shadowed"] = [asked.limits[index].name for index in shortage.shadowed]
+            details["shadowed"] = [shape.limits[index].name for index in shortage.shadowed]
         if shortage.degraded:
             details["degraded"] = True
         if shortage.retry_after_ns is None:
@@ -311,18 +355,18 @@ class RateLimit:
                 details,
             )
         wait_s = -(-shortage.retry_after_ns // NANOS_PER_SECOND)
-        failing = [index for index in asked.slowest if index in shortage.failing]
-        index = tightest_of(failing, asked.costs, shortage.levels)
+        failing = [one for one in shape.slowest if one[0] in shortage.failing]
+        index = tightest_of(failing, shortage.levels)
         headers: Sequence[Line] = ()
         members: dict[str, object] = {}
-        if asked.signal is not None:
-            headers = asked.signal.refused(index, shortage.levels, wait_s, exchange.system.clock.wall_ns())
+        if shape.signal is not None:
+            headers = shape.signal.refused(index, shortage.levels, wait_s, exchange.system.clock.wall_ns())
             members["violated-policies"] = details["failing"]
         return Deny(
             self.name,
             Reason.RATE_EXCEEDED,
             429,
-            f"Too many {asked.limits[index].unit}. Try again in {wait_s} s.",
+            f"Too many {shape.limits[index].unit}. Try again in {wait_s} s.",
             retry_after_ms=-(-shortage.retry_after_ns // 1_000_000),
             headers=tuple(headers),
             details=details,

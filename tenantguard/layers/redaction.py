@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from tenantguard.errors import ConfigurationError
@@ -25,7 +25,7 @@ from tenantguard.rules.encodings import decoding
 from tenantguard.rules.media import content_of
 from tenantguard.rules.placeholders import Vault, tenant_key
 from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, Passing, Refused, WholeBody, body_for
-from tenantguard.rules.redaction.buffered import NAMES_WORK, Buffered, Named, Naming, Reading
+from tenantguard.rules.redaction.buffered import NAMES_WORK, Buffered, Naming, with_names
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.heads import redact_path, redact_query, redact_raw_path, redact_value
@@ -33,7 +33,13 @@ from tenantguard.rules.redaction.json_lines import JsonArray, JsonLines
 from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON
 from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, ResponseScrub, SecretFoundError
+from tenantguard.rules.redaction.rule import (
+    Identifiers,
+    MalformedTextError,
+    RequestMask,
+    ResponseScrub,
+    SecretFoundError,
+)
 from tenantguard.rules.refusals import render_error_event
 
 if TYPE_CHECKING:
@@ -71,7 +77,6 @@ _NO_FUNCTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _UNREADY: Final = Deny(
     _NAME, Reason.REDACTION_FAILED, 503, "What the policy of this tenant says of redaction cannot be done."
 )
-_Rule = TypeVar("_Rule", RequestMask, ResponseScrub)
 
 
 class Redaction:
@@ -139,8 +144,9 @@ class Redaction:
                 and not (yield from compute(partial(self._try_ready, plan), _LONG))
             ):
                 return exchange.deny(_UNREADY)
-        keys = self._keys_of(tenant, _encrypts(inward) or _encrypts(outward))
-        walk = _Walk(exchange, inward, outward, vault, keys, section.restore)
+        encrypts = (inward is not None and inward.encrypts) or (outward is not None and outward.encrypts)
+        keys = self._keys_of(tenant, encrypts)
+        walk = _Walk(exchange, inward, outward, vault, keys, section.restore, self._identifiers)
         if inward is not None:
             denial = yield from self._mask(walk, inward)
             if vault.count or is_socket:
@@ -151,8 +157,7 @@ class Redaction:
             exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
         if is_socket and response.status == 101 and response.body is None:
-            self._join(walk, response)
-            return response
+            return self._join(walk, response)
         if outward is None:
             return response
         return (yield from self._scrub(walk, outward, response))
@@ -171,18 +176,26 @@ class Redaction:
 
     def _compile(self, direction: Direction, limit: int) -> Plan:
         plan = Plan(direction, self._functions, limit)
-        if plan.operators.encrypts and self._cipher_for is None:
+        if plan.encrypts and self._cipher_for is None:
             raise ConfigurationError("redact: the operator 'encrypt' needs a cipher, and there is none")
         return plan
 
     def _detector(self, plan: Plan) -> Detecting:
         return plan.around(self._detector_for(plan.find))
 
+    def _identifiers(self, plan: Plan) -> Identifiers | None:
+        find = plan.identifiers
+        if find is None:
+            return None
+        return Identifiers(lambda: plan.around_identifiers(self._detector_for(find)), plan.secrets)
+
     def _make_ready(self, plan: Plan) -> None:
         """Build what the plan needs (seconds); :class:`ConfigurationError` for what cannot be."""
         detector = self._detector_for(plan.find)
         if plan.find.ner and not isinstance(detector, Naming):
             raise ConfigurationError("redact: there is a language model, and the detector finds no names")
+        if plan.identifiers is not None:
+            self._detector_for(plan.identifiers)
         plan.ready = True
 
     def _try_ready(self, plan: Plan) -> bool:
@@ -216,7 +229,8 @@ class Redaction:
         rule = walk.mask(plan.around(detector))
         body: Rewriting | None = None
         decoder: Decoder | None = None
-        found = body_for(content, rule, plan.terms(model_call=_is_model_call(exchange)))
+        terms = plan.terms(model_call=_is_model_call(exchange))
+        found = body_for(content, rule, terms)
         if read is None and isinstance(found, Passing) and not _is_model_call(exchange):
             read = Body(b"")  # it passes unread
         if read is None:
@@ -234,7 +248,7 @@ class Redaction:
                     return self._unreadable(walk, plan, "is encoded in a way that cannot be read: send it plain")
                 body = found
                 if plan.find.ner:
-                    rule, body = _with_names(walk.mask, plan, detector, content, walk.exchange)
+                    rule, body = with_names(walk.mask, plan, detector, content, terms)
         if body is not None or plan.reads_heads:
             work = partial(_masked, request, decoder, body, read.data, rule, plan)
             masked = yield from compute(work, len(read.data) * _work(body))
@@ -276,7 +290,8 @@ class Redaction:
         content = content_of(response.headers.raw)
         decoder = self._decoder(content, None)
         readable = response.status != 206 and not (content.encodings and decoder is None)
-        found = body_for(content, rule, plan.terms(model_call=_is_model_call(exchange)))
+        terms = plan.terms(model_call=_is_model_call(exchange))
+        found = body_for(content, rule, terms)
         if isinstance(found, Passing) and response.status != 206:
             exchange.allow(_NAME, "response", **_counts(rule))
             return response
@@ -287,7 +302,7 @@ class Redaction:
             return exchange.deny(_failure(Reason.RESPONSE_UNREADABLE))
         is_whole = response.body is not None or isinstance(found, WholeBody | JsonArray)
         if plan.find.ner and (is_whole or plan.direction.buffer):
-            rule, found = _with_names(partial(walk.scrub, replacing=replacing), plan, detector, content, exchange)
+            rule, found = with_names(partial(walk.scrub, replacing=replacing), plan, detector, content, terms)
         transform = _FailClosed(decoder, found, exchange, plan)
         if decoder is not None:
             response.headers.remove("content-encoding")
@@ -306,10 +321,13 @@ class Redaction:
 
     # a WebSocket
 
-    def _join(self, walk: _Walk, response: Response) -> None:
+    def _join(self, walk: _Walk, response: Response) -> Response:
         frames = _SocketFrames(walk, self._detector)
+        if (refusal := frames.head(response.headers)) is not None:
+            return walk.exchange.deny(refusal)
         response.frames = (*response.frames, frames)
         walk.exchange.resolve(lambda _: frames.tell())
+        return response
 
 
 class _Walk(NamedTuple):
@@ -321,11 +339,15 @@ class _Walk(NamedTuple):
     vault: Vault
     keys: TenantKeys
     restore: Restore
+    identifiers: Callable[[Plan], Identifiers | None]
 
     def mask(self, detector: Detecting, replacing: Replacing | None = None) -> RequestMask:
         assert self.inward is not None
         replacing = replacing if replacing is not None else self.inward.replacing(self.keys)
-        return RequestMask(detector, self.vault, escape=bool(self.restore), replacing=replacing)
+        identifiers = self.identifiers(self.inward)
+        return RequestMask(
+            detector, self.vault, escape=bool(self.restore), replacing=replacing, identifiers=identifiers
+        )
 
     def scrub(self, detector: Detecting, replacing: Replacing | None = None) -> ResponseScrub:
         assert self.outward is not None
@@ -335,6 +357,7 @@ class _Walk(NamedTuple):
             restore=Restore.TEXT in self.restore,
             restore_arguments=Restore.ARGUMENTS in self.restore,
             replacing=replacing if replacing is not None else self.outward.replacing(self.keys),
+            identifiers=self.identifiers(self.outward),
         )
 
 
@@ -453,6 +476,13 @@ class _SocketFrames:
         self._inward = walk.inward.replacing(walk.keys) if walk.inward is not None else None
         self._outward = walk.outward.replacing(walk.keys) if walk.outward is not None else None
 
+    def head(self, headers: Headers) -> Deny | None:
+        """Rewrite the headers with which the socket is accepted; what cannot be is a reason not to accept it."""
+        plan = self._walk.outward
+        if plan is None or not plan.direction.headers:
+            return None
+        return _scrub_headers(headers, self._walk.scrub(self._detector(plan), self._outward), plan)
+
     def inbound(self, message: str | bytes) -> str | bytes | Cut:
         """What the application receives."""
         plan = self._walk.inward
@@ -469,7 +499,8 @@ class _SocketFrames:
 
     def _through(self, message: str | bytes, plan: Plan, rule: Callable[[], TextRule]) -> str | bytes | Cut:
         try:
-            return MessageText(rule(), self._shape, plan.direction.unknown).message(message)
+            scope = plan.terms(model_call=False).whole
+            return MessageText(rule(), self._shape, plan.direction.unknown, scope).message(message)
         except SecretFoundError:
             return Cut(Reason.SECRET_FOUND, code=_POLICY_VIOLATION)
         except Exception as failure:  # noqa: BLE001 - whatever it is, nothing raw passes
@@ -526,20 +557,6 @@ def _masked(
         message = "The request could not be redacted, so it was not passed on."
         return Deny(_NAME, Reason.REDACTION_FAILED, 503, message, details={"error": type(error).__name__})
     return _Masked(written if written != data else None, headers, query, path, raw_path)
-
-
-def _with_names(
-    rule_over: Callable[[Detecting], _Rule], plan: Plan, detector: Detector, content: Content, exchange: Exchange
-) -> tuple[_Rule, Buffered]:
-    """The rule and the rewriting of a body in which names are found too."""
-    assert isinstance(detector, Naming)
-    named, reading = Named(detector, plan.settle), Reading()
-    rule = rule_over(plan.around(named))
-    terms = plan.terms(model_call=_is_model_call(exchange))
-    first, second = body_for(content, reading, terms), body_for(content, rule, terms)
-    assert not isinstance(first, Passing | Refused)
-    assert not isinstance(second, Passing | Refused)
-    return rule, Buffered(first, reading, detector, named, second, plan.limit_bytes)
 
 
 def _work(body: Rewriting | None) -> int:
@@ -624,7 +641,3 @@ def _failure(reason: Reason) -> Deny:
 
 def _is_model_call(exchange: Exchange) -> bool:
     return exchange.route.usage is not None or exchange.dialect is not Dialect.PROBLEM
-
-
-def _encrypts(plan: Plan | None) -> bool:
-    return plan is not None and plan.operators.encrypts

@@ -7,11 +7,12 @@ never falls back; the credential goes into the one effect that asks whose it is 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from tenantguard.errors import BadRequestError, ConfigurationError, PortError
 from tenantguard.flow.ports import FindPolicy, Identify
-from tenantguard.model.decision import Deny, Reason
+from tenantguard.model.decision import Allow, Deny, Reason
 from tenantguard.model.policy import EMPTY_POLICY, Policy
 from tenantguard.model.tenant import DEFAULT_TENANT, Tenant, TenantId
 
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Headers, Response
     from tenantguard.flow.layer import Handler
+    from tenantguard.model.tenant import Identity
 
 _HEADER_NAME: Final = re.compile(r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 """A ``token``, RFC 9110 5.6.2."""
 
 _SPACE: Final = " \t"
 """What may stand around a value, RFC 9110 5.6.3; ``str.strip`` takes bytes of UTF-8 letters with it."""
+
+_ANYBODY: Final = Tenant(DEFAULT_TENANT)
 
 _API_KEY_HEADERS: Final = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
@@ -74,62 +78,65 @@ class TenantContext:
                         "of yours can reach this guard, and it overwrites the header",
                     )
                 self._header_names[name.encode()] = source
-        if not (self._single or self._keys or self._header_names):
+        self._looked_at = frozenset(self._header_names) | (_API_KEY_HEADERS if self._keys else frozenset())
+        if not (self._single or self._looked_at):
             raise ConfigurationError("name at least one source of tenants: 'api-key' or 'header:<name>'")
 
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         """Find tenant and policy, or refuse with 400, 401, 403 or 503."""
+        policy: Policy | None
         if exchange.route.public:
-            tenant, matched_by, policy = Tenant(DEFAULT_TENANT), "public", EMPTY_POLICY
+            tenant, matched_by, policy = _ANYBODY, "public", EMPTY_POLICY
         else:
+            claimed = self._claimed(exchange.request.headers)
+            if isinstance(claimed, Deny):
+                return exchange.deny(claimed)
+            credential, tenant, matched_by = claimed
             try:
-                found = (Tenant(DEFAULT_TENANT), "single") if self._single else (yield from self._tenant(exchange))
-                if isinstance(found, Deny):
-                    return exchange.deny(found)
-                tenant, matched_by = found
-                known = yield from FindPolicy(tenant.id)
+                if credential is not None:
+                    identity: Identity | None = yield Identify(credential)
+                    if identity is None:
+                        return exchange.deny(self._refuse(Reason.IDENTITY_INVALID, 401, "The API key is not valid."))
+                    if matched_by and tenant.id != identity.tenant:
+                        message = "The tenant header names another tenant than the API key."
+                        return exchange.deny(self._refuse(Reason.TENANT_CONFLICT, 400, message))
+                    tenant, matched_by = Tenant(identity.tenant, identity), f"key:{identity.id}"
+                policy = yield FindPolicy(tenant.id)
             except PortError as failed:
                 details = {"port": failed.port}
                 message = "Tenants cannot be looked up at the moment."
                 return exchange.deny(Deny(self.name, Reason.STORE_UNAVAILABLE, 503, message, details=details))
-            if known is None:
+            if policy is None:
                 details = {"tenant": str(tenant.id), "matched_by": matched_by}
                 message = "This tenant is not served here."
                 return exchange.deny(Deny(self.name, Reason.TENANT_UNKNOWN, 403, message, details=details))
-            policy = known
         exchange.put(tenant)
         exchange.put(policy)
-        exchange.allow(self.name, matched_by, tenant=str(tenant.id), policy=policy.name, revision=policy.revision)
+        exchange.decisions.append(_allowed(tenant.id, matched_by, policy.name, policy.revision))
         return (yield from proceed(exchange))
 
-    def _tenant(self, exchange: Exchange) -> Flow[tuple[Tenant, str] | Deny]:
-        credentials, claims = self._read(exchange.request.headers)
+    def _claimed(self, headers: Headers) -> tuple[str | None, Tenant, str] | Deny:
+        """The credential, if any; the tenant that holds without one, and what named it, ``""`` for nothing."""
+        if self._single:
+            return None, _ANYBODY, "single"
+        credentials, claims = self._read(headers)
         if len(credentials) > 1:
             return self._refuse(Reason.TENANT_CONFLICT, 400, "The request carries several different credentials.")
         if len(claims) > 1:
             return self._refuse(Reason.TENANT_CONFLICT, 400, "The request names several different tenants.")
-        claim: TenantId | None = None
-        source = ""
+        tenant, source = _ANYBODY, ""
         if claims:
             ((value, source),) = claims.items()
             try:
-                claim = TenantId(value.encode("latin-1").decode())
+                tenant = Tenant(TenantId(value.encode("latin-1").decode()))
             except (BadRequestError, UnicodeDecodeError):
                 return self._refuse(Reason.TENANT_INVALID, 400, "The tenant header holds no valid tenant id.")
         if credentials:
-            (credential,) = credentials
-            identity = yield from Identify(credential)
-            if identity is None:
-                return self._refuse(Reason.IDENTITY_INVALID, 401, "The API key is not valid.")
-            if claim is not None and claim != identity.tenant:
-                return self._refuse(
-                    Reason.TENANT_CONFLICT, 400, "The tenant header names another tenant than the API key."
-                )
-            return Tenant(identity.tenant, identity), f"key:{identity.id}"
-        if claim is not None:
-            return Tenant(claim), source
+            return credentials.pop(), tenant, source
+        if source:
+            return None, tenant, source
         if not self._required:
-            return Tenant(DEFAULT_TENANT), "anonymous"
+            return None, tenant, "anonymous"
         if self._keys:
             return self._refuse(
                 Reason.IDENTITY_MISSING,
@@ -146,23 +153,30 @@ class TenantContext:
         """
         credentials: set[str] = set()
         claims: dict[str, str] = {}
+        looked_at = self._looked_at
         for raw_name, raw_value in headers.raw:
             name = raw_name.lower()
-            if self._keys and name in _API_KEY_HEADERS:
-                for value in raw_value.decode("latin-1").split(","):
-                    if name != b"authorization":
-                        credentials.add(value.strip(_SPACE))
-                    else:
-                        scheme, _, token = value.strip(_SPACE).partition(" ")
-                        if scheme.lower() == "bearer":
-                            credentials.add(token.strip(_SPACE))
-            elif name in self._header_names:
-                for value in raw_value.decode("latin-1").split(","):
+            if name not in looked_at:
+                continue
+            for value in raw_value.decode("latin-1").split(","):
+                if name in self._header_names:
                     claims[value.strip(_SPACE)] = self._header_names[name]
+                elif name != b"authorization":
+                    credentials.add(value.strip(_SPACE))
+                else:
+                    scheme, _, token = value.strip(_SPACE).partition(" ")
+                    if scheme.lower() == "bearer":
+                        credentials.add(token.strip(_SPACE))
         return credentials, claims
 
     def _refuse(self, reason: Reason, status: int, message: str) -> Deny:
         return Deny(self.name, reason, status, message)
+
+
+@lru_cache(maxsize=4096)
+def _allowed(tenant: TenantId, matched_by: str, policy: str, revision: str) -> Allow:
+    """The decision on one caller's requests: the same for all of them."""
+    return Allow(TenantContext.name, matched_by, {"tenant": str(tenant), "policy": policy, "revision": revision})
 
 
 def _header_name(source: str) -> str:

@@ -142,6 +142,7 @@ class Find:
     for ``languages``, with those of ``countries`` (ISO 3166-1 alpha-2) and of ``entities`` that need others.
     A recogniser is a class of Presidio's or ``"module:attribute"``. ``secrets`` are formats, names and values that
     are ``known``, and with ``entropy`` keys that have no form but chance. ``ner`` is a language model, for names.
+    Without ``personal``, secrets are all that is looked for.
     What is ``kept`` hides nothing that stands in it.
     """
 
@@ -160,6 +161,7 @@ class Find:
     normalize: bool = False
     parity: Parity = Parity.CASCADE
     ner: str = ""
+    personal: bool = True
     kept: Kept = NOTHING_KEPT
 
     def __post_init__(self) -> None:
@@ -171,6 +173,15 @@ class Find:
         """This without what is done around the search (lists, normalisation): equal ones share a detector."""
         entropy = self.entropy or not self.secrets
         return replace(self, allow=NOTHING_LISTED, deny=NOTHING_LISTED, normalize=False, entropy=entropy)
+
+    @property
+    def identifiers(self) -> Find | None:
+        """What is looked for in what a protocol has of its own: secrets, but of chance alone."""
+        return (
+            Find(context=False, secrets=True, entropy=False, known=self.known, personal=False)
+            if self.secrets
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)

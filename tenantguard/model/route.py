@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.ledger import OnOrphan
@@ -174,25 +174,36 @@ class Route:
 
 DEFAULT_ROUTE: Final = Route()
 
+_Pattern: TypeAlias = tuple[int, str, re.Pattern[str], Route]
+"""Where a route stands among all, its method, what its path must match, and the route."""
+
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:
-    """Finds the first route that matches; exact paths in one look-up, whatever their number."""
+    """Finds the first route that matches, whatever their number.
+
+    Exact paths take one look-up; patterns one for each segment before their first star, and then only those that have
+    the same segments there are tried.
+    """
 
     routes: tuple[Route, ...] = ()
     _exact: dict[tuple[str, str], tuple[int, Route]] = field(init=False, repr=False, compare=False)
-    _patterns: tuple[tuple[int, str, re.Pattern[str], Route], ...] = field(init=False, repr=False, compare=False)
+    _patterns: dict[str, list[_Pattern]] = field(init=False, repr=False, compare=False)
+    _depth: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         exact: dict[tuple[str, str], tuple[int, Route]] = {}
-        patterns = []
+        patterns: dict[str, list[_Pattern]] = {}
         for index, route in enumerate(self.routes):
-            if "*" in route.path:
-                patterns.append((index, route.method, _compile(route.path), route))
+            fixed, star, _ = route.path.partition("*")
+            if star:
+                pattern = (index, route.method, _compile(route.path), route)
+                patterns.setdefault(fixed[: fixed.rindex("/")], []).append(pattern)
             else:
                 exact.setdefault((route.method, route.path), (index, route))
         object.__setattr__(self, "_exact", exact)
-        object.__setattr__(self, "_patterns", tuple(patterns))
+        object.__setattr__(self, "_patterns", patterns)
+        object.__setattr__(self, "_depth", max([1 + fixed.count("/") for fixed in patterns], default=0))
 
     @classmethod
     def of(cls, routes: Iterable[Route]) -> RouteTable:
@@ -217,11 +228,17 @@ class RouteTable:
             exact = self._exact.get((wanted, path))
             if exact is not None and (found is None or exact[0] < found[0]):
                 found = exact
-        for index, wanted, pattern, route in self._patterns:
-            if found is not None and found[0] < index:
+        end = 0
+        for _ in range(self._depth):
+            for index, wanted, pattern, route in self._patterns.get(path[:end], ()):
+                if found is not None and found[0] < index:
+                    break
+                if (wanted in {"*", method} or (wanted == "GET" and method == "HEAD")) and pattern.match(path):
+                    found = index, route
+                    break
+            end = path.find("/", end + 1)
+            if end < 0:
                 break
-            if (wanted in {"*", method} or (wanted == "GET" and method == "HEAD")) and pattern.match(path):
-                return route
         return found[1] if found is not None else DEFAULT_ROUTE
 
     def ways_around(self) -> list[tuple[Route, Route]]:
@@ -230,7 +247,7 @@ class RouteTable:
         What is meant for the first may then pass by the second, under a spelling that the application reads alike: a
         slash at the end, ``%2F``, capital letters.
         """
-        free = [(pattern, route) for _, _, pattern, route in self._patterns if not route.is_priced]
+        free = [(_compile(route.path), route) for route in self.routes if "*" in route.path and not route.is_priced]
         return [
             (route, wider)
             for route in self.routes

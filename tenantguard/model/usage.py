@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from tenantguard.errors import BadRequestError
+from tenantguard.model.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ _COUNTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """Counts of what was used. Zero is a value; that nothing is known is ``None`` in place of a ``Usage``.
 
@@ -68,14 +69,15 @@ class Usage:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            if not is_count(getattr(self, name)):
+            count = getattr(self, name)
+            if type(count) is not int or not 0 <= count <= COUNT_MAX:
                 raise BadRequestError(f"usage: {name} must be a whole number from 0 to 2**53")
         if self.reasoning_tokens > self.output_tokens:
             raise BadRequestError("usage: reasoning_tokens are a part of output_tokens")
         if self.image_input_tokens > self.input_tokens:
             raise BadRequestError("usage: image_input_tokens are a part of input_tokens")
         units: dict[Any, Any] = dict(self.units)
-        if not all(isinstance(name, str) and name and is_count(count) for name, count in units.items()):
+        if units and not all(isinstance(name, str) and name and is_count(count) for name, count in units.items()):
             raise BadRequestError("usage: units must be whole numbers from 0 to 2**53 by name")
         object.__setattr__(self, "units", MappingProxyType(units))
         if self.service_tier == "":

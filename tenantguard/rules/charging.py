@@ -158,9 +158,11 @@ def is_callers_own(response_id: str, headers: Iterable[tuple[bytes, bytes]]) -> 
     """
     given = _folded(response_id.encode("latin-1", "ignore"))
     tail = _folded(_PREFIX.sub("", response_id).encode("latin-1", "ignore"))
-    return any(
-        (said := _folded(value)) in given or tail in said for _, value in headers if len(value) >= _OWN_BYTES_MIN
-    )
+    values = [value for _, value in headers if len(value) >= _OWN_BYTES_MIN]
+    if not values:
+        return False
+    all_said = _folded(b"\n".join(values))  # no value has a line break
+    return tail in all_said or any(said in given for said in all_said.split(b"\n"))
 
 
 def _folded(name: bytes) -> bytes:

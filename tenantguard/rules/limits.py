@@ -23,7 +23,7 @@ class Limit(Scoped):
     under another period would mean something else.
     """
 
-    __slots__ = ("policy", "rate", "rule", "shadow", "state", "strategy", "unit")
+    __slots__ = ("_amount_ns", "_is_bucket", "policy", "rate", "rule", "shadow", "state", "strategy", "unit")
 
     def __init__(self, rule: RateRule, name: str, plan: str | None) -> None:
         super().__init__("rate", name, rule.scope, rule.group, plan)
@@ -32,6 +32,8 @@ class Limit(Scoped):
         self.unit = rule.unit
         self.shadow = rule.shadow
         self.strategy = rule.strategy
+        self._is_bucket = rule.strategy is Strategy.TOKEN_BUCKET
+        self._amount_ns = rule.rate.amount * NANOS_PER_SECOND
         self.policy = self._policy()
         """The item of ``RateLimit-Policy``."""
         self.state = f'"{name}";r=%d;t=%d'.encode()
@@ -67,17 +69,16 @@ class Limit(Scoped):
 
         Of a window, ``full_in_ns`` is when it has more.
         """
-        if self.strategy is not Strategy.TOKEN_BUCKET:
-            return max(1, -(-full_in_ns // NANOS_PER_SECOND))
-        if remaining == 0:
-            return max(1, -(-next_unit_in_ns(full_in_ns, self.rate) // NANOS_PER_SECOND))
-        return max(1, -(-remaining * self.rate.period_ns // (self.rate.amount * NANOS_PER_SECOND)))
+        if remaining and self._is_bucket:
+            return -(-remaining * self.rate.period_ns // self._amount_ns)
+        more_in_ns = next_unit_in_ns(full_in_ns, self.rate) if self._is_bucket else full_in_ns
+        return max(1, -(-more_in_ns // NANOS_PER_SECOND))
 
 
 class LimitPlan:
     """The limits of one rate section, worked out once."""
 
-    __slots__ = ("_may_need_call", "limits", "policy", "section")
+    __slots__ = ("limits", "policy", "section")
 
     def __init__(
         self, section: RateSection, plan: str | None = None, *, prefix: str = "", policy: Policy | None = None
@@ -86,9 +87,6 @@ class LimitPlan:
         self.policy = policy  # kept, so that no other has its id
         names = names_of([(rule.name, prefix + _stem(rule)) for rule in section.rules])
         self.limits = tuple(Limit(rule, name, plan) for rule, name in zip(section.rules, names, strict=True))
-        self._may_need_call = any(
-            limit.scope is Scope.MODEL or limit.unit == TOKENS or limit.models for limit in self.limits
-        )
 
     @classmethod
     def of(cls, policy: Policy) -> Self | None:
@@ -101,7 +99,7 @@ class LimitPlan:
 
     def needs_call(self, route: Route) -> bool:
         """Whether what a request on ``route`` takes depends on the call of a model that it makes."""
-        return self._may_need_call and calls_model(route) and any(limit.needs_call(route) for limit in self.limits)
+        return calls_model(route) and any(limit.needs_call(route) for limit in self.limits)
 
     def applying(self, route: Route, model: str | None) -> tuple[Limit, ...]:
         """The limits of a request, in the order of the rules.

@@ -80,7 +80,8 @@ def content_of(head: Iterable[tuple[bytes, bytes]]) -> Content:
 
 def media_of(head: Iterable[tuple[bytes, bytes]]) -> Media:
     """What the header lines of one head say of a body that is read as it comes, in UTF-8."""
-    return read_media(*_lines(head))
+    types, encodings = _lines(head)
+    return read_media(types, encodings) if encodings or len(types) != 1 else _read_one(types[0])
 
 
 def read_media(content_types: Sequence[str], content_encodings: Iterable[str]) -> Media:
@@ -95,6 +96,11 @@ def read_media(content_types: Sequence[str], content_encodings: Iterable[str]) -
     if content.charset not in {"", UTF8}:
         return Media("", "is in a charset other than UTF-8")
     return Media(content.type, None)
+
+
+@lru_cache(maxsize=64)  # as that of ``read_type``
+def _read_one(content_type: str) -> Media:
+    return read_media((content_type,), ())
 
 
 _UNNAMED: Final = Content("")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tenantguard.model.frozen import frozen
 from tenantguard.model.price import UnknownModel
 from tenantguard.model.token_price import STANDARD_TIERS
+from tenantguard.rules.secrets.catalog import marked
 
 if TYPE_CHECKING:
     from tenantguard.model.price import PriceBook, TokenPrice
@@ -19,8 +20,22 @@ if TYPE_CHECKING:
     from tenantguard.rules.rates import Conversion
 
 _TOKENS_PER_RATE: Final = 1_000_000
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_NAME_CHARS_MAX: Final = 80
+_PIECE: Final = (
+    r"(?:[A-Za-z]{1,24}|20\d{6}|\d{1,4}|(?=[A-Za-z\d]{1,12}(?![A-Za-z\d]))[A-Za-z]{0,9}\d{1,4}[A-Za-z]{0,4}"
+    r"(?:\d{1,3}[A-Za-z]{0,2})?)"
+)
+_NAME: Final = re.compile(
+    rf"[@~]?(?=[A-Za-z]){_PIECE}(?:(?:[._:/-]{{1,2}}|@(?=20\d{{6}}\Z)){_PIECE}){{0,11}}", re.ASCII
+)
+_DATE: Final = re.compile(r"(?<!\d)20\d\d(-?)(?:0[1-9]|1[0-2])\1[0-3]\d(?!\d)", re.ASCII)
+_NUMBER: Final = re.compile(r"(?<![A-Za-z\d])\d+(?![A-Za-z\d])", re.ASCII)
+_DIGITS_MAX: Final = 6
+"""Of numbers beside a date, which are versions: those that are somebody's have seven and more."""
 _ONE: Final = Fraction(1)
+
+WITHHELD: Final = "(withheld)"
+"""In place of the name of a model that may be anything."""
 
 
 def cost_nanos(price: TokenPrice, usage: Usage) -> int:
@@ -124,9 +139,13 @@ def _half_even(nanos: int, per: int) -> int:
 def shown_model(model: str) -> str:
     """The name of a model that no settings hold, as it may be kept and logged.
 
-    It came from a caller, and many servers say it again: what looks like no name may be anything, of any length.
+    It came from a caller, and many servers say it again, so it may be a secret or somebody's number. What is shown is
+    made as vendors make names (of words, versions, sizes and one date, in short pieces), and has no secret's mark.
     """
-    return model if _PLAIN_NAME.fullmatch(model) else "(withheld)"
+    if len(model) > _NAME_CHARS_MAX or _NAME.fullmatch(model) is None or marked(model):
+        return WITHHELD
+    digits = sum(map(len, _NUMBER.findall(_DATE.sub("", model, count=1))))
+    return model if digits <= _DIGITS_MAX else WITHHELD
 
 
 @frozen
@@ -199,7 +218,7 @@ class Quote:
         told = {"price_version": self.version}
         if self.provider is not None:
             told["provider"] = self.provider
-        if self.factor != _ONE:
+        if self.factor is not _ONE and self.factor != _ONE:
             told["price_factor"] = exact_text(self.factor)
         return told
 

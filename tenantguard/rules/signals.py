@@ -38,6 +38,9 @@ Level: TypeAlias = tuple[int, int]
 
 Line: TypeAlias = tuple[bytes, bytes]
 
+Ranked: TypeAlias = tuple[int, int]
+"""The index of a limit, and how many units a request takes of it, at least one."""
+
 _BY_DIALECT: Final = {
     Dialect.PROBLEM: Signals.IETF,
     Dialect.OPENAI: Signals.OPENAI,
@@ -82,28 +85,29 @@ def signal_of(signals: Signals, dialect: Dialect, limits: Sequence[Limit], costs
         return None
     if signals is Signals.IETF:
         return _Draft(limits)
-    by_unit = {unit: [index for index in slowest if limits[index].unit == unit] for unit in (REQUESTS, TOKENS)}
+    by_unit = {unit: [one for one in slowest if limits[one[0]].unit == unit] for unit in (REQUESTS, TOKENS)}
     if signals is Signals.LEGACY:
-        return _Fields({"x-ratelimit-{}": by_unit[REQUESTS] or slowest}, limits, costs, _epoch, dated=True)
+        return _Fields({"x-ratelimit-{}": by_unit[REQUESTS] or slowest}, limits, _epoch, dated=True)
     anthropic = signals is Signals.ANTHROPIC
     form = "anthropic-ratelimit-{1}-{0}" if anthropic else "x-ratelimit-{0}-{1}"
-    units = {form.format("{}", unit): indexes for unit, indexes in by_unit.items() if indexes}
-    return _Fields(units, limits, costs, _instant if anthropic else _duration, dated=anthropic)
+    units = {form.format("{}", unit): ranked for unit, ranked in by_unit.items() if ranked}
+    return _Fields(units, limits, _instant if anthropic else _duration, dated=anthropic)
 
 
-def slowest_first(limits: Sequence[Limit], costs: Sequence[int]) -> list[int]:
+def slowest_first(limits: Sequence[Limit], costs: Sequence[int]) -> list[Ranked]:
     """The limits that can refuse, by how long what a request takes needs to come back."""
     told = [index for index, limit in enumerate(limits) if not limit.shadow]
-    return sorted(told, key=lambda index: -costs[index] * limits[index].rate.unit_ticks)
+    told.sort(key=lambda index: -costs[index] * limits[index].rate.unit_ticks)
+    return [(index, costs[index] or 1) for index in told]
 
 
-def tightest_of(slowest: Sequence[int], costs: Sequence[int], levels: Sequence[Level]) -> int:
+def tightest_of(slowest: Sequence[Ranked], levels: Sequence[Level]) -> int:
     """Of limits, slowest first, the one with the fewest such requests left; the slowest of several."""
-    tightest = slowest[0]
+    tightest, cost = slowest[0]
     if len(slowest) > 1:
-        fewest = levels[tightest][0] // (costs[tightest] or 1)
-        for index in slowest:
-            left = levels[index][0] // (costs[index] or 1)
+        fewest = levels[tightest][0] // cost
+        for index, cost in slowest:
+            left = levels[index][0] // cost
             if left < fewest:
                 tightest, fewest = index, left
     return tightest
@@ -123,9 +127,9 @@ class _Draft:
 
     def told(self, tightest: int, levels: Sequence[Level], now_ns: int) -> Sequence[Line]:
         del now_ns
-        limit, (remaining, full_in_ns) = self._limits[tightest], levels[tightest]
-        state = limit.state % (remaining, limit.window_s(remaining, full_in_ns))
-        return self._policies, (b"ratelimit", state)
+        limit = self._limits[tightest]
+        remaining, full_in_ns = levels[tightest]
+        return self._policies, (b"ratelimit", limit.state % (remaining, limit.window_s(remaining, full_in_ns)))
 
     def refused(self, tightest: int, levels: Sequence[Level], wait_s: int, now_ns: int) -> Sequence[Line]:
         del now_ns
@@ -138,25 +142,23 @@ class _Fields:
     ``units`` are forms of their names, each with the limits of one unit, slowest first.
     """
 
-    __slots__ = ("_costs", "_reset", "_units", "dated", "replaced")
+    __slots__ = ("_reset", "_units", "dated", "replaced")
 
     def __init__(
         self,
-        units: dict[str, list[int]],
+        units: dict[str, list[Ranked]],
         limits: Sequence[Limit],
-        costs: Sequence[int],
         reset: Callable[[int, int], bytes],
         *,
         dated: bool,
     ) -> None:
-        self._costs = costs
         self._reset = reset
         self.dated = dated
         self.replaced = tuple([form.format(what) for form in units for what in ("limit", "remaining", "reset")])
         self._units = [
             (
                 slowest,
-                {index: (form.format("limit").encode(), b"%d" % limits[index].rate.burst) for index in slowest},
+                {index: (form.format("limit").encode(), b"%d" % limits[index].rate.burst) for index, _ in slowest},
                 form.format("remaining").encode(),
                 form.format("reset").encode(),
             )
@@ -167,7 +169,7 @@ class _Fields:
         del tightest  # of all units
         lines: list[Line] = []
         for slowest, limit, remaining, reset in self._units:
-            index = tightest_of(slowest, self._costs, levels)
+            index = tightest_of(slowest, levels)
             units, full_in_ns = levels[index]
             lines += limit[index], (remaining, b"%d" % units), (reset, self._reset(full_in_ns, now_ns))
         return lines

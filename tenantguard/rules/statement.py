@@ -18,6 +18,7 @@ from tenantguard.errors import ConfigurationError
 from tenantguard.model.ledger import EntryKind
 from tenantguard.model.period import UTC_NAME, Period, Step
 from tenantguard.model.usage import is_count
+from tenantguard.rules.pricing import WITHHELD
 from tenantguard.rules.windows import window
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def model_of(evidence: Mapping[str, Any]) -> str | None:
     """The model that served, as far as it said so, else the one that was asked for; None for what is no model."""
     for key in ("served_model", "model"):
         name = evidence.get(key)
-        if isinstance(name, str) and name and name != "(withheld)":
+        if isinstance(name, str) and name and name != WITHHELD:
             return name
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from tenantguard.adapters.ledger import writer as writer_module
 from tenantguard.adapters.ledger.promise import LedgerPromise
 from tenantguard.adapters.ledger.writer import BATCH_MAX, Writer
+from tenantguard.asgi.waiting import kept
 from tenantguard.errors import LayerError, PortError
 from tenantguard.flow.ports import PlaceHold, ResolveHold
 from tenantguard.model.tenant import TenantId
@@ -257,6 +259,80 @@ def test_no_thread_runs_before_the_first_operation(backend: Scripted) -> None:
     assert writer._thread is None
     writer.close()
     assert backend.closed == 0
+
+
+# turns of an event loop
+
+
+def test_what_one_turn_of_a_loop_asks_is_committed_together(backend: Scripted) -> None:
+    """No thread is woken, and at first none runs, before the turn is over."""
+    writer = Writer(backend, deadline_s=30.0, queue_max=100)
+
+    async def ask(number: int) -> None:
+        promise = writer.submit(placing(number))
+        assert backend.batches == before
+        assert await kept(promise)
+
+    async def turns() -> None:
+        await asyncio.gather(*(ask(number) for number in range(5)))
+        before.append([placing(number).id for number in range(5)])
+        assert backend.batches == before
+        await ask(5)
+
+    before: list[list[bytes]] = []
+    asyncio.run(turns())
+    writer.close()
+    assert [len(batch) for batch in backend.batches] == [5, 1]
+
+
+def test_who_blocks_a_loop_for_an_answer_is_not_kept_waiting_for_the_end_of_its_turn(writer: Writer) -> None:
+    async def block_the_loop() -> bool:
+        return writer.submit(placing(1)).wait(30)
+
+    assert asyncio.run(block_the_loop())
+
+
+def test_what_waits_for_the_end_of_a_turn_counts_as_queued(writer: Writer) -> None:
+    async def ask() -> list[LedgerPromise]:
+        return [writer.submit(placing(number)) for number in range(5)]
+
+    refused = asyncio.run(ask())[-1]
+    assert refused.wait(0)
+    with pytest.raises(PortError, match="retry"):
+        refused.result()
+
+
+def asked_in_a_turn_that_never_ends(writer: Writer) -> LedgerPromise:
+    promises: list[LedgerPromise] = []
+    loop = asyncio.new_event_loop()
+    loop.call_soon(lambda: promises.append(writer.submit(placing(1))))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    return promises[0]
+
+
+def test_what_a_loop_asked_that_was_stopped_is_committed_at_the_end(backend: Scripted, writer: Writer) -> None:
+    promise = asked_in_a_turn_that_never_ends(writer)
+    assert not promise.wait(0)
+    writer.close()
+    assert promise.wait(0)
+    assert backend.batches == [[placing(1).id]]
+
+
+def test_what_a_loop_asked_that_was_stopped_is_committed_at_the_next_beat(
+    backend: Scripted, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "BEAT_S", 0.01)
+    assert writer.submit(placing(0)).wait(30)
+    promise = asked_in_a_turn_that_never_ends(writer)
+    told = threading.Event()
+    promise.then(told.set)
+    assert told.wait(30)
+    assert backend.batches == [[placing(0).id], [placing(1).id]]
+
+
+# promises
 
 
 def test_the_first_answer_of_a_promise_counts() -> None:

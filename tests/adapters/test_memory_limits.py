@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError, LayerError
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Take, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, draw_all
 from tenantguard.testing import ManualClock
@@ -239,9 +239,41 @@ def test_a_large_store_is_bounded_shard_by_shard(clock: ManualClock) -> None:
 def test_a_hundred_thousand_tenants_keep_their_limits(clock: ManualClock) -> None:
     """A bounded cache that evicts would let exhausted tenants in again."""
     store = MemoryLimits(clock)
-    tenants = [f"tenant-{number}" for number in range(100_000)]
-    assert all(take(store, tenant) for tenant in tenants)
+    tracemalloc.start()
+    try:
+        tenants = [f"tenant-{number}" for number in range(10_000)]
+        assert all(take(store, tenant) for tenant in tenants)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000 * 200  # keys and all
+    tenants += [f"tenant-{number}" for number in range(10_000, 100_000)]
+    assert all(take(store, tenant) for tenant in tenants[10_000:])
     assert not any(take(store, tenant) for tenant in tenants)
+
+
+@pytest.mark.usefixtures("eager_switching")
+@pytest.mark.parametrize("locks", [1, 64])
+def test_threads_that_take_in_place_admit_exactly_the_burst(locks: int) -> None:
+    """The second bucket empties first, so that what a refused take wrote in the first is put back."""
+    store = MemoryLimits(SystemClock(), locks=locks)
+    takes = Take("a", SLOW_MORE), Take("b", SLOW_MANY)
+    admitted = [0] * 8
+    start = threading.Barrier(len(admitted))
+
+    def worker(number: int) -> None:
+        start.wait()
+        for _ in range(500):
+            admitted[number] += isinstance(store.take_in_place(takes), Taken)
+
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(len(admitted))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(admitted) == SLOW_MANY.burst
+    assert take(store, "a", rate=SLOW_MORE, cost=SLOW_MORE.burst - SLOW_MANY.burst)
+    assert not take(store, "a", rate=SLOW_MORE)
 
 
 @pytest.mark.parametrize("take_", [Take("a", SLOW, 1), Take("a", SLOW, 2), Take("a", SLOW, 0), Take("a", FAST, 1)])
@@ -264,6 +296,16 @@ def test_acquiring_from_a_bucket_with_open_takes_is_not_credited_to_them(clock: 
     assert store.acquire(Take("a", rate, 5))[:2] == (True, 5)
     store.execute(ReturnTokens(b"early"))
     assert store.acquire(Take("a", rate, 6))[0] is False
+
+
+def test_what_is_taken_in_place_beside_open_takes_is_not_credited_to_them(clock: ManualClock) -> None:
+    store = MemoryLimits(clock)
+    rate = Rate(10, SECOND)
+    store.execute(TakeTokens(b"early", (Take("a", rate, 10),)))
+    clock.advance(1)
+    assert store.take_in_place((Take("a", rate, 5),)) == Taken(((5, SECOND // 2),))
+    store.execute(ReturnTokens(b"early"))
+    assert isinstance(store.take_in_place((Take("a", rate, 6),)), Shortage)
 
 
 @pytest.mark.parametrize("costs", [(1,), (1, 2, 3), (-1, 0)])

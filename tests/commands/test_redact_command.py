@@ -6,9 +6,10 @@ import io
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import spacy
 
 from tenantguard.adapters.identity.keys import hash_key
 from tenantguard.cli import main
@@ -238,6 +239,35 @@ def test_a_tenants_policy_redacts_as_its_requests(
     assert code == 2
     assert "'plain' has no 'redact'" in err[-1]
     assert redact(monkeypatch, capsysbinary, b"a", "--tenant", "acme")[0] == 2
+
+
+def test_a_policys_language_model_finds_names_in_files_of_every_kind(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    nlp = spacy.blank("en")
+    ruler: Any = nlp.add_pipe("entity_ruler")
+    ruler.add_patterns([{"label": "PERSON", "pattern": "Ada Lovelace"}])
+    nlp.to_disk(tmp_path / "model")
+    settings = tmp_path / "tenantguard.toml"
+    settings.write_text(
+        f'[tenancy]\nmode = "single"\n[policies.default.redact]\nner = {json.dumps(str(tmp_path / "model"))}\n'
+        'operators = { PERSON = "redact" }\n',
+        encoding="utf-8",
+    )
+    options = ["--policy", str(settings), "--tenant", "default"]
+    for kind, text in (
+        ("text", b"of Ada Lovelace and ann@example.com"),
+        ("json", b'{"of": "Ada Lovelace"}'),
+        ("sse", b'data: {"choices":[{"index":0,"delta":{"content":"of Ada Lovelace"}}]}\n\n'),
+        ("form", b"of=Ada+Lovelace"),
+    ):
+        code, out, err = redact(monkeypatch, capsysbinary, text, "--format", kind, "--summary", *options)
+        assert code == 0
+        assert b"Lovelace" not in b"\n".join(out)
+        assert b"ann@" not in b"\n".join(out)
+        assert any("PERSON" in line for line in err)
+    code, out, _ = redact(monkeypatch, capsysbinary, b"of Ada Lovelace", "--color", "always", *options)
+    assert (code, out[0].startswith(b"of \x1b[")) == (0, True)
 
 
 def test_what_was_replaced_is_coloured_where_that_is_wanted(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.limits.redis.store import RedisLimits
 from tenantguard.flow.effects import Promise
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeInPlace, Taken, TakeTokens
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, bucket_key, dipped, draw_all, level, settled
 
@@ -253,6 +253,25 @@ def test_asking_for_nothing_at_all_is_granted(buckets: Buckets) -> None:
 
 
 # ids
+
+
+def test_a_call_that_is_asked_for_again_and_again_counts_once(buckets: Buckets) -> None:
+    """S-69: of 2 the third call is denied; one id is one charge with the same answer; another still consumes."""
+    rate = Rate(2, 60 * SECOND)
+    first, second, third = [TakeTokens(buckets.new_id(), (one(rate),)) for _ in range(3)]
+    answers = [buckets.execute(first) for _ in range(5)]
+    assert answers == [Taken(((1, 30 * SECOND),))] * 5
+    assert isinstance(buckets.execute(second), Taken)
+    assert [isinstance(buckets.execute(third), Shortage) for _ in range(3)] == [True] * 3
+
+
+def test_a_thousand_callers_never_collide_and_what_is_long_past_denies_nothing(buckets: Buckets) -> None:
+    """S-70."""
+    takes = [one(Rate(1, 60 * SECOND), f"caller-{number}") for number in range(1100)]
+    for expected in (Taken, Shortage):
+        assert all(isinstance(buckets.execute(TakeTokens(None, (take,))), expected) for take in takes)
+    buckets.wait(60 * SECOND)
+    assert all(isinstance(buckets.execute(TakeTokens(None, (take,))), Taken) for take in takes)
 
 
 def test_a_repeated_taking_gives_the_first_answer_and_takes_once(buckets: Buckets) -> None:
@@ -576,13 +595,14 @@ TAKINGS = st.builds(
 COSTS = st.lists(st.one_of(st.none(), st.integers(0, 12)), min_size=4, max_size=4).map(tuple)
 SETTLINGS = st.one_of(st.builds(SettleTokens, IDS), st.builds(SettleTokens, IDS, COSTS))
 WAITS = st.one_of(st.integers(0, SECOND), st.sampled_from([SECOND // 3, SECOND // 2, SECOND]))
-STEPS = st.one_of(TAKINGS, TAKINGS, st.builds(ReturnTokens, IDS), SETTLINGS, WAITS)
+FINAL = st.builds(TakeInPlace, st.lists(TAKES, min_size=1, max_size=4).map(tuple))
+STEPS = st.one_of(TAKINGS, TAKINGS, FINAL, st.builds(ReturnTokens, IDS), SETTLINGS, WAITS)
 
 
 @settings(max_examples=400)
 @given(steps=st.lists(STEPS, min_size=20, max_size=60), name=NAMES)
 def test_a_store_answers_as_the_rule_does_and_settling_leaves_what_never_taking_would_have(
-    steps: list[TakeTokens | ReturnTokens | SettleTokens | int], name: str
+    steps: list[TakeTokens | TakeInPlace | ReturnTokens | SettleTokens | int], name: str
 ) -> None:
     """Twelve thousand commands and more, with the levels of all buckets after each."""
     buckets = Buckets(name)
@@ -595,6 +615,10 @@ def test_a_store_answers_as_the_rule_does_and_settling_leaves_what_never_taking_
             if step.id in model.forgotten:
                 continue  # a store may still know it, or not
             assert buckets.execute(step) == model.take(step, now)
+        elif isinstance(step, TakeInPlace):
+            answer = buckets.store.take_in_place(step.takes)
+            if answer is not None:
+                assert answer == model.take(TakeTokens(None, step.takes), now)
         else:
             taken = model.taken.get(step.id)
             if isinstance(step, SettleTokens) and step.costs and taken is not None and taken[2]:

@@ -1048,22 +1048,24 @@ def test_headers_that_nobody_changed_are_the_servers_own() -> None:
     assert anyio.run(scope_of, http_scope(headers=headers), [Watching()])["headers"] is headers
 
 
+class Upper:
+    rewrites = True
+
+    def feed(self, chunk: bytes) -> bytes | Cut:
+        return chunk.upper()
+
+    def finish(self) -> bytes | Cut:
+        return b""
+
+
+class Uppers:
+    def handle(self, exchange: Any, proceed: Any) -> Any:
+        response = yield from proceed(exchange)
+        response.transforms.append(Upper())
+        return response
+
+
 def test_an_application_may_send_memoryviews() -> None:
-    class Upper:
-        rewrites = True
-
-        def feed(self, chunk: bytes) -> bytes | Cut:
-            return chunk.upper()
-
-        def finish(self) -> bytes | Cut:
-            return b""
-
-    class Uppers:
-        def handle(self, exchange: Any, proceed: Any) -> Any:
-            response = yield from proceed(exchange)
-            response.transforms.append(Upper())
-            return response
-
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(start())
         await send({"type": "http.response.body", "body": memoryview(b"view")})
@@ -1088,6 +1090,20 @@ def test_other_messages_of_the_application_pass() -> None:
         anyio.run(guarded(app, [watching, *layers], till=Till()), http_scope(), server.receive, server.send)
         assert [server.sent[0], server.sent[-1]] == [early, trailers]
         assert watching.outcome.ending == "completed"
+
+
+def test_trailers_of_a_body_that_was_rewritten_leave_without_what_they_tell() -> None:
+    """They may be a digest of another body, or say what was taken out of it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**start(), "trailers": True})
+        await send(body(b"all"))
+        await send({"type": "http.response.trailers", "headers": [(b"x", b"all")], "more_trailers": False})
+
+    server = Server()
+    anyio.run(guarded(app, [Uppers()]), http_scope(), server.receive, server.send)
+    assert b"".join(server.bodies) == b"ALL"
+    assert server.sent[-1] == {"type": "http.response.trailers", "headers": [], "more_trailers": False}
 
 
 # --- lifespan ---

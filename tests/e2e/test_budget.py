@@ -52,7 +52,7 @@ def assert_spent(guard: Guard, requests: int) -> None:
 
 
 def test_of_100_concurrent_requests_against_a_budget_for_10_exactly_10_pass(guard: Guard) -> None:
-    """E+6."""
+    """E+6, E-38, E-39: as long as what is spent and held is below the budget, the next one passes."""
     inside = 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -36,6 +36,7 @@ MAIL = "ann.lee@example.com"
 PARTS = ("ann.lee@exa", "mple.com")
 CARD = "4111 1111 1111 1111"
 TOKEN = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
+GITLAB = "glpat-" + "a1B2c3D4e5F6g7H8i9J0"
 BASE64_LINE = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj"
 POLICIES = {
     "restoring": 'response = "restore"',
@@ -312,6 +313,20 @@ def test_json_in_a_string_of_json_is_redacted_and_stays_json(guard: Guard, inner
     assert b"ann.lee" not in answer.seen
     json.loads(json.loads(answer.seen)["text"])
     assert json.loads(json.loads(answer.body)["text"]) == inner
+
+
+@pytest.mark.parametrize("name", ["id", "model", "role", "type", "tool_call_id", "finish_reason", "call_id", "user"])
+def test_an_identifier_is_no_place_to_hide_a_secret(guard: Guard, name: str) -> None:
+    body = json.dumps({"model": "small", "messages": [{"role": "user", "content": "hi"}]} | {name: GITLAB}).encode()
+    with capture_logs() as logs:
+        refused = ask(guard, "refusing", body, path=MODEL)
+        passed = ask(guard, "restoring", body, path=MODEL, answer=lambda seen: [seen])
+    assert (refused.seen, refused.status) == (None, 403)
+    told = ask(guard, "refusing", CALL, path=MODEL, answer=lambda _: [json.dumps({name: GITLAB}).encode()])
+    assert passed.seen is not None
+    assert json.loads(body).items() <= json.loads(passed.body).items()
+    everything = f"{passed.seen!r} {refused.everything} {told.everything} {logs} {_sink(guard).records[-3:]}"
+    assert GITLAB[6:] not in everything
 
 
 @pytest.mark.parametrize("name", ["id", "model", "role", "type", "tool_call_id", "finish_reason", "call_id", "user"])

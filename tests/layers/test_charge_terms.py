@@ -346,6 +346,44 @@ def test_a_flood_against_a_spent_budget_asks_the_ledger_once() -> None:
     assert isinstance(script.effect, PlaceHold)
 
 
+class CountedPrices:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def quote(self, model: str) -> Any:
+        self.asked += 1
+        return PriceTable(BOOK).quote(model)
+
+
+def test_the_same_request_against_a_spent_budget_is_refused_before_it_is_priced_again() -> None:
+    prices = CountedPrices()
+    layer = Charge(prices)
+    policy, other = Policy.of("acme", (BUDGET,)), Policy.of("acme", (BUDGET,))
+
+    def ask(body: bytes, *facts: object, policy: Policy = policy, route: Route = CHAT) -> tuple[Any, Any]:
+        exchange = make_exchange("POST", "/", route=route, body=body, facts=(ACME, policy, *facts))
+        script = Script(layer.handle(exchange, call_app))
+        script.answer(exchange.request.body_read)
+        if isinstance(script.effect, Compute):
+            script.answer(script.effect.call())
+        return exchange, script
+
+    first, script = ask(chat_body())
+    script.answer(Exhausted(0, needed=1, available=0, spent=10**10, held=0, window_ends_ns=None))
+    for _ in range(3):
+        again, script = ask(chat_body())
+        assert script.result.status == 402
+        assert again.decisions[-1] == first.decisions[-1]
+        assert prices.asked == 2
+    ask(chat_body(max_tokens=900))
+    ask(chat_body(), policy=other)
+    ask(chat_body(), route=replace(CHAT, image_tokens=1))
+    ask(chat_body(), Tenant(TenantId("acme"), Identity("another", TenantId("acme"))))
+    assert prices.asked == 6
+    _, script = ask(chat_body(), Claim("key-1", b"fingerprint"))
+    assert isinstance(script.effect, PlaceHold)
+
+
 # what a request brings
 
 

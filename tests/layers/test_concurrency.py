@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tenantguard.adapters.slots.memory import MemorySlots
 from tenantguard.errors import ConfigurationError, PortError, PortTimeout
 from tenantguard.flow.effects import CallApp, Compute, ReadBody
 from tenantguard.flow.http import Body, Ending, Outcome, Response, too_large
@@ -212,6 +213,17 @@ def test_a_limit_of_a_route_or_group_is_for_that_alone() -> None:
     of = policy(rule(1, group=Group(routes=("chat",)), name="chats"), rule(5, Scope.GROUP, group=Group(("files",))))
     assert keys(ACME, of) == ["acme|group|group"]
     assert keys(ACME, of, route=CHAT) == ["acme|tenant|chats"]
+
+
+def test_a_slot_of_a_group_of_routes_is_taken_whichever_of_them_comes_first() -> None:
+    """A-5: the second is blocked."""
+    both = policy(rule(1, Scope.GROUP, group=Group(routes=("chat", "files")), when_full=WhenFull.REJECT))
+    store = MemorySlots(ManualClock())
+    answers = [
+        store.execute(EnterSlot(bytes([number]) * 16, "acme", claims(ACME, both, route=route)))
+        for number, route in enumerate([CHAT, FILES])
+    ]
+    assert answers == [Entered(1), Crowded(NotEntered.FULL, (0,))]
 
 
 def test_a_limit_of_a_tenant_is_shared_by_its_routes_and_identities() -> None:

@@ -432,7 +432,7 @@ class Requests:
 
 
 def test_exactly_a_burst_of_requests_reaches_the_application() -> None:
-    """E-27, E-28."""
+    """E-27, E-28, E-37: what the rate refuses, no further layer and no application sees."""
     requests = Requests(RateLimit("1/second burst 5"))
     assert requests.statuses(8) == [200] * 5 + [429] * 3
     assert requests.calls == 5
@@ -774,6 +774,15 @@ def test_a_unit_of_the_route_is_taken_as_often_as_it_says() -> None:
     _, script = start(RateLimit(), ACME, policy(RateRule(TEN, unit="pictures")), route=route)
     assert isinstance(script.effect, TakeTokens)
     assert script.effect.takes == (Take("acme|tenant|tenant-pictures-1s", TEN, 2),)
+
+
+def test_routes_of_one_name_take_what_each_of_them_says() -> None:
+    layer, of = RateLimit(), policy(RateRule(TEN, unit="pictures"))
+    for pictures in (2, 3):
+        route = Route(f"POST /pictures/{pictures}", name="pictures", takes=(("pictures", pictures),))
+        _, script = start(layer, ACME, of, route=route)
+        assert isinstance(script.effect, TakeTokens)
+        assert script.effect.takes == (Take("acme|tenant|tenant-pictures-1s", TEN, pictures),)
 
 
 def test_a_layer_can_limit_tokens_by_itself() -> None:

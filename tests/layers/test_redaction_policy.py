@@ -320,7 +320,8 @@ def test_all_that_a_policy_needs_is_built_when_it_is_prepared() -> None:
         Direction(lists), None, routes=(("chat", RedactSection(None, Direction(Find(context=False)))),)
     )
     Redaction(detector_for, KEY).prepare(section)
-    assert asked == [Find(threshold=0.7, secrets=True), Find(context=False, secrets=True)]
+    own = Find(secrets=True).identifiers
+    assert asked == [Find(threshold=0.7, secrets=True), own, Find(context=False, secrets=True), own]
 
 
 def test_a_policy_that_comes_later_is_made_ready_where_no_request_waits_for_it_and_once() -> None:
@@ -338,7 +339,7 @@ def test_a_policy_that_comes_later_is_made_ready_where_no_request_waits_for_it_a
         script = Script(guarded.handle(exchange, call_app))
         sizes = []
         while isinstance(script.effect, Compute):
-            assert len(asked) == len(sizes), "nothing is built before it is asked for"
+            assert len(asked) == 2 * len(sizes), "nothing is built before it is asked for"
             sizes.append(script.effect.size)
             script.answer(script.effect.call())
         return sizes
@@ -473,16 +474,34 @@ def test_a_secret_of_a_response_is_refused_and_cuts_a_stream() -> None:
     assert SECRET[8:14] not in repr(exchange.decisions) + repr(said)
 
 
-def test_a_secret_in_a_websocket_closes_it() -> None:
-    exchange = make_exchange(
-        "GET", "/", facts=(Tenant(TenantId("acme")), Policy.of("acme", [both(secrets=SecretAction.REFUSE)]))
-    )
+def accepted(section: RedactSection, response: Response) -> Response:
+    """What becomes of the head with which an application accepts a WebSocket."""
+    exchange = make_exchange("GET", "/", facts=(Tenant(TenantId("acme")), Policy.of("acme", [section])))
     exchange.request.protocol = "websocket"
     script = Script(Redaction(Values, KEY).handle(exchange, call_app))
     while isinstance(script.effect, Compute):
         script.answer(script.effect.call())
-    script.answer(Response(101))
-    (frames,) = script.result.frames
+    script.answer(response)
+    return script.result
+
+
+def test_the_head_with_which_a_websocket_is_accepted_is_that_of_a_response() -> None:
+    def head() -> Response:
+        return Response(
+            101, Headers([(b"set-cookie", MAIL.encode()), (b"set-cookie", b"a=b"), (b"x", MAIL.encode())])
+        )
+
+    left = accepted(both(headers=("set-cookie",)), head())
+    first, second = left.headers.all("set-cookie")
+    assert first.startswith("<EMAIL_ADDRESS_")
+    assert (second, left.headers.get("x"), left.status) == ("a=b", MAIL, 101)
+    secret = Response(101, Headers([(b"set-cookie", SECRET.encode())]))
+    refused = accepted(both(headers=("set-cookie",), secrets=SecretAction.REFUSE), secret)
+    assert (refused.status, refused.frames) == (502, ())
+
+
+def test_a_secret_in_a_websocket_closes_it() -> None:
+    (frames,) = accepted(both(secrets=SecretAction.REFUSE), Response(101)).frames
     assert frames.inbound(SECRET) == Cut(Reason.SECRET_FOUND, code=1008)
     assert frames.outbound(SECRET) == Cut(Reason.SECRET_FOUND, code=1008)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -99,6 +100,21 @@ def test_a_price_may_have_two_parts() -> None:
     route = Route("/x", price=CENT, unit="page", unit_price=Amount(1, "USD"), max_units=100)
     assert route.name == "/x"
     assert route.price == CENT
+
+
+def test_a_pattern_is_tried_only_where_the_segments_before_its_star_are_there() -> None:
+    """So that a request costs the same whatever the number of routes."""
+    table = RouteTable.of([Route(f"/r{number}/*") for number in range(400)])
+    called: list[str] = []
+    sys.setprofile(
+        lambda _frame, event, called_one: called.append(called_one.__name__) if event == "c_call" else None
+    )
+    try:
+        found = table.find("GET", "/r399/x")
+    finally:
+        sys.setprofile(None)
+    assert found.match == "/r399/*"
+    assert called.count("match") == 1
 
 
 def test_head_is_served_under_the_route_of_get() -> None:

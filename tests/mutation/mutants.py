@@ -487,4 +487,70 @@ MUTANTS = (
     Mutant(
         "a price in any currency is taken", "charging.py", "if reported.price.currency == bill.held_in:", "if True:"
     ),
+    Mutant(
+        "an identifier that tells events apart is free",
+        "redaction/events/moulds.py",
+        "own and not value.stays)",
+        "own)",
+    ),
+    Mutant(
+        "figures are an identifier",
+        "redaction/events/moulds.py",
+        'r"(?![^A-Za-z]{7})[A-Za-z',
+        'r"[A-Za-z',
+    ),
+    Mutant(
+        "a mould with data for keys is kept",
+        "redaction/events/moulds.py",
+        "if _KEY.fullmatch(str(path[-1])) is None:",
+        "if False:",
+    ),
+    Mutant(
+        "an event is like others though it has more texts",
+        "redaction/events/json_events.py",
+        "if len(looked_at) != 1 or",
+        "if",
+    ),
+    Mutant(
+        "a numbered event is like others",
+        "redaction/events/json_events.py",
+        "form.repeats or form.number is not None:",
+        "form.repeats:",
+    ),
+    Mutant(
+        "a text that has ended goes on",
+        "redaction/events/json_events.py",
+        "if self._channels.get(usual.key) is usual.channel else None",
+        "if usual else None",
+    ),
+    Mutant(
+        "an identifier is not looked at",
+        "redaction/events/json_events.py",
+        "if own and is_own(literal):",
+        "if own:",
+    ),
+    Mutant(
+        "a glance does not see what came before",
+        "redaction/events/stream.py",
+        "if self._usual is not None and not self._framer.inside:",
+        "if self._usual is not None:",
+    ),
+    Mutant(
+        "a glance takes several events for one",
+        "redaction/events/stream.py",
+        "elif len(rest) != len(tail):",
+        "elif False:",
+    ),
+    Mutant(
+        "a glance takes any place for an identifier's",
+        "redaction/events/stream.py",
+        "if not rest.startswith(between) or not",
+        "if not",
+    ),
+    Mutant(
+        "anything may stand in a free place",
+        "redaction/events/stream.py",
+        '_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_./+-]{0,15}+")',
+        "_OWN: Final = re.compile(rb'[^\"]*')",
+    ),
 )

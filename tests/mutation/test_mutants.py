@@ -1,4 +1,4 @@
-"""Every mutant of the ledger's rule, of the legs and of charging is noticed by a sentence of their tests.
+"""Every mutant of the ledger's rule, of legs, charging and streams is noticed by a sentence of their tests.
 
 The modules under ``tenantguard/rules`` are compiled from their text with one fault in it, the test files are run anew
 against them in this process, and one sentence at least must fail. Properties (Hypothesis) are left out: each fault
@@ -11,13 +11,16 @@ import sys
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
+from inspect import signature
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import tenantguard.rules.redaction.events  # noqa: F401 - a package is there before its modules are made anew
 from tests.mutation.mutants import MUTANTS, Mutant
+from tests.rules.redaction.conftest import Tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,11 +34,21 @@ MODULES = {
     "tenantguard.rules.ledger": "ledger/__init__.py",
     "tenantguard.rules.legs": "legs.py",
     "tenantguard.rules.charging": "charging.py",
+    "tenantguard.rules.redaction.events.moulds": "redaction/events/moulds.py",
+    "tenantguard.rules.redaction.events.json_events": "redaction/events/json_events.py",
+    "tenantguard.rules.redaction.events.stream": "redaction/events/stream.py",
 }
 """What is made anew for each mutant, each after what it imports."""
 
 LEDGER_TESTS = tuple(sorted((ROOT / "tests" / "rules" / "ledger").glob("test_*.py")))
-TESTS = {"legs.py": (ROOT / "tests/rules/test_legs.py",), "charging.py": (ROOT / "tests/rules/test_charging.py",)}
+GLANCE_TESTS = (ROOT / "tests/rules/redaction/test_glance.py",)
+TESTS = {
+    "legs.py": (ROOT / "tests/rules/test_legs.py",),
+    "charging.py": (ROOT / "tests/rules/test_charging.py",),
+    "redaction/events/moulds.py": GLANCE_TESTS,
+    "redaction/events/json_events.py": GLANCE_TESTS,
+    "redaction/events/stream.py": GLANCE_TESTS,
+}
 
 
 def source(file: str) -> str:
@@ -57,6 +70,7 @@ def modules(mutant: Mutant | None) -> Iterator[None]:
             spec = spec_from_file_location(name, path)
             assert spec is not None
             module = sys.modules[name] = module_from_spec(spec)
+            place(name, module)
             if file.endswith("__init__.py"):
                 module.__path__ = [str(path.parent)]
             if mutant is not None and mutant.file == file:
@@ -70,6 +84,14 @@ def modules(mutant: Mutant | None) -> Iterator[None]:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module_before
+                place(name, module_before)
+
+
+def place(name: str, module: ModuleType) -> None:
+    """Let the package of a module, where there is one, give this one."""
+    package, _, last = name.rpartition(".")
+    if package in sys.modules:
+        setattr(sys.modules[package], last, module)
 
 
 def sentences(path: Path) -> Iterator[Callable[[], Any]]:
@@ -80,8 +102,9 @@ def sentences(path: Path) -> Iterator[Callable[[], Any]]:
         exec(compiled(path), vars(module))
         for name, test in list(vars(module).items()):
             if name.startswith("test_") and not hasattr(test, "hypothesis"):
+                shared = {"tools": Tools()} if "tools" in signature(test).parameters else {}
                 for given in parameters(test):
-                    yield partial(test, **given)
+                    yield partial(test, **shared, **given)
     finally:
         del sys.modules[module.__name__]
 

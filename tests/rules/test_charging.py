@@ -19,7 +19,7 @@ from tenantguard.model.price import TokenPrice
 from tenantguard.model.route import OnDisconnect, OnMissingUsage, Route
 from tenantguard.model.token_price import Tier
 from tenantguard.model.usage import Usage
-from tenantguard.rules.charging import Bill, Price, on_disconnect, price_of
+from tenantguard.rules.charging import Bill, Price, is_callers_own, on_disconnect, price_of
 from tenantguard.rules.pricing import Quote
 from tenantguard.rules.rates import Conversion
 from tenantguard.rules.usage import UnitSource, make_decoder
@@ -359,3 +359,22 @@ def test_a_model_that_no_settings_hold_is_not_written_down_as_it_came() -> None:
     assert made.quote is not None
     made.quote = replace(made.quote, model="alice@example.com says", matched_by="default")
     assert made.evidence(None)["model"] == "(withheld)"
+
+
+@pytest.mark.parametrize(
+    ("response_id", "headers", "own"),
+    [
+        ("chatcmpl-7f3a91bc", [], False),
+        ("chatcmpl-7f3a91bc", [(b"host", b"models.example"), (b"accept", b"application/json")], False),
+        ("chatcmpl-7f3a91bc", [(b"host", b"models.example"), (b"x-request-id", b"7F3A-91BC")], True),
+        ("chatcmpl-7f3a91bc", [(b"traceparent", b"00-7f3a91bc-01"), (b"accept", b"application/json")], True),
+        ("resp_7f3a91bc4d2e", [(b"x-trace", b"91bc4d"), (b"accept", b"text/html")], True),
+        ("resp_7f3a91bc4d2e", [(b"x-short", b"91bc4"), (b"accept", b"text/html")], False),
+        ("msg_7f3a91bc", [(b"x-first", b"trace-7f3a"), (b"x-second", b"91bc-trace")], False),
+        ("msg_", [(b"accept", b"text/html")], True),
+    ],
+)
+def test_an_id_that_stands_in_a_header_or_has_one_in_it_is_the_callers_own(
+    response_id: str, headers: list[tuple[bytes, bytes]], *, own: bool
+) -> None:
+    assert is_callers_own(response_id, headers) is own

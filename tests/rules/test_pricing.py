@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import assume, given
@@ -13,8 +15,13 @@ from tenantguard.model.price import PriceBook, PriceList, PriceRow, TokenPrice, 
 from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.token_price import STANDARD_TIERS, Rates, Tier
 from tenantguard.model.usage import COUNT_MAX, Usage
-from tenantguard.rules.pricing import Quote, bound_nanos, cost_nanos, exact_text, quote
+from tenantguard.rules.pricing import WITHHELD, Quote, bound_nanos, cost_nanos, exact_text, quote, shown_model
 from tenantguard.rules.rates import Conversion
+from tenantguard.rules.secrets.catalog import FORMATS
+from tests.rules.secrets.examples import example, value_of
+
+if TYPE_CHECKING:
+    from tenantguard.rules.secrets.format import SecretFormat
 
 PRICE = TokenPrice.parse(
     input="15 USD/1K",
@@ -417,3 +424,42 @@ def test_a_name_that_only_a_pattern_knows_says_so() -> None:
     answer = quote(PriceBook(listed=LISTED), "dated-2026-01-01")
     assert answer is not None
     assert answer.matched_by == "pattern"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt-4o-mini-2024-07-18", "claude-sonnet-4-20250514", "claude-3-5-sonnet@20241022", "o3", "x",
+        "phi-3.5-mini-128k", "meta-llama/Llama-3.3-70B-Instruct",
+        "us.anthropic.claude-3-5-sonnet-20241022-v2:0", "mixtral-8x22b", "GLM-4.6",
+        "@cf/qwen/qwen2.5-coder-32b-instruct", "Qwen/Qwen3-235B-A22B-Instruct-2507",
+        "gemini-2.5-pro-preview-05-06", "deepseek-r1-distill-llama-70b",
+        "cognitivecomputations/dolphin-mixtral-8x7b", "amazon.nova-pro-v1:0",
+    ],
+)  # fmt: skip
+def test_the_name_of_a_model_is_shown_where_it_is_made_as_names_are(name: str) -> None:
+    assert shown_model(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ann@example.com", "ann@20241022.com", "4111-1111-1111-1111", "m-4111-1111-1111-1111", "m-078-05-1120",
+        "m:415-555-2671", "m-20240718-20240718", "DE89370400440532013000", "gb-82-west-1234-5698-7654-32",
+        "192.168.1.10", "550e8400-e29b-41d4-a716-446655440000", "q7Vw2Zk9Tn4Xb8Lr3Jd6Hs1Gf5Mc0PyKeRu",
+        "x" * 25, "gpt 4", "", "gpt-4\n", "a-" * 41, "\u0661\u0662", "Größe",
+    ],
+)  # fmt: skip
+def test_what_may_be_a_secret_or_somebodys_is_not_shown_as_the_name_of_a_model(name: str) -> None:
+    assert shown_model(name) == WITHHELD
+
+
+@pytest.mark.parametrize("secret", FORMATS, ids=lambda secret: secret.entity)
+def test_no_key_of_any_vendor_is_shown_as_the_name_of_a_model(secret: SecretFormat) -> None:
+    random = Random(3)
+    for _ in range(20):
+        text = example(secret, random)
+        if secret.generic:
+            assert shown_model(text) == WITHHELD
+        else:
+            assert shown_model(value_of(secret, text)) == WITHHELD

@@ -46,7 +46,7 @@ def told(
     signal = signal_of(signals, dialect, limits, costs)
     if signal is None:
         return {}
-    tightest = tightest_of(slowest_first(limits, costs), costs, levels)
+    tightest = tightest_of(slowest_first(limits, costs), levels)
     lines = signal.refused(tightest, levels, 7, NOW_NS) if refused else signal.told(tightest, levels, NOW_NS)
     assert set(signal.replaced) <= {name.decode() for name, _ in lines}
     return {name.decode(): value.decode() for name, value in lines}
@@ -175,6 +175,6 @@ def test_the_tightest_allows_the_fewest_requests_and_refills_slowest(drawn: list
     limits = limits_of(*[RateRule(Rate(amount, MINUTE), name=f"r{at}") for at, (amount, _, _) in enumerate(drawn)])
     costs = [cost for _, cost, _ in drawn]
     levels = [(left, 1) for _, _, left in drawn]
-    tightest = tightest_of(slowest_first(limits, costs), costs, levels)
+    tightest = tightest_of(slowest_first(limits, costs), levels)
     ranks = [(left // cost, -cost * limits[at].rate.unit_ticks) for at, (_, cost, left) in enumerate(drawn)]
     assert ranks[tightest] == min(ranks)

@@ -96,6 +96,15 @@ def test_as_many_are_inside_as_there_are_slots_and_further_ones_are_refused() ->
     assert room.enter("r3", tenant(2, queue=0)) == Entered(3)
 
 
+def test_the_first_passes_at_once_and_is_seen_inside() -> None:
+    """A-15, A-19: before it there is nobody, and no queue."""
+    room = Room()
+    assert (room.standing, room.slots.waiting) == ([], 0)
+    assert room.enter("r0", tenant()) == Entered(1)
+    assert [(each.id, each.key, each.holds) for each in room.standing] == [(b"r0", "acme", True)]
+    assert room.slots.waiting == 0
+
+
 def test_whoever_waits_enters_in_the_order_of_coming() -> None:
     """A-16, A-20, A-21, A-23: a leaving reports who is next, and lets it in."""
     room = Room()

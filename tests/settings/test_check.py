@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+import spacy
+
 from tenantguard.cli import main
 from tests.settings.test_money import FILE, FOUR
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 SETTINGS = f"""
 tenancy.mode = "single"
@@ -152,3 +153,61 @@ response = "off"
     assert "on chat response: off" in lines
     assert any(line.startswith("weakens the guard: policies.default.redact: on_error") for line in lines)
     assert "Bluebird" not in out
+
+
+@pytest.mark.parametrize(
+    ("redact", "told"),
+    [
+        ("{}", ["all entities (score 0.4 and above)"]),
+        ('{ recognizers = ["EsNifRecognizer"], threshold = 0.75 }', ["EsNifRecognizer (score 0.75 and above)"]),
+        ('{ phone_regions = ["DE"], context = false }', ["telephone numbers of DE", "whatever words are before"]),
+        ("{ normalize = true, limit = 5_000_000 }", ["in any width", "at most 5000000 bytes"]),
+        ('{ allow = { exact = ["Bluebird"], domains = ["a.io"] }, skip = ["a", "b"] }', ["2 allowed", "not a, b"]),
+        ("{ keys = true, numbers = true, request = { path = true } }", ["also keys, numbers, path"]),
+        ('{ secrets = "off" }', ["secrets off"]),
+        ("{ entropy = false }", ["no random keys"]),
+        ('{ unknown = "block", parity = "presidio" }', ["unknown block", "by Presidio's own engine"]),
+        ('{ operators = { "*" = "hash" } }', ["*: hash"]),
+    ],
+)
+def test_what_differs_from_usual_redaction_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], redact: str, told: list[str]
+) -> None:
+    file = tmp_path / "tenantguard.toml"
+    file.write_text(f'[tenancy]\nmode = "single"\n[policies.default]\nredact = {redact}\n')
+    assert main(["check", str(file)]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "redact request" in line]
+    said = " ".join(line.split()).removeprefix("redact request ").split("; ")
+    usual = "all entities (score 0.4 and above)"
+    assert said == (told if told[0].endswith("above)") else [usual, *told])
+    assert "Bluebird" not in out
+
+
+@pytest.mark.parametrize(("buffer", "told"), [(False, "not in streams"), (True, "streams kept whole for it")])
+def test_it_is_shown_whether_names_are_found_in_streams(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, buffer: bool, told: str
+) -> None:
+    spacy.blank("en").to_disk(tmp_path / "model")
+    file = tmp_path / "tenantguard.toml"
+    ner = json.dumps(str(tmp_path / "model"))
+    response = "{ buffer = true }" if buffer else "{}"
+    file.write_text(f'[tenancy]\nmode = "single"\n[policies.default.redact]\nner = {ner}\nresponse = {response}\n')
+    assert main(["check", str(file)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "redact response" in line]
+    assert f"names by a language model, {told}" in line
+
+
+@pytest.mark.parametrize(
+    ("restore", "told"),
+    [('["text", "arguments"]', "values restored"), ('["arguments"]', "values restored in arguments of tools")],
+)
+def test_it_is_shown_where_values_are_restored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], restore: str, told: str
+) -> None:
+    file = tmp_path / "tenantguard.toml"
+    redact = f'{{ response = "restore", restore = {restore} }}'
+    file.write_text(f'[tenancy]\nmode = "single"\n[policies.default]\nredact = {redact}\n')
+    assert main(["check", str(file)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "redact response" in line]
+    assert line.rstrip().endswith(told)

@@ -217,6 +217,7 @@ class SQLiteBackend:
         self._store_accounts(db, books.touched.values())
         if books.changed:
             self._store_holds(db, now_ns)
+            self._loaded.stored(books.changed)
         write(
             db,
             f"INSERT INTO entry ({ENTRY_COLUMNS}) VALUES {{}}",

@@ -36,6 +36,13 @@ _HOLDS: Final = """
 """
 """Holds by id. Where entries alone tell of one, each is a row with its leg; else they repeat what its row says."""
 
+_NEWEST: Final = """
+    SELECT max(
+        coalesce((SELECT max(id) FROM hold), x''), coalesce((SELECT max(id) FROM ended), x''),
+        coalesce((SELECT max(op) FROM entry), x'')
+    )
+"""
+
 _REFUNDED: Final = """
     SELECT of, leg, -sum(amount) FROM entry WHERE of IS NOT NULL AND of IN ({}) GROUP BY of, leg
 """
@@ -59,6 +66,7 @@ class Loaded:
         self.seldom: dict[int, tuple[Any, ...]] = {}
         self._previous: dict[int, int] = {}
         self._rolling: dict[LineKey, int] = {}
+        self._newest: bytes | None = None  # no hold has a greater id; None: not asked yet
 
     def load(self, db: sqlite3.Connection, commands: Sequence[LedgerCommand], now_ns: int) -> list[bytes]:
         """Load what ``commands`` touch and is not there yet; return the ids of the holds that were asked for."""
@@ -95,8 +103,16 @@ class Loaded:
             self._load_rolling(db, line, first_ns)
 
     def load_holds(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> None:
-        """Load holds by id, those of them that exist, with their accounts."""
-        rows = select(db, _HOLDS, ids)
+        """Load holds by id, those of them that exist, with their accounts.
+
+        Ids that are made in the order of time need no look-up: they are greater than all that are stored.
+        """
+        if not ids:
+            return
+        if self._newest is None:
+            ((self._newest,),) = db.execute(_NEWEST).fetchall()
+        newest = self._newest
+        rows = select(db, _HOLDS, [hold_id for hold_id in ids if hold_id <= newest])
         if not rows:
             return
         found = stored_holds(rows)
@@ -111,6 +127,11 @@ class Loaded:
             hold = holds.get(hold_id)
             if hold is not None and hold.state is not HoldState.PENDING:
                 del holds[hold_id]
+
+    def stored(self, ids: Iterable[bytes]) -> None:
+        """Holds of these ids were written."""
+        if self._newest is not None:
+            self._newest = max(self._newest, *ids)
 
     def release_others(self) -> None:
         """Let go of what one batch named, beside holds and accounts."""

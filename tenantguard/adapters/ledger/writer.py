@@ -1,7 +1,9 @@
 """The group-commit writer: one thread per process that commits many operations in one transaction.
 
 It takes whatever is queued when it is free, up to ``BATCH_MAX`` operations: alone, an operation is committed at once;
-under load, the time of one commit is shared by all that came meanwhile. No timer, no tuning.
+under load, the time of one commit is shared by all that came meanwhile. What one turn of an event loop asks comes
+together, when the turn is over: woken by the first of many, the thread would fight with the loop for the lock of the
+interpreter, and commit a few. No timer, no tuning.
 
 Rules of this file
 1. The thread begins with the first operation in a process, is bound to no event loop, is dropped in a forked child
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 from collections import deque
 from itertools import islice
@@ -29,6 +32,7 @@ from tenantguard.errors import PortError
 from tenantguard.flow.ports import ResolveHold
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from tenantguard.adapters.ledger.backend import Backend
@@ -69,6 +73,8 @@ class Writer:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._turns: deque[tuple[LedgerCommand, LedgerPromise]] = deque()
+        self._turning: set[AbstractEventLoop] = set()
         self._inbox: queue.SimpleQueue[tuple[LedgerCommand, LedgerPromise] | None] = queue.SimpleQueue()
         self._backlog: deque[tuple[LedgerCommand, LedgerPromise]] = deque()
         self._thread: threading.Thread | None = None
@@ -80,7 +86,7 @@ class Writer:
 
     def submit(self, command: LedgerCommand) -> LedgerPromise:
         """Queue ``command``; a full queue or a hung database breaks the promise at once. Never blocks."""
-        promise = LedgerPromise(self._deadline_s)
+        promise = LedgerPromise(self._deadline_s, self._hasten)
         room = 2 * self._queue_max
         if not isinstance(command, ResolveHold):
             room = self._queue_max
@@ -88,14 +94,36 @@ class Writer:
             if problem is not None:
                 promise.fail(problem)
                 return promise
+        loop = _running_loop()
         with self._lock:
-            if self._inbox.qsize() + len(self._backlog) < room:
-                self._inbox.put((command, promise))
-                if self._thread is None:
-                    self._start()
+            if len(self._turns) + self._inbox.qsize() + len(self._backlog) < room:
+                self._turns.append((command, promise))
+                if loop is None:
+                    self._let_in()
+                elif loop not in self._turning:
+                    self._turning.add(loop)
+                    loop.call_soon(self._end_turn, loop)
                 return promise
         promise.fail(PortError("ledger", f"{room} operations are waiting to be written; retry later"))
         return promise
+
+    def _end_turn(self, loop: AbstractEventLoop) -> None:
+        with self._lock:
+            self._turning.discard(loop)
+            self._let_in()
+
+    def _hasten(self) -> None:
+        """Somebody blocks: if it is a loop, its turn will not be over before the answer is there."""
+        if self._turns:
+            with self._lock:
+                self._let_in()
+
+    def _let_in(self) -> None:
+        """Hand what was asked to the thread. Under the lock."""
+        while self._turns:
+            self._inbox.put(self._turns.popleft())
+        if self._thread is None and not self._inbox.empty():
+            self._start()
 
     def _hung(self) -> PortError | None:
         """Why it is no use to take anything now."""
@@ -107,6 +135,7 @@ class Writer:
     def close(self) -> None:
         """Finish what is queued and end the thread. Where the database fails now, what is queued is given up."""
         with self._lock:
+            self._let_in()
             thread = self._thread
             if thread is None:
                 return
@@ -196,6 +225,9 @@ class Writer:
         self._pause_s = min(2 * self._pause_s, _PAUSE_LONGEST_S)
 
     def _beat(self) -> None:
+        with self._lock:  # a loop that was stopped ends no turn
+            self._turning.clear()
+            self._let_in()
         try:
             with GATE:
                 self._backend.apply(())
@@ -211,5 +243,10 @@ class Writer:
             self._last_seen = False
             self._leaving.clear()
             self._thread = None
-            if not self._inbox.empty():
-                self._start()
+            self._let_in()
+
+
+def _running_loop() -> AbstractEventLoop | None:
+    """The loop that runs in this thread. Where nobody has imported asyncio there is none, and nothing to import."""
+    asyncio = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001 - its public twin raises

@@ -81,7 +81,7 @@ class CascadeDetector:
             for one in used:
                 self._add(finder_of(one), plans, tuple(map(str.lower, one.context or ())), one.score_thresholds)
         for finder in others:
-            self._add(finder, plans, (), {})
+            self._add(finder, plans, (), {"default": 0.0})
         self._always = any(step.always for step in self._steps)
         try:
             self._scanner = scanner(plans, fast=fast)

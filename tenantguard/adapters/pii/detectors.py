@@ -67,7 +67,7 @@ def _build(find: Find, fast: bool | None) -> Built:  # noqa: FBT001 - as in the 
         beside = CascadeDetector(find, fast=fast, others=others, recognizers=False) if others else None
         detector = PresidioDetector(find, beside, elsewhere)
     else:
-        detector = CascadeDetector(find, fast=fast, others=others, elsewhere=elsewhere)
+        detector = CascadeDetector(find, fast=fast, others=others, recognizers=find.personal, elsewhere=elsewhere)
     return NamingDetector(detector, names, find) if names is not None else detector
 
 

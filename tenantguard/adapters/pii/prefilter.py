@@ -480,9 +480,10 @@ def _weight(mask: int) -> float:
 def _goes_on_after_a_word(tree: Node) -> bool:
     """Whether a match can go on after a plain word and white space, which a stream takes for its end.
 
-    A word is plain unless it has a digit, ``@``, ``+`` or a bracket, or at most four capitals and no other letter
-    (``rules/redaction/hold.py``). The state is what the running word can be: -1 open by one of those marks, 0..4 so
-    many capitals, 5 plain, 6 plain and over, 7 gone on.
+    A word is plain unless it has a digit, ``@``, ``+`` or a bracket, or at most four capitals and no other letter,
+    which are plain all the same where a small letter follows (``rules/redaction/hold.py``). The state is what the
+    running word can be: -1 open by one of those marks, 0..4 so many capitals, 5 plain, 6 plain and over, 7 gone on, 8
+    capitals and over.
     """
     return 7 in _states(tree, frozenset((0,)))
 
@@ -502,20 +503,27 @@ def _states(node: Node, before: frozenset[int]) -> frozenset[int]:
         return frozenset().union(*(_states(branch, before) for branch in node.branches))
     if isinstance(node, Rep):
         after = before if node.low == 0 else frozenset[int]()
-        for count in range(1, min(node.high or 9, 9) + 1):  # nine states, so nothing changes after nine rounds
+        for count in range(1, min(node.high or 10, 10) + 1):  # ten states, so nothing changes after ten rounds
             before = _states(node.item, before)
-            if count >= min(node.low, 9):
+            if count >= min(node.low, 10):
                 after |= before
         return after
     return before
 
 
 def _step(state: int, mask: int) -> Iterator[int]:
-    if state >= 6:
+    if state in {6, 7}:
         yield 7
         return
+    if state == 8:
+        if mask & LOWER:
+            yield 7
+        if mask & SPACES:
+            yield 8
+        mask &= ~(LOWER | SPACES)
+        state = 0
     if mask & SPACES:
-        yield 6 if state == 5 else 0
+        yield 6 if state == 5 else 8 if state > 0 else 0
     if mask & _OPEN or state == -1:
         yield -1
     if state >= 0:

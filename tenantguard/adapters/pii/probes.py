@@ -54,7 +54,6 @@ _SECRETS: Final = (
     Probe("GITLAB_TOKEN", "glpat-" + "a1B2c3D4e5F6g7H8i9J0"),
 )
 _RANDOM_KEY: Final = Probe("RANDOM_KEY", "q7Vw2Zk9Tn4Xb8Lr3Jd6Hs1Gf5Mc0PyKeRu")
-_RANDOM_KEY_SCORE: Final = 0.8
 
 
 def probes_of(recognizers: Iterable[Any], find: Find, *, secrets: bool) -> list[Probe]:
@@ -71,7 +70,7 @@ def probes_of(recognizers: Iterable[Any], find: Find, *, secrets: bool) -> list[
             probes.append(probe)
     if secrets:
         probes += _SECRETS
-        probes += [_RANDOM_KEY] if find.entropy and find.threshold <= _RANDOM_KEY_SCORE else []
+        probes += [_RANDOM_KEY] if find.entropy else []
         probes += [Probe(known_entity(name, value), value) for value, name in {v: n for n, v in find.known}.items()]
     return probes
 

@@ -18,13 +18,14 @@ from tenantguard.errors import BadRequestError, ConfigurationError, TenantGuardE
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.media import content_of
 from tenantguard.rules.redaction.bodies import Passing, Refused, Terms, body_for
+from tenantguard.rules.redaction.buffered import with_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tenantguard.commands.redact.rules import Redactor
     from tenantguard.commands.redact.view import View
-    from tenantguard.rules.redaction.rule import RequestMask
+    from tenantguard.rules.redaction.rule import Detecting, RequestMask
 
 _TYPES: Final = {
     "text": "text/plain; charset=utf-8",
@@ -122,9 +123,14 @@ def redact(inputs: Sequence[Input], redactor: Redactor, view: View) -> bool:
 
 
 def _redact(one: Input, redactor: Redactor, view: View) -> None:
-    rule = redactor.rule()
-    marked = _Marked(rule) if view.marks and one.target is None else rule
     plan = redactor.plan
+    detector = redactor.detector()
+    marks = view.marks and one.target is None
+
+    def rule_over(detector: Detecting) -> RequestMask | _Marked:
+        rule = redactor.rule(detector)
+        return _Marked(rule) if marks else rule
+
     terms = Terms(
         fields=plan.fields,
         keys=plan.direction.keys,
@@ -132,9 +138,13 @@ def _redact(one: Input, redactor: Redactor, view: View) -> None:
         limit=plan.limit_bytes,
         unknown=Unknown.SCRUB,
     )
-    body = body_for(content_of([(b"content-type", _TYPES[one.kind].encode())]), marked, terms)
+    content = content_of([(b"content-type", _TYPES[one.kind].encode())])
+    rule = rule_over(plan.around(detector))
+    body = body_for(content, rule, terms)
     if isinstance(body, Refused):
         raise BadRequestError(body.problem)
+    if plan.find.ner and not isinstance(body, Passing):
+        rule, body = with_names(rule_over, plan, detector, content, terms)
     with _reading(one.source) as source, _writing(one.target) as target:
         for chunk in _chunks(source):
             view.advance(len(chunk))
@@ -153,13 +163,16 @@ class _Marked:
     def __init__(self, rule: RequestMask) -> None:
         self._rule = rule
         self.replaced = rule.replaced
+        self.kept = rule.kept
         self.skipped = rule.skipped
         self.reach = rule.reach
         self.clears = rule.clears
         self.find = rule.find
+        self.own = rule.own
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._rule, name)
+    @property
+    def passed(self) -> int:
+        return self._rule.passed
 
     @property
     def arguments(self) -> _Marked:

@@ -10,7 +10,7 @@ from tenantguard.model.redact_section import Direction, OperatorKind, RedactSect
 from tenantguard.rules.placeholders import KEY_BYTES_MIN, Vault, tenant_key
 from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import RequestMask
+from tenantguard.rules.redaction.rule import Identifiers, RequestMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tenantguard.flow.ports import Detector
     from tenantguard.model.redact_section import Find, Operator
+    from tenantguard.rules.redaction.rule import Detecting
 
 _KEYED: Final = frozenset({OperatorKind.HASH, OperatorKind.ENCRYPT})
 _LIMIT_BYTES: Final = 1 << 30
@@ -28,8 +29,12 @@ class Redactor(Protocol):
 
     plan: Plan
 
-    def rule(self) -> RequestMask:
-        """A rule with counters and bounds on work of its own."""
+    def detector(self) -> Detector:
+        """A detector with bounds on work of its own."""
+        ...
+
+    def rule(self, detector: Detecting) -> RequestMask:
+        """A rule over a detector, with counters of its own."""
         ...
 
 
@@ -41,18 +46,21 @@ class _Labels(Vault):
 
 
 class _Redactor:
-    def __init__(
-        self, plan: Plan, detector: Callable[[], Detector], vault: Callable[[], Vault], keys: TenantKeys
-    ) -> None:
+    def __init__(self, plan: Plan, vault: Callable[[], Vault], keys: TenantKeys) -> None:
         self.plan = plan
-        self._detector = detector
+        self.detector = _detectors(plan.find)
+        self._identifiers = _detectors(plan.identifiers) if plan.identifiers is not None else None
         self._vault = vault
         self._keys = keys
 
-    def rule(self) -> RequestMask:
+    def rule(self, detector: Detecting) -> RequestMask:
         """A rule for one input."""
-        detector = self.plan.around(self._detector())
-        return RequestMask(detector, self._vault(), escape=False, replacing=self.plan.replacing(self._keys))
+        plan, making = self.plan, self._identifiers
+        identifiers = None
+        if making is not None:
+            identifiers = Identifiers(lambda: plan.around_identifiers(making()), plan.secrets)
+        replacing = plan.replacing(self._keys)
+        return RequestMask(detector, self._vault(), escape=False, replacing=replacing, identifiers=identifiers)
 
 
 def of_options(find: Find, operators: Iterable[tuple[str, Operator]], key_file: Path | None) -> Redactor:
@@ -63,7 +71,7 @@ def of_options(find: Find, operators: Iterable[tuple[str, Operator]], key_file: 
     key = _read_key(key_file) if key_file is not None else secrets.token_bytes(KEY_BYTES_MIN)
     action = SecretAction.REDACT if find.secrets else SecretAction.OFF
     plan = Plan(Direction(find, operators=table, secrets=action), {}, _LIMIT_BYTES)
-    return _Redactor(plan, _detectors(plan), lambda: _Labels(key), _keys(plan, tenant_key(key, ""), ""))
+    return _Redactor(plan, lambda: _Labels(key), _keys(plan, tenant_key(key, ""), ""))
 
 
 def of_policy(path: Path, tenant: str, direction: str) -> Redactor:
@@ -81,13 +89,13 @@ def of_policy(path: Path, tenant: str, direction: str) -> Redactor:
         raise ConfigurationError(f"{path}: the policy of {tenant!r} leaves a {direction} as it is")
     plan = Plan(chosen, functions_of(section), _LIMIT_BYTES)
     key = tenant_key(settings.redaction_key or secrets.token_bytes(KEY_BYTES_MIN), tenant)
-    return _Redactor(plan, _detectors(plan), lambda: Vault(key), _keys(plan, key, tenant))
+    return _Redactor(plan, lambda: Vault(key), _keys(plan, key, tenant))
 
 
-def _detectors(plan: Plan) -> Callable[[], Detector]:
+def _detectors(find: Find) -> Callable[[], Detector]:
     from tenantguard.adapters.pii.detectors import detector_for  # noqa: PLC0415 - takes seconds
 
-    detector: Any = detector_for(plan.find)
+    detector: Any = detector_for(find)
     bounded: Callable[[], Detector] = detector.bounded
     return bounded
 

@@ -4,9 +4,8 @@
 | --- | --- |
 | JSON | kept until it has ended, then its strings; see ``json_text.py``; of a model an array element by element |
 | forms | kept until they have ended, then value by value |
-| ``multipart/form-data``, ``mixed``, ``related`` | as they come: text parts; files pass |
-| ``text/*``, XML, JavaScript, YAML | as they come, as they are written: what entities and escapes hide is not seen |
-| ``text/plain`` | the same, and kept while it may be JSON, which it then is taken for |
+| ``multipart/*`` | as they come: text parts; files pass |
+| ``text/*``, XML, JavaScript, YAML | as they come, escapes seen through, entities not; kept while it may be JSON |
 | event streams, lines of JSON | as they come, event by event |
 | pictures, sound, archives, office documents | pass |
 | anything else, and a body without a type | as the policy's ``unknown`` says; as text, or as JSON if it begins so |
@@ -26,16 +25,15 @@ from tenantguard.rules.media import EVENT_STREAM, UTF8, Content
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.fields import ALL_FIELDS, EVERYWHERE, Fields, Scope
 from tenantguard.rules.redaction.forms import rewrite_form
-from tenantguard.rules.redaction.hold import TextStream, join
 from tenantguard.rules.redaction.json_lines import VALUE_BYTES_MAX, JsonArray, JsonLines
-from tenantguard.rules.redaction.json_text import LLM_JSON, broken_edits, is_json, rewrite_text
+from tenantguard.rules.redaction.json_stream import EscapedTextStream
+from tenantguard.rules.redaction.json_text import LLM_JSON, NO_TEXT, broken_edits, is_json, rewrite_text
 from tenantguard.rules.redaction.multipart import MultipartBody, Part, Rewriting
 from tenantguard.rules.redaction.rule import MalformedTextError, apply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from tenantguard.rules.redaction.hold import Piece
     from tenantguard.rules.redaction.json_text import Shape
     from tenantguard.rules.redaction.rule import TextRule
 
@@ -46,7 +44,7 @@ _LINES: Final = frozenset({
     "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonl", "application/jsonlines",
     "application/x-jsonlines", "application/json-seq", "application/stream+json",
 })  # fmt: skip
-_MULTIPART: Final = frozenset({"multipart/form-data", "multipart/mixed", "multipart/related"})
+_FORM_DATA: Final = "multipart/form-data"
 _BINARY: Final = re.compile(
     r"(?!image/svg)(?:image|audio|video|font|model)/[^/]+"
     r"|application/(?:octet-stream|pdf|zip|gzip|x-gzip|x-tar|x-bzip2|x-7z-compressed|zstd|wasm|java-archive|epub\+zip"
@@ -85,8 +83,9 @@ class Terms:
     """What a policy says of one direction's bodies.
 
     ``model_call``: the body is in a model provider's protocol. ``fields``, ``keys`` and ``numbers`` are for bodies
-    that have such (JSON; of forms and multipart bodies the names are keys); texts, event streams and lines of JSON
-    are looked at as a whole. ``limit`` is in bytes, of a body that must be kept whole.
+    that have such (JSON; of forms and multipart bodies the names are keys); texts are looked at as a whole, and so
+    are event streams and lines of JSON, in which ``keys`` and ``numbers`` hold outside of what is said in deltas.
+    ``limit`` is in bytes, of a body that must be kept whole.
     """
 
     model_call: bool = False
@@ -101,6 +100,14 @@ class Terms:
         """The same for structured bodies."""
         plain = self.fields.everything and not self.keys and not self.numbers
         return EVERYWHERE if plain else Scope(self.fields, self.keys, self.numbers)
+
+    @property
+    def whole(self) -> Scope:
+        """The same for what is looked at as a whole."""
+        return Scope(keys=self.keys, numbers=self.numbers) if self.keys or self.numbers else EVERYWHERE
+
+
+_TERMS: Final = Terms()
 
 
 def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Passing | Refused:
@@ -117,7 +124,7 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
         if content.charset not in {"", UTF8}:
             return Refused("is a stream in a charset other than UTF-8")
         stream = EventStream if kind == EVENT_STREAM else JsonLines
-        return stream(rule, protocol=terms.model_call, unknown=terms.unknown)
+        return stream(rule, protocol=terms.model_call, unknown=terms.unknown, scope=terms.whole)
     if kind == _FORM:
         if content.charset.startswith(("utf-16", "utf-32")):
             return Refused("is a form in a charset that does not hold ASCII: send UTF-8")
@@ -125,16 +132,17 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
         return WholeBody(rewrite, terms.limit)
     if kind == "multipart/byteranges":
         return Refused("is in parts that a value may be split over")
-    if kind in _MULTIPART:
+    if kind.startswith("multipart/"):
         if not content.boundary:
             return Refused("names no boundary")
-        return MultipartBody(content.boundary, rule, partial(_part, rule=rule, terms=terms))
+        opening = partial(_part, rule=rule, terms=terms, is_form=kind == _FORM_DATA)
+        return MultipartBody(content.boundary, rule, opening, terms.scope)
     if _BINARY.fullmatch(kind):
         return passing(content, rule)
     if _TEXT.fullmatch(kind):
-        return TextBody(rule, content.charset, loose=terms if kind == "text/plain" else None)
+        return TextBody(rule, content.charset, terms)
     if terms.unknown is Unknown.SCRUB:
-        return TextBody(rule, content.charset or UTF8, loose=terms)
+        return TextBody(rule, content.charset or UTF8, terms)
     if terms.unknown is Unknown.PASS:
         return passing(content, rule)
     return Refused("is of a type that is not redacted: send JSON, a form or text") if kind else NoBody()
@@ -184,11 +192,11 @@ class WholeBody:
 class TextBody:
     """A text in ``charset`` ("": UTF-8, unless a byte order mark says other), redacted as it comes.
 
-    ``loose``: where it is JSON it is redacted as such under these terms, so that no escape hides anything.
+    Where it is JSON it is redacted as such under ``terms``.
     """
 
-    def __init__(self, rule: TextRule, charset: str = "", *, loose: Terms | None = None) -> None:
-        self._stream: TextStream | _JsonOrText = TextStream(rule) if loose is None else _JsonOrText(rule, loose)
+    def __init__(self, rule: TextRule, charset: str = "", terms: Terms = _TERMS) -> None:
+        self._stream = _JsonOrText(rule, terms)
         self._charset = charset
         self._head = b""
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -196,7 +204,7 @@ class TextBody:
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return what may leave."""
         if self._decoder is not None:
-            return self._encoded(self._stream.feed(self._decoded(chunk)))
+            return encode_text(self._stream.feed(self._decoded(chunk)), self._charset)
         self._head += chunk
         return self._begin() if len(self._head) >= _MARK_BYTES_MAX else b""
 
@@ -204,7 +212,7 @@ class TextBody:
         """The text has ended; return the rest of it."""
         begun = self._begin() if self._decoder is None else b""
         rest = self._stream.feed(self._decoded(b"", final=True))
-        return begun + self._encoded(rest) + self._encoded(self._stream.finish())
+        return begun + encode_text(rest + self._stream.finish(), self._charset)
 
     def _begin(self) -> bytes:
         """The first bytes are there, or all: take them, the byte order mark aside."""
@@ -216,12 +224,12 @@ class TextBody:
     def _decoded(self, chunk: bytes, *, final: bool = False) -> str:
         assert self._decoder is not None
         try:
-            return self._decoder.decode(chunk, final)
+            text = self._decoder.decode(chunk, final)
         except UnicodeDecodeError:
             raise MalformedTextError(f"the text is not in {self._charset}") from None
-
-    def _encoded(self, said: str | Iterable[Piece]) -> bytes:
-        return encode_text(said if isinstance(said, str) else join(said), self._charset)
+        if "\0" in text:
+            raise MalformedTextError(NO_TEXT)
+        return text
 
 
 class _JsonOrText:
@@ -233,11 +241,11 @@ class _JsonOrText:
         self._held = StringIO(newline="")
         self._size = 0
         self._asked = 0
-        self._text: TextStream | None = None
+        self._text: EscapedTextStream | None = None
 
     def feed(self, text: str) -> str:
         if self._text is not None:
-            return join(self._text.feed(text))
+            return self._text.feed(text)
         self._held.write(text)
         self._size += len(text)
         if self._size > self._terms.limit:
@@ -249,12 +257,12 @@ class _JsonOrText:
         if is_json(held) is not False:
             return ""
         self._held = StringIO(newline="")
-        self._text = TextStream(self._rule)
-        return join(self._text.feed(held))
+        self._text = EscapedTextStream(self._rule)
+        return self._text.feed(held)
 
     def finish(self) -> str:
         if self._text is not None:
-            return join(self._text.finish())
+            return self._text.finish()
         held = self._held.getvalue()
         if is_json(held):
             return rewrite_text(held, self._rule, None, self._terms.scope)
@@ -328,8 +336,11 @@ def _json(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Refused
     return JsonArray(rule, body, unknown=terms.unknown, limit=min(VALUE_BYTES_MAX, terms.limit))
 
 
-def _part(part: Part, rule: TextRule, terms: Terms) -> Rewriting | None:
-    """How a part of a multipart body is redacted, None if it passes."""
+def _part(part: Part, rule: TextRule, terms: Terms, *, is_form: bool) -> Rewriting | None:
+    """How a part of a multipart body is redacted, None if it passes.
+
+    What is no file is a field of a form, and read as a text, whatever type it says that it is.
+    """
     content = part.content
     fields = terms.fields.below(part.name) if part.name else terms.fields
     if part.is_file:
@@ -340,7 +351,8 @@ def _part(part: Part, rule: TextRule, terms: Terms) -> Rewriting | None:
         raise MalformedTextError("a part of the multipart body is one itself")
     if not content.is_json and not looked_at:
         return None
-    kind = content if content.type else content._replace(type="text/plain")
+    untold = not content.type or (is_form and _BINARY.fullmatch(content.type) is not None)
+    kind = content._replace(type="text/plain") if untold else content
     body = body_for(kind, rule, replace(terms, fields=fields))
     if isinstance(body, Refused):
         raise MalformedTextError(f"a part {body.problem}")

@@ -8,16 +8,22 @@ names; then by the rule itself, whose detector finds the values of those names a
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from tenantguard.model.pii import Match
+from tenantguard.rules.redaction.bodies import Passing, Refused, body_for
 from tenantguard.rules.redaction.rule import MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from tenantguard.rules.media import Content
+    from tenantguard.rules.redaction.bodies import Terms
     from tenantguard.rules.redaction.multipart import Rewriting
-    from tenantguard.rules.redaction.rule import Detecting
+    from tenantguard.rules.redaction.plan import Plan
+    from tenantguard.rules.redaction.rule import Detecting, TextRule
+
+    _Rule = TypeVar("_Rule", bound=TextRule)
 
 TEXT_CHARS_MAX: Final = 1_000_000
 """The most that a model reads of one body: 15 to 40 s of a processor."""
@@ -61,6 +67,10 @@ class Reading:
             if self._left < 0:
                 raise MalformedTextError("the body has more text than a language model may read")
             self.texts[text] = None
+        return []
+
+    def own(self, text: str) -> list[Match]:  # noqa: ARG002 - a rule's method
+        """Nothing: no identifier is a text."""
         return []
 
     def replace(self, entity: str, value: str) -> str:  # noqa: ARG002 - a rule's method
@@ -187,3 +197,16 @@ class Buffered:
         self._named.learn(self._reading.texts, self._naming)
         self._reading.texts.clear()
         return (self.second.feed(data) if data else b"") + self.second.finish()
+
+
+def with_names(
+    rule_over: Callable[[Detecting], _Rule], plan: Plan, detector: Detecting, content: Content, terms: Terms
+) -> tuple[_Rule, Buffered]:
+    """The rule and the rewriting of a body, neither passing nor refused, in which ``detector`` finds names too."""
+    assert isinstance(detector, Naming)
+    named, reading = Named(detector, plan.settle), Reading()
+    rule = rule_over(plan.around(named))
+    first, second = body_for(content, reading, terms), body_for(content, rule, terms)
+    assert not isinstance(first, Passing | Refused)
+    assert not isinstance(second, Passing | Refused)
+    return rule, Buffered(first, reading, detector, named, second, plan.limit_bytes)

@@ -177,6 +177,11 @@ class Scope:
     keys: bool = False
     numbers: bool = False
 
+    def looks_at_key(self, key: str) -> bool:
+        """Whether a key at the top, a form's name for example, is looked at."""
+        fields = self.fields
+        return self.keys and (fields.everything or fields.looks(fields.enter(fields.start, key)))
+
 
 EVERYWHERE: Final = Scope()
 """The texts of all values."""

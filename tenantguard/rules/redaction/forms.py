@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_plus
 
 from tenantguard.rules.redaction.fields import EVERYWHERE, Scope, shown
-from tenantguard.rules.redaction.json_text import is_json, loose_edits, rewrite_text
+from tenantguard.rules.redaction.json_text import NO_TEXT, is_json, loose_edits, rewrite_text
 from tenantguard.rules.redaction.percent import Percent
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply
+from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply, own_edits
 
 if TYPE_CHECKING:
     from tenantguard.rules.redaction.rule import TextRule
@@ -24,16 +25,21 @@ def rewrite_form(data: bytes, rule: TextRule, charset: str = "utf-8", scope: Sco
     Names, order, and every byte that is not replaced stay as written. Raises :class:`MalformedTextError` if the form
     is not in ``charset``.
     """
+    if b"\0" in data:
+        raise MalformedTextError(NO_TEXT)
     form = data.decode("latin-1")
     begins_as_json = form.lstrip()[:1] in {"{", "["}
     if begins_as_json and (rewritten := _as_json(data, rule, charset, scope)) is not None:
         return rewritten
+    hiding = bool(rule.own(unquote_plus(form)))
     edits: list[Edit] = []
     for found in _PAIR.finditer(form):
         name, equals, value = found[0].partition("=")
         try:
             looked_at = scope.keys or begins_as_json or not equals
             said = _name(name, rule, charset, scope) if looked_at else name
+            if hiding and not looked_at:
+                said = _own_name(name, rule, charset)
             new = f"{said}{equals}{_value(name, value, rule, charset, scope)}"
         except UnicodeError:
             raise MalformedTextError(f"a field of the form is not in {charset}") from None
@@ -60,6 +66,17 @@ def _name(raw: str, rule: TextRule, charset: str, scope: Scope) -> str:
         return raw
     try:
         edits = loose_edits(name.text, rule)
+    except SecretFoundError as found:
+        found.location = "?"
+        raise
+    return name.changed(edits) if edits else raw
+
+
+def _own_name(raw: str, rule: TextRule, charset: str) -> str:
+    """A name that is left alone, without the secrets in it."""
+    name = Percent(raw, charset, plus=True)
+    try:
+        edits = own_edits(rule, name.text)
     except SecretFoundError as found:
         found.location = "?"
         raise

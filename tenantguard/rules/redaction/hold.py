@@ -7,10 +7,11 @@ The rules, on which every split of a text into pieces gives the same result:
 2. A token is *plain* if no entity of several tokens can go on beyond it: it holds a letter, no digit, ``@``, ``+`` or
    bracket, is not one of at most four capitals and no word before a telephone extension, and no group of an IBAN in
    small letters, which are known by the letters and digits that it begins with. Of a token with a placeholder, what
-   follows the placeholder counts.
+   follows the placeholder counts. At most four capitals are plain all the same ("I am") once a small letter follows.
 3. Behind each separator that follows a plain token the text can be cut: what is before can leave, scanned together
    with the ``CONTEXT_CHARS`` characters that left before it. Full-width punctuation behind a ``/`` may belong to an
-   address, and only white space ends that. Whether a place is a cut depends on nothing that comes after it.
+   address, and only white space ends that. Whether a place is a cut depends on nothing that comes after it, behind
+   capitals on the first character.
 4. Where the rule has a ``reach`` (listed phrases, whose words are plain), a cut counts only once there is another so
    many characters behind it, up to which the text is scanned; a match that crosses the cut moves it to its own start.
 5. A private key (PEM) is held from its first line on, and leaves as one placeholder once its last line is there, or
@@ -59,6 +60,8 @@ _IBAN_HEAD: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}[A-Za-z\d-]*\Z"
 _IBAN_GROUPS: Final = re.compile(r"[A-Za-z\d-]+")
 _IBAN_CHARS_MAX: Final = 44  # 34 (ISO 13616) and a space before each group of four, and some
 _EXTENSION: Final = frozenset({"x", "xt", "xtn", "ext", "extn", "extension", "extensión", "int", "anexo", "доб"})
+_FIRST: Final = re.compile(rf"[^{_SEPARATORS}]")
+_CAPITALS: Final = re.compile(rf"(?!(?i:{'|'.join(sorted(_EXTENSION))})\Z)[A-Z]{{1,4}}")
 _WORDS: Final = re.compile(
     rf"(?:(?!(?i:{'|'.join(sorted(_EXTENSION))})[.,;:!?]*+[ \n])[A-Z]?[a-z]{{1,40}}[.,;:!?]{{0,3}}[ \n])++"
 )
@@ -89,8 +92,8 @@ class TextStream:
     """One text that arrives in pieces, redacted by ``rule``. See the rules at the top of this file."""
 
     __slots__ = (
-        "_block", "_cleared", "_cuts", "_held", "_iban", "_limit", "_open", "_path", "_rule", "_searched", "_seen",
-        "_swallowing", "_tail",
+        "_block", "_capitals", "_cleared", "_cuts", "_held", "_iban", "_limit", "_open", "_path", "_rule",
+        "_searched", "_seen", "_swallowing", "_tail",
     )  # fmt: skip
 
     def __init__(self, rule: TextRule) -> None:
@@ -101,6 +104,7 @@ class TextStream:
         self._seen = 0  # so far, held tokens have been looked at
         self._cuts: list[int] = []  # in what was looked at; without reach only the last
         self._open = False  # the last whole token is not plain
+        self._capitals = False  # unless a small letter follows
         self._iban = 0  # so many characters further, an IBAN may go on in any letters
         self._path = False  # an address may go on beyond full-width punctuation
         self._block: int | None = None  # where a private key may begin
@@ -161,7 +165,19 @@ class TextStream:
                 self._seen = last = words.end()
                 self._open = False
                 cuts[:] = (last,)
-        while (found := _TOKEN.match(held, self._seen)) is not None:
+        while True:
+            if self._capitals and (after := _FIRST.match(held, self._seen)) is not None:
+                self._capitals = False
+                if "a" <= after[0] <= "z":
+                    if after.end() - last > self._limit:
+                        return True
+                    last = self._seen
+                    if not self._rule.reach:
+                        cuts.clear()
+                    cuts.append(last)
+            found = _TOKEN.match(held, self._seen)
+            if found is None:
+                return len(held) - last > self._limit
             token, separators = found.groups()
             cut = found.start(2)
             if token.endswith(_MARK) and cut > self._cleared and cut + 1 - last <= self._limit:
@@ -179,6 +195,8 @@ class TextStream:
                     continue
                 self._path, cut = False, space.start()
             if self._open:
+                if token:
+                    self._capitals = len(token) <= 4 and not self._iban and _CAPITALS.fullmatch(token) is not None
                 continue
             if cut + 1 - last > self._limit:
                 return True
@@ -186,7 +204,6 @@ class TextStream:
             if not self._rule.reach:
                 cuts.clear()
             cuts.append(last)
-        return len(held) - last > self._limit
 
     def _goes_on(self, token: str, separators: str) -> bool:
         """Whether an entity may go on beyond this token, which is the next one."""
@@ -317,7 +334,7 @@ class TextStream:
         if crossing is not None:
             end = crossing.start or crossing.end
         self._release(end, matches, pieces)
-        self._seen, self._iban, self._open, self._path = 0, 0, True, False
+        self._seen, self._iban, self._open, self._path, self._capitals = 0, 0, True, False, False
         self._cuts.clear()
         if end == len(window):
             self._swallowing = True

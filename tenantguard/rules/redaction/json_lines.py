@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
-from tenantguard.rules.redaction.json_text import decode_utf8
-from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
+from tenantguard.rules.redaction.fields import EVERYWHERE
+from tenantguard.rules.redaction.json_text import broken_edits, decode_utf8
+from tenantguard.rules.redaction.rule import MalformedTextError, apply
 from tenantguard.rules.sse import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tenantguard.rules.redaction.events.view import Said
+    from tenantguard.rules.redaction.fields import Scope
     from tenantguard.rules.redaction.rule import TextRule
 
 VALUE_BYTES_MAX: Final = 8 * 1024 * 1024
+_BREAK: Final = re.compile(r"[\r\n]")
 _OUTSIDE: Final = re.compile(rb'["\[\]{}]')
 _INSIDE: Final = re.compile(rb'["\\]')
 _OPENS: Final = b"[{"
@@ -40,7 +43,8 @@ class JsonLines:
 
     A record separator before a line (RFC 7464) stays, and so do blank lines. With ``protocol``, the lines are those
     of a model provider, and one that is no JSON is a :class:`~tenantguard.rules.redaction.rule.MalformedTextError`;
-    without it, such a line is text. ``unknown`` says what happens to that, and to JSON of no known shape.
+    without it, such a line is text. ``unknown`` says what happens to that, and to JSON of no known shape; ``scope``
+    whether keys and numbers are looked at too.
     """
 
     def __init__(
@@ -49,13 +53,14 @@ class JsonLines:
         *,
         protocol: bool,
         unknown: Unknown = Unknown.SCRUB,
+        scope: Scope = EVERYWHERE,
         limit: int = VALUE_BYTES_MAX,
     ) -> None:
         self._rule = rule
         self._protocol = protocol
         self._unknown = unknown
         self._limit = limit
-        self._events = JsonEvents(rule, protocol=protocol, unknown=unknown)
+        self._events = JsonEvents(rule, protocol=protocol, unknown=unknown, scope=scope)
         self._rest = bytearray()
 
     def feed(self, chunk: bytes) -> bytes:
@@ -108,7 +113,10 @@ class JsonLines:
         if self._unknown is Unknown.PASS:
             self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
             return text
-        return apply(text, text_edits(self._rule, text))
+        new = apply(text, broken_edits(text, self._rule))
+        if new != text and _BREAK.search(new):
+            raise MalformedTextError("what belongs into a line has lines of its own")
+        return new
 
     def _written(self, said: Iterable[Said]) -> bytes:
         return "".join([f"{data}\n" for _, data in said]).encode()

@@ -1,7 +1,8 @@
 """JSON text that arrives in pieces (a tool call's arguments): its strings redacted, its structure never held back.
 
 Each string, key or value, is a text of its own. What stands outside of strings may only be JSON's own marks, numbers
-and literals; from the first character that is anything else on, the text counts as plain and is redacted as such.
+and literals; from the first character that is anything else on, the text counts as plain and is redacted as such, its
+escapes seen through: a more tolerant reader would undo them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,23 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.hold import Piece, TextStream, join
-from tenantguard.rules.redaction.json_text import SCALAR, escape
+from tenantguard.rules.redaction.hold import TextStream
+from tenantguard.rules.redaction.json_text import ANY_ESCAPE, SCALAR, escape, unescaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tenantguard.rules.redaction.hold import Piece
     from tenantguard.rules.redaction.rule import TextRule
 
 _SCALAR_CHARS_MAX: Final = 64
+_ANY: Final = re.compile(rf"[^\\]+|{ANY_ESCAPE.pattern}", re.DOTALL)
+_BEGUN: Final = re.compile(
+    r"\\(?:u[0-9a-fA-F]{0,3}|u\{[0-9a-fA-F]{0,6}|x[0-9a-fA-F]?|\r)?\Z"
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u(?:[dD](?:[c-fC-F][0-9a-fA-F]?)?)?)?)?\Z",
+)
+"""An escape that more text may end, or make another one of."""
+
 _TAKEN_CHARS: Final = 1024  # at a time, so that a long piece costs linear time
 _MARKS: Final = re.compile(r"[\[\]{},:\s]+")
 _SCALAR_RUN: Final = re.compile(r"[A-Za-z0-9+.-]+")
@@ -38,7 +47,7 @@ class JsonTextStream:
         self._rule = rule
         self._rest = ""
         self._begun = False
-        self._plain: TextStream | None = None
+        self._plain: EscapedTextStream | None = None
         self._string: TextStream | None = None
         self._sources: list[str] = []
 
@@ -48,7 +57,7 @@ class JsonTextStream:
         for start in range(0, len(text), _TAKEN_CHARS):
             taken = text[start : start + _TAKEN_CHARS]
             if self._plain is not None:
-                out.append(join(self._plain.feed(taken)))
+                out.append(self._plain.feed(taken))
                 continue
             self._rest += taken
             while self._step(out):
@@ -66,7 +75,7 @@ class JsonTextStream:
             else:
                 self._become_plain(out)
         if self._plain is not None:
-            out.append(join(self._plain.finish()))
+            out.append(self._plain.finish())
         self._rest = ""
         return "".join(out)
 
@@ -145,6 +154,62 @@ class JsonTextStream:
         self._rest = self._rest[count:]
 
     def _become_plain(self, out: list[str]) -> None:
-        self._plain = TextStream(self._rule)
-        out.append(join(self._plain.feed(self._rest)))
+        self._plain = EscapedTextStream(self._rule)
+        out.append(self._plain.feed(self._rest))
         self._rest = ""
+
+
+class EscapedTextStream:
+    """A text that arrives in pieces and may be read as if it were JSON: what its escapes stand for is redacted.
+
+    What is put in place of something with an escape in it is escaped, anything else is inserted as it is.
+    """
+
+    __slots__ = ("_lead", "_rest", "_sources", "_stream")
+
+    def __init__(self, rule: TextRule) -> None:
+        self._stream = TextStream(rule)
+        self._rest = ""
+        self._lead: list[str] = []  # what stands for nothing, and goes with what follows
+        self._sources: list[str] = []
+
+    def feed(self, text: str) -> str:
+        """Take the next piece; return what may leave."""
+        return "".join([self._taken(text[at : at + _TAKEN_CHARS]) for at in range(0, len(text), _TAKEN_CHARS)])
+
+    def finish(self) -> str:
+        """The text has ended; return the rest of it."""
+        self._add(list(self._rest), self._rest)
+        told = self._written([*self._stream.feed(self._rest), *self._stream.finish()])
+        return told + "".join(self._lead)
+
+    def _taken(self, text: str) -> str:
+        rest = self._rest + text
+        decoded: list[str] = []
+        at = 0
+        while at < len(rest) and _BEGUN.match(rest, at) is None:
+            found = _ANY.match(rest, at)
+            assert found is not None
+            at = found.end()
+            value = found[0] if found[0][0] != "\\" else unescaped(found)
+            self._add([found[0]] if len(value) == 1 else list(value), found[0])
+            decoded.append(value)
+        self._rest = rest[at:]
+        return self._written(self._stream.feed("".join(decoded)))
+
+    def _add(self, sources: list[str], raw: str) -> None:
+        """Remember how each of the next characters is written, all of them as ``raw``."""
+        if not sources:
+            self._lead.append(raw)
+        elif self._lead:
+            sources[0] = "".join([*self._lead, sources[0]])
+            self._lead.clear()
+        self._sources += sources
+
+    def _written(self, pieces: Iterable[Piece]) -> str:
+        written: list[str] = []
+        for source, new in pieces:
+            raw = "".join(self._sources[: len(source)])
+            del self._sources[: len(source)]
+            written.append(raw if new is None else escape(new) if "\\" in raw else new)
+        return "".join(written)

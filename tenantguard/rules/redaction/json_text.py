@@ -26,6 +26,7 @@ from tenantguard.rules.redaction.rule import (
     MalformedTextError,
     SecretFoundError,
     apply,
+    own_edits,
     text_edits,
 )
 
@@ -40,6 +41,8 @@ Path: TypeAlias = tuple[str | int, ...]
 DEPTH_MAX: Final = 1000
 """Containers in one another. Python's own reader gives up about there."""
 
+NO_TEXT: Final = "there are null characters in the text: it may be in another charset"
+
 _PATH_STEPS: Final = 8
 _SPACES: Final = " \t\n\r"
 _SPACE: Final = rf"[{_SPACES}]*"
@@ -51,9 +54,15 @@ _KEY: Final = re.compile(rf"{_SPACE}(?P<key>{STRING}){_SPACE}:")
 _NEXT: Final = re.compile(rf"{_SPACE}(?P<mark>[,\]}}])")
 _CLOSE: Final = re.compile(rf"{_SPACE}(?P<mark>[\]}}])")
 _END: Final = re.compile(rf"{_SPACE}\Z")
-_RAW: Final = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.",
+ANY_ESCAPE: Final = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}"
+    r"|\\(?:x[0-9a-fA-F]{2}|u\{[0-9a-fA-F]{1,6}\}|\r\n|.)",
+    re.DOTALL,
 )
+"""Escapes of JSON, and those of JSON5 and ECMAScript that no JSON has."""
+
+_BREAKS: Final = "\r\n"
+_CODE: Final = re.compile(r"\\(?:x(..)|u\{(.+)\})")
 _QUICK: Final = 262_144
 """Texts of so many quotes, and so many containers, are read in C: that takes 40 MB, and 5 times the text's size."""
 
@@ -159,9 +168,10 @@ class Shape:
 
     def in_arguments(self, path: Path) -> bool:
         """Whether what stands at ``path`` belongs to the arguments of a tool call."""
-        return bool(path) and (
-            path[-1] in self.json_keys
-            or any(step in self.argument_keys and isinstance(path[at + 1], str) for at, step in enumerate(path[:-1]))
+        if not path or path[-1] in self.json_keys:
+            return bool(path)
+        return len(path) > 1 and any(
+            step in self.argument_keys and isinstance(path[at + 1], str) for at, step in enumerate(path[:-1])
         )
 
 
@@ -287,7 +297,8 @@ def rewrite_text(text: str, rule: TextRule, shape: Shape | None = ANY_JSON, scop
         one_rule = rule.arguments is rule
         asked = _BETWEEN.join([*(value for _, _, value in quick.texts), *quick.asked])
         clear = rule.clears(asked) and (one_rule or rule.arguments.clears(asked))
-        if clear or (quick.simple and (one_rule or not quick.arguments)):
+        used = clear or (quick.simple and (one_rule or not quick.arguments))
+        if used and not (quick.own and rule.own(quick.own)):
             if opaque := quick.opaque + (quick.hidden if clear else 0):
                 rule.skipped[OPAQUE] = rule.skipped.get(OPAQUE, 0) + opaque
             return text if clear else _rewrite_quickly(text, quick, rule, shape or ANY_JSON)
@@ -304,7 +315,8 @@ class _Quick:
     ``texts`` are the strings of values: which part, key or nothing, value. ``asked`` is what else must be clear for
     the text to be so, ``opaque`` how many strings are binary, ``hidden`` how many inside of others. ``simple``:
     nothing is said twice, and the rule looks
-    at all strings of values and nothing else. ``arguments``: there are some, as an object.
+    at all strings of values and nothing else. ``arguments``: there are some, as an object. ``own`` is what the
+    protocol has of its own, and the keys.
     """
 
     parts: list[str]
@@ -314,6 +326,7 @@ class _Quick:
     opaque: int = 0
     hidden: int = 0
     arguments: bool = False
+    own: str = ""
 
 
 def _read_quickly(text: str, shape: Shape | None, scope: Scope) -> _Quick | None:
@@ -354,9 +367,13 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
     path: Path = ()
     parts = quick.parts
     left: list[str] = []
+    names: list[str] = []
+    keys, elsewhere = shape.protocol_keys, shape.protocol_paths is not None
     for at in range(1, len(parts), 2):
-        literal, after = parts[at], parts[at + 1].lstrip(_SPACES)
-        value = decode(literal)
+        literal, after = parts[at], parts[at + 1]
+        value = literal[1:-1] if "\\" not in literal else decode(literal)
+        if after[:1] in _SPACES:
+            after = after.lstrip(_SPACES)
         if after[:1] == ":":
             opening = after[1:].lstrip(_SPACES)[:1]
             if opening in {"{", "["}:
@@ -364,9 +381,11 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 quick.arguments = quick.arguments or (opening == "{" and value in shape.argument_keys)
             if scope.keys:
                 quick.asked.append(value)
+            elif value not in shape.protocol_keys:
+                names.append(value)
             path = () if opening else (value,)
             continue
-        if shape.leaves(path, value):
+        if path and (path[0] in keys or elsewhere) and shape.leaves(path, value):
             left.append(value)
         elif value:
             encoded = read_base64(value) if " " not in value else None
@@ -376,9 +395,10 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 quick.texts.append((at, path, value))
                 if encoded is not None and encoded.text is not None:
                     _see_through(quick, encoded.text)
-                elif (path and path[0] in shape.json_keys) or ("\\" in value and is_whole_json(value)):
+                elif (path and path[0] in shape.json_keys) or ("\\" in value and _is_coded(value)):
                     _see_through(quick, value)
         path = ()
+    quick.own = _BETWEEN.join([*left, *names])
     if quick.arguments and left:  # some of these may be no identifiers, but a tool's
         quick.asked += left
         quick.simple = False
@@ -390,8 +410,8 @@ def _see_through(quick: _Quick, text: str) -> None:
     """Ask for a text that may be JSON or base64, too, and for whatever would be read out of it."""
     encoded = read_base64(text)
     if encoded is None:
-        quick.asked.append(_RAW.sub(_unescaped, text) if "\\" in text else text)
-        if text.lstrip(_SPACES)[:1] in {"{", "["} and (parts := _parts(text)) is not None:
+        quick.asked.append(ANY_ESCAPE.sub(unescaped, text) if "\\" in text else text)
+        if text.lstrip(_SPACES)[:1] in {"{", "[", '"'} and (parts := _parts(text)) is not None:
             for literal in islice(parts, 1, None, 2):
                 _see_through(quick, decode(literal))
     elif encoded.text is None:
@@ -437,22 +457,23 @@ def json_edits(
 ) -> list[Edit]:
     """Every change that ``rule`` makes in a JSON text whose places are ``found``; in keys and numbers too by option.
 
+    Of keys, secrets are replaced without the option too.
+
     A number in which something is found becomes a string.
     """
     edits: list[Edit] = []
     changed: set[Path] = set()
     copies: list[Place] = []
-    arguments = rule.arguments
     for place in found:
         kind, start, end, path = place
         edit: Edit | None = None
         try:
             if kind is Kind.STRING or (keys and kind is Kind.KEY):
                 edit = edit_literal(text, place, string_edits(decode(text[start:end]), path, rule, shape))
-            elif numbers and kind is Kind.SCALAR and text[end - 1].isdigit():
-                used = arguments if arguments is not rule and shape.in_arguments(path) else rule
-                if inner := text_edits(used, text[start:end]):
-                    edit = Edit(start, end, f'"{escape(apply(text[start:end], inner))}"')
+            elif kind is Kind.KEY:
+                edit = edit_literal(text, place, own_edits(rule, decode(text[start:end])))
+            elif numbers and kind is Kind.SCALAR:
+                edit = number_edit(text, place, rule, shape)
         except SecretFoundError as secret:
             secret.location = shown((*path[:-1], "") if kind is Kind.KEY else path, secret.location)
             raise
@@ -462,6 +483,17 @@ def json_edits(
         elif kind is Kind.CONTAINER and path and path[-1] in shape.copy_keys:
             copies.append(place)
     return without_copies(edits, [place for place in copies if place.path[:-1] in changed])
+
+
+def number_edit(text: str, place: Place, rule: TextRule, shape: Shape) -> Edit | None:
+    """The change of a number in which something is found: it becomes a string. None if there is none."""
+    _, start, end, path = place
+    if not text[end - 1].isdigit():
+        return None
+    arguments = rule.arguments
+    used = arguments if arguments is not rule and shape.in_arguments(path) else rule
+    edits = text_edits(used, text[start:end])
+    return Edit(start, end, f'"{escape(apply(text[start:end], edits))}"') if edits else None
 
 
 def without_copies(edits: list[Edit], copies: Iterable[Place]) -> list[Edit]:
@@ -475,8 +507,10 @@ def without_copies(edits: list[Edit], copies: Iterable[Place]) -> list[Edit]:
 
 def string_edits(value: str, path: Path, rule: TextRule, shape: Shape) -> list[Edit]:
     """Every change that ``rule`` makes in one string, which is JSON itself under some keys of ``shape``."""
-    if not value or shape.leaves(path, value):
+    if not value:
         return []
+    if shape.leaves(path, value):
+        return own_edits(rule, value)
     if shape.json_keys or shape.argument_keys:
         arguments = rule.arguments
         if arguments is not rule and shape.in_arguments(path):
@@ -504,14 +538,18 @@ def broken_edits(value: str, rule: TextRule) -> list[Edit]:
     """
     if "\\" not in value:
         return text_edits(rule, value)
-    return _raw_edits(value, text_edits(rule, _RAW.sub(_unescaped, value)))
+    return _raw_edits(value, text_edits(rule, ANY_ESCAPE.sub(unescaped, value)))
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def unescaped(found: re.Match[str]) -> str:
+    """What an :data:`ANY_ESCAPE` stands for: a character, or nothing."""
     try:
         character: str = json.loads(f'"{found[0]}"')
     except ValueError:
-        return found[0][1]
+        code = _CODE.fullmatch(found[0])
+        if code is not None:
+            return chr(min(int(code[1] or code[2], 16), 0x10FFFF))
+        return found[0][1].strip(_BREAKS)  # a line that is broken in JSON5 goes on
     return character
 
 
@@ -524,9 +562,14 @@ def _plain_edits(value: str, rule: TextRule) -> list[Edit]:
         elif edits := loose_edits(encoded.text, rule):
             return [Edit(encoded.start, len(value), encoded.written(apply(encoded.text, edits)))]
         return []
-    if "\\" in value and is_whole_json(value):
+    if "\\" in value and _is_coded(value):
         return json_edits(places(value), value, rule, keys=True)
     return [] if rule.clears(value) else text_edits(rule, value)
+
+
+def _is_coded(text: str) -> bool:
+    """Whether a text is JSON that holds others: an object, an array or a string."""
+    return is_whole_json(text) or LITERAL.fullmatch(text.strip(_SPACES)) is not None
 
 
 def is_whole_json(text: str) -> bool:
@@ -560,11 +603,11 @@ def raw_offsets(raw: str, offsets: Sequence[int]) -> list[int]:
     """Where the characters at ``offsets`` (rising) of a decoded string stand in the literal's inside, ``raw``."""
     found: list[int] = []
     gained = 0
-    escapes = _RAW.finditer(raw)
+    escapes = ANY_ESCAPE.finditer(raw)
     escape_now = next(escapes, None)
     for offset in offsets:
         while escape_now is not None and escape_now.start() - gained < offset:
-            gained += len(escape_now[0]) - 1
+            gained += len(escape_now[0]) - (escape_now[0][1] not in _BREAKS)
             escape_now = next(escapes, None)
         found.append(offset + gained)
     return found
@@ -587,7 +630,9 @@ def escape(text: str) -> str:
 
 
 def decode_utf8(data: bytes) -> str:
-    """``data`` as text; :class:`MalformedTextError` if it is not UTF-8."""
+    """``data`` as text; :class:`MalformedTextError` if it is not UTF-8, or holds what only other charsets put in."""
+    if b"\0" in data:
+        raise MalformedTextError(NO_TEXT)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

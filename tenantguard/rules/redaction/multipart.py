@@ -11,13 +11,14 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tenantguard.rules.media import Content, read_type
-from tenantguard.rules.redaction.fields import shown
+from tenantguard.rules.redaction.fields import EVERYWHERE, shown
 from tenantguard.rules.redaction.percent import Percent
 from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply, text_edits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tenantguard.rules.redaction.fields import Scope
     from tenantguard.rules.redaction.rule import TextRule
 
 PARTS_MAX: Final = 1000
@@ -74,11 +75,19 @@ class MultipartBody:
     """A multipart body with this boundary; ``opening`` says how each part is rewritten, None if it passes.
 
     At most ``PARTS_MAX`` parts, each with a head of at most ``HEAD_BYTES_MAX`` bytes. Names of files, and header
-    lines that do not tell how the part is read, are rewritten by ``rule``. Raises
+    lines that do not tell how the part is read, are rewritten by ``rule``, names of parts too where ``scope`` has
+    them. Raises
     :class:`~tenantguard.rules.redaction.rule.MalformedTextError` for what is no such body.
     """
 
-    def __init__(self, boundary: str, rule: TextRule, opening: Callable[[Part], Rewriting | None]) -> None:
+    def __init__(
+        self,
+        boundary: str,
+        rule: TextRule,
+        opening: Callable[[Part], Rewriting | None],
+        scope: Scope = EVERYWHERE,
+    ) -> None:
+        self._scope = scope
         self._mark = b"--" + boundary.encode("ascii")
         self._rule = rule
         self._opening = opening
@@ -153,7 +162,9 @@ class MultipartBody:
         if self._parts > PARTS_MAX:
             raise MalformedTextError(f"the multipart body has more than {PARTS_MAX} parts")
         head = data[at:end]
-        part, spans = _read_head(_text(head))
+        part, spans, names = _read_head(_text(head))
+        if names and (self._scope.looks_at_key(part.name) or self._rule.own(_text(head))):
+            spans = sorted([*spans, *names])
         out.append(self._rewritten(head, spans))
         start = end + 2 if end == at else end + 4
         out.append(data[end:start])
@@ -207,7 +218,7 @@ class MultipartBody:
         return Edit(span.start, span.end, new) if new != value else None
 
     def _quoted(self, value: str) -> str:
-        """The name of a file; with its quoted pairs undone where only so something is found."""
+        """A name; with its quoted pairs undone where only so something is found."""
         edits = text_edits(self._rule, value)
         if edits or "\\" not in value:
             return apply(value, [edit._replace(new=_in_quotes(edit.new)) for edit in edits])
@@ -227,8 +238,8 @@ class MultipartBody:
             raise MalformedTextError("the head of a part is not clear") from None
 
 
-def _read_head(head: str) -> tuple[Part, list[_Span]]:
-    """What the head of a part says, and where in it texts stand: names of files, and lines that say no more."""
+def _read_head(head: str) -> tuple[Part, list[_Span], list[_Span]]:
+    """What the head of a part says; its texts (names of files, lines that say no more); where its name stands."""
     fields: dict[str, tuple[int, str]] = {}
     at = 0
     for line in head.split("\r\n") if head else ():
@@ -250,11 +261,13 @@ def _read_head(head: str) -> tuple[Part, list[_Span]]:
     if not is_file and transfer.strip().lower() not in _PLAIN_TRANSFER:
         raise MalformedTextError("a part is encoded: send it as it is")
     spans = [_Span(at, at + len(value), "line") for key, (at, value) in fields.items() if key not in _READ]
-    for key, kind in (("filename", "quoted"), ("filename*", "extended")):
+    names: list[_Span] = []
+    for key, kind in (("filename", "quoted"), ("filename*", "extended"), ("name", "quoted"), ("name*", "extended")):
         if key in parameters:
             offset, value = parameters[key]
-            spans.append(_Span(start + offset, start + offset + len(value), kind))
-    return Part(name, is_file, content), sorted(spans)
+            kept = spans if key.startswith("file") else names
+            kept.append(_Span(start + offset, start + offset + len(value), kind))
+    return Part(name, is_file, content), sorted(spans), names
 
 
 def _parameters(disposition: str) -> dict[str, tuple[int, str]]:

@@ -57,14 +57,14 @@ class TenantKeys(NamedTuple):
         digest = hmac.digest(self.hash_key, value.encode("utf-8", "surrogatepass"), hashlib.sha256)[:_HASH_BYTES]
         return (digest + self._mark(digest)).hex()
 
-    def encrypted(self, text: str) -> list[Match]:
-        """Where values stand that were encrypted or hashed for this tenant: nothing is to be looked for in them."""
+    def made(self, text: str) -> list[Match]:
+        """Where values stand that were hashed or encrypted for this tenant: nothing is to be looked for in them."""
         spans = []
         if self.cipher is not None and "<" in text:
             spans += [found.span() for found in ENCRYPTED.finditer(text) if self.cipher.made(found[0])]
         if self.hash_key:
             spans += [found.span() for found in HASHED.finditer(text) if self._is_hash(bytes.fromhex(found[0]))]
-        return [Match("ENCRYPTED", *span, 1.0) for span in sorted(spans)]
+        return [Match("MADE", *span, 1.0) for span in sorted(spans)]
 
     def _is_hash(self, made: bytes) -> bool:
         return hmac.compare_digest(made[_HASH_BYTES:], self._mark(made[:_HASH_BYTES]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tenantguard.model.redact_section import OnError, SecretAction, Unknown
+from tenantguard.model.redact_section import NOTHING_LISTED, OnError, SecretAction, Unknown
 from tenantguard.rules.redaction.bodies import Terms
 from tenantguard.rules.redaction.conflicts import settle
 from tenantguard.rules.redaction.fields import Scope, compile_fields
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Plan:
     """A :class:`~tenantguard.model.redact_section.Direction` with its lists, paths and operators compiled.
 
-    ``find`` is what a detector is needed for; :meth:`around` puts the rest of the search around one. ``functions``
+    ``find`` is what a detector is needed for, ``identifiers`` what one is for what a protocol has of its own (None:
+    nothing); :meth:`around` and :meth:`around_identifiers` put the rest of the search around them. ``functions``
     are those that custom operators name. ``ready`` is for who builds the detector: None until that was tried, then
     whether it could be. A list, path or operator that cannot be is a :class:`ConfigurationError`.
     """
@@ -41,7 +42,9 @@ class Plan:
         self.limit_bytes = direction.limit_bytes if direction.limit_bytes is not None else limit_bytes
         self.fields = compile_fields(direction.fields, direction.skip)
         self.operators = Operators(direction.operators, functions)
+        self.encrypts = self.operators.encrypts
         self.find = replace(find.searched, kept=self.operators.kept(secrets if refuses else frozenset()))
+        self.identifiers = self.find.identifiers
         self.fails_open = direction.on_error is OnError.OPEN
         self.passes_unreadable = self.fails_open and direction.unknown is not Unknown.BLOCK
         self.scope = Scope(self.fields, direction.keys, direction.numbers)
@@ -54,7 +57,7 @@ class Plan:
         }
         self._allowed = Allowed(find.allow)
         self._denied = Denied(find.deny)
-        self._secrets = secrets
+        self.secrets = secrets
         self._refused = secrets.__contains__ if refuses else None
 
     def terms(self, *, model_call: bool) -> Terms:
@@ -67,9 +70,13 @@ class Plan:
             detector = Listed(detector, self._allowed, self._denied)
         return Normalized(detector) if self.direction.find.normalize else detector
 
+    def around_identifiers(self, detector: Detecting) -> Detecting:
+        """A detector for :attr:`identifiers`, without what the policy allows."""
+        return Listed(detector, self._allowed, Denied(NOTHING_LISTED)) if self._allowed else detector
+
     def settle(self, matches: Iterable[Match]) -> list[Match]:
         """Conflicts settled as the detector for ``find`` settles them."""
-        return settle(matches, self._secrets, self.find.kept)
+        return settle(matches, self.secrets, self.find.kept)
 
     def replacing(self, keys: TenantKeys) -> Replacing:
         """What is done with the values of one exchange of a tenant with these keys."""

@@ -13,7 +13,7 @@ from tenantguard.rules.redaction.matches import checked, outside, united
 from tenantguard.rules.redaction.operators import Operators, TenantKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from tenantguard.model.redact_section import Operator
     from tenantguard.rules.placeholders import Vault
@@ -37,6 +37,9 @@ class Detecting(Protocol):
         """Matches by start, not overlapping; those that end at or before ``after`` may be missing."""
         ...
 
+
+_OWN_CHARS_MIN: Final = 4
+"""No secret is shorter: a known one has so many bytes, those of a format at least ten."""
 
 _MINTED: Final = "PLACEHOLDER"
 _OPAQUE_CHARS_MIN: Final = 256
@@ -96,6 +99,10 @@ class TextRule(Protocol):
         """What to replace, by start, not overlapping; what ends at or before ``after`` may be missing."""
         ...
 
+    def own(self, text: str) -> list[Match]:
+        """Secrets in what a protocol has of its own, by start, not overlapping."""
+        ...
+
     def replace(self, entity: str, value: str) -> str:
         """What stands in place of ``value``."""
         ...
@@ -132,14 +139,35 @@ class Replacing:
         return operator
 
     def found(self, detector: Detecting, text: str, after: int) -> list[Match]:
-        """What the detector finds, beside values that were encrypted here: a history brings them back."""
+        """What the detector finds, beside values that were hashed or encrypted here: a history brings them back."""
         matches = checked(detector.detect(text, after), text)
-        encrypted = self._keys.encrypted(text) if matches else []
-        return outside(matches, encrypted) if encrypted else matches
+        made = self._keys.made(text) if matches else []
+        return outside(matches, made) if made else matches
 
     def text(self, operator: Operator, entity: str, value: str) -> str:
         """What the operator makes of a value."""
         return self._operators.text(operator, entity, value, self._keys)
+
+
+class Identifiers:
+    """Finds ``secrets`` in what a protocol has of its own, by a detector that is made when there is such a thing."""
+
+    __slots__ = ("_detector", "_making", "_secrets")
+
+    def __init__(self, making: Callable[[], Detecting], secrets: Container[str]) -> None:
+        self._making = making
+        self._secrets = secrets
+        self._detector: Detecting | None = None
+
+    def find(self, text: str) -> list[Match]:
+        """The secrets in ``text``, by start, not overlapping."""
+        if len(text) < _OWN_CHARS_MIN:
+            return []
+        if self._detector is None:
+            self._detector = self._making()
+        if self._detector.clears(text):
+            return []
+        return [match for match in checked(self._detector.detect(text), text) if match.entity in self._secrets]
 
 
 _PLACEHOLDERS: Final = Operators()
@@ -150,14 +178,32 @@ class RequestMask:
     """Replaces personal data of the request, by placeholders that the vault can undo unless ``replacing`` says other.
 
     With ``escape``, text that looks like a placeholder is replaced too, so that a restored response holds the user's
-    own text again and nobody can ask for a value by writing its placeholder.
+    own text again and nobody can ask for a value by writing its placeholder. ``identifiers`` finds secrets in what a
+    protocol has of its own.
     """
 
-    __slots__ = ("_detector", "_escape", "_replacing", "_vault", "kept", "reach", "replaced", "skipped")
+    __slots__ = (
+        "_detector",
+        "_escape",
+        "_identifiers",
+        "_replacing",
+        "_vault",
+        "kept",
+        "reach",
+        "replaced",
+        "skipped",
+    )
 
     def __init__(
-        self, detector: Detecting, vault: Vault, *, escape: bool, replacing: Replacing | None = None
+        self,
+        detector: Detecting,
+        vault: Vault,
+        *,
+        escape: bool,
+        replacing: Replacing | None = None,
+        identifiers: Identifiers | None = None,
     ) -> None:
+        self._identifiers = identifiers
         self._replacing = replacing if replacing is not None else Replacing()
         self.replaced = self._replacing.replaced
         self.kept = self._replacing.kept
@@ -189,6 +235,10 @@ class RequestMask:
         literals = [Match(LITERAL, *found.span(), 1.0) for found in PLACEHOLDER.finditer(text)]
         return united(matches, literals) if literals else matches
 
+    def own(self, text: str) -> list[Match]:
+        """Secrets in what a protocol has of its own."""
+        return self._identifiers.find(text) if self._identifiers is not None else []
+
     def replace(self, entity: str, value: str) -> str:
         """The value's placeholder, which can be restored, or what its operator makes of it."""
         operator = self._replacing.operator(entity)
@@ -202,11 +252,12 @@ class ResponseScrub:
 
     A placeholder minted in this exchange is opaque: nothing is looked for in it, and what is restored for it is not
     looked at again. Any other placeholder is text like any other. ``restore_arguments`` is for the arguments of tool
-    calls; None: as ``restore``.
+    calls; None: as ``restore``. ``identifiers`` as for :class:`RequestMask`.
     """
 
     __slots__ = (
-        "_arguments", "_detector", "_replacing", "_restore", "_vault", "kept", "reach", "replaced", "skipped",
+        "_arguments", "_detector", "_identifiers", "_replacing", "_restore", "_vault", "kept", "reach", "replaced",
+        "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -217,7 +268,9 @@ class ResponseScrub:
         restore: bool,
         restore_arguments: bool | None = None,
         replacing: Replacing | None = None,
+        identifiers: Identifiers | None = None,
     ) -> None:
+        self._identifiers = identifiers
         self._replacing = replacing if replacing is not None else Replacing()
         self.replaced = self._replacing.replaced
         self.kept = self._replacing.kept
@@ -228,7 +281,9 @@ class ResponseScrub:
         self._restore = restore
         self._arguments = self
         if restore_arguments is not None and restore_arguments is not restore:
-            self._arguments = ResponseScrub(detector, vault, restore=restore_arguments, replacing=self._replacing)
+            self._arguments = ResponseScrub(
+                detector, vault, restore=restore_arguments, replacing=self._replacing, identifiers=identifiers
+            )
             self._arguments.skipped = self.skipped
 
     @property
@@ -257,6 +312,10 @@ class ResponseScrub:
         ]
         return sorted([*outside(matches, minted), *minted], key=_start) if minted else matches
 
+    def own(self, text: str) -> list[Match]:
+        """Secrets in what a protocol has of its own."""
+        return self._identifiers.find(text) if self._identifiers is not None else []
+
     def replace(self, entity: str, value: str) -> str:
         """The request's value of a minted placeholder, else what takes the place of what was found."""
         token = value if entity == _MINTED else self._vault.mask(entity, value)
@@ -267,6 +326,14 @@ class ResponseScrub:
             return token
         operator = self._replacing.operator(entity)
         return token if operator is None else self._replacing.text(operator, entity, value)
+
+
+def own_edits(rule: TextRule, text: str) -> list[Edit]:
+    """Every change in what a protocol has of its own, an identifier for example: of secrets alone."""
+    return [
+        Edit(match.start, match.end, rule.replace(match.entity, text[match.start : match.end]))
+        for match in rule.own(text)
+    ]
 
 
 def text_edits(rule: TextRule, text: str) -> list[Edit]:

@@ -47,7 +47,10 @@ def read_brought(data: bytes, body: Any) -> Brought:
     """Count what is in ``body``, the parsed ``data``."""
     if b"\\u" not in data:
         small = data.lower()
-        if not any(hint in small for hint in _HINTS):
+        for hint in _HINTS:
+            if hint in small:
+                break
+        else:
             return NOTHING
     images = files = 0
     left: list[Any] = [body]

@@ -164,8 +164,9 @@ class DocumentDecoder(UsageDecoder):
 
     def parse(self, data: bytes) -> None:
         """Parse the whole document and take it."""
+        is_plain = data[:1] == b"{" and data[1:2] > b"\0"  # UTF-8 and no mark: what ``json`` takes longer to find out
         try:
-            document = json.loads(data)
+            document = json.loads(data.decode("utf-8", "surrogatepass") if is_plain else data)
         except RecursionError:
             self.ended = data.rstrip(_JSON_SPACE).endswith(b"}")
         except ValueError:

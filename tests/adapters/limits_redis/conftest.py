@@ -28,10 +28,11 @@ _ids = itertools.count(1)
 
 
 class Asked:
-    """A store, and how long its answers took."""
+    """A store, and how long its answers took. It waits long, or beside other work its server would be too slow."""
 
     def __init__(self, uri: str, **options: Any) -> None:
         options.setdefault("processes", 1)
+        options.setdefault("deadline_ms", 5000)
         self.store = RedisLimits(uri, **options)
         self.waited_s: list[float] = []
 
@@ -109,6 +110,10 @@ class Proxy:
 
     refuses = False
 
+    def prepared(self, near: socket.socket) -> socket.socket:
+        """A connection that was accepted, as it is used."""
+        return near
+
     def _accept(self) -> None:
         while True:
             try:
@@ -117,6 +122,11 @@ class Proxy:
                 return
             self.links += 1
             if self.refuses:
+                near.close()
+                continue
+            try:
+                near = self.prepared(near)
+            except OSError:
                 near.close()
                 continue
             far = socket.create_connection(("127.0.0.1", self._to))

@@ -47,7 +47,7 @@ def test_a_mute_server_costs_a_deadline_three_times_and_then_nothing(
     asked: Callable[..., Asked], mute: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its first three trips are waited for; then only probes are, by a thread of the store's own."""
-    store = asked(mute)
+    store = asked(mute, deadline_ms=50)
     take = one(Rate(1, 3600 * SECOND, 10))
     with caplog.at_level(logging.WARNING):
         answers = [store.take(take) for _ in range(60)]
@@ -71,7 +71,7 @@ def test_who_waits_on_an_event_loop_is_answered_within_the_deadline(asked: Calla
         return time.perf_counter() - began
 
     async def crowd() -> float:
-        store = asked(mute).store
+        store = asked(mute, deadline_ms=50).store
         return max(await asyncio.gather(*[ask(store) for _ in range(50)]))
 
     assert min(asyncio.run(crowd()) for _ in range(3)) <= 0.05 + TOLERANCE_S
@@ -116,11 +116,11 @@ def test_each_process_goes_on_with_its_share_from_where_the_bucket_was_last_seen
     assert sum(store.admitted(used, 40) for store in stores) in range(12, 21)  # a quarter of 20 each, rounded down
     assert sum(store.admitted(fresh, 40) for store in stores) == 80
     for store in stores:
-        in_time(store)
+        in_time(store, 5)
 
 
 def test_what_fits_a_burst_but_not_a_share_of_it_is_told_to_come_back(asked: Callable[..., Asked], mute: str) -> None:
-    store = asked(mute, processes=4)
+    store = asked(mute, processes=4, deadline_ms=50)
     refused = store.take(one(Rate(100, SECOND), cost=50))
     assert isinstance(refused, Shortage)
     assert refused.retry_after_ns is not None
@@ -131,7 +131,7 @@ def test_what_fits_a_burst_but_not_a_share_of_it_is_told_to_come_back(asked: Cal
 
 
 def test_what_was_taken_here_is_settled_here(asked: Callable[..., Asked], mute: str) -> None:
-    store = asked(mute)
+    store = asked(mute, deadline_ms=50)
     rate = Rate(1, 3600 * SECOND, 100)
     command = TakeTokens(store.new_id(), (one(rate, "acme", 80),))
     assert store.execute(command).degraded
@@ -142,13 +142,13 @@ def test_what_was_taken_here_is_settled_here(asked: Callable[..., Asked], mute: 
 
 def test_a_server_that_hung_takes_nothing_late(asked: Callable[..., Asked], own_redis: Any) -> None:
     """It reads when it comes back what was given up long ago."""
-    store = asked(own_redis.uri)
+    store = asked(own_redis.uri, deadline_ms=300)
     take = one(Rate(1, 3600 * SECOND, 100))
     store.take(take)
     own_redis.hang()
     for _ in range(5):
         assert store.take(take).degraded
-    in_time(store)
+    in_time(store, 0.3)
     time.sleep(0.06)
     own_redis.go_on()
     store.recovers(Take(take.bucket, take.rate, 0))
@@ -164,7 +164,7 @@ def test_a_killed_server_is_noticed_at_once_and_one_that_comes_back_is_asked_aga
     assert store.admitted(take, 4) == 4
     own_redis.kill()
     assert store.admitted(take, 20) == 6
-    in_time(store)
+    in_time(store)  # a refused connection is no wait
     own_redis.start()
     with caplog.at_level(logging.WARNING):
         store.recovers(Take(take.bucket, take.rate, 0))
@@ -188,21 +188,21 @@ def test_a_flushed_server_is_full_again_and_settles_nothing_twice(
 
 
 def test_a_slow_server_is_waited_for_no_longer_than_the_deadline(asked: Callable[..., Asked], proxy: Proxy) -> None:
-    store = asked(proxy.uri, deadline_ms=60)
+    store = asked(proxy.uri, deadline_ms=400)
     take = one(Rate(1, 3600 * SECOND, 1000))
     assert not store.take(take).degraded
-    proxy.delay_s = 0.015  # each way
+    proxy.delay_s = 0.05  # each way
     assert not store.take(take).degraded
-    proxy.delay_s = 0.08
+    proxy.delay_s = 0.5
     answers = [store.take(take) for _ in range(12)]
     assert all(answer.degraded for answer in answers)
-    in_time(store, 0.06)
+    in_time(store, 0.4)
     proxy.delay_s = 0.0
     store.recovers(take)
 
 
 def test_what_a_slow_server_decided_too_late_is_given_back(asked: Callable[..., Asked], proxy: Proxy) -> None:
-    store = asked(proxy.uri, deadline_ms=40)
+    store = asked(proxy.uri, deadline_ms=300)
     take = one(Rate(1, 3600 * SECOND, 50))
     store.take(take)
     proxy.passes.clear()
@@ -267,7 +267,7 @@ def test_a_server_that_cannot_write_is_as_one_that_does_not_answer(
 
 
 def test_nobody_waits_for_a_name_that_does_not_resolve(asked: Callable[..., Asked]) -> None:
-    store = asked("redis://no-such-host.invalid:6379/0")
+    store = asked("redis://no-such-host.invalid:6379/0", deadline_ms=50)
     assert all(store.take(one(Rate(1, SECOND))).degraded for _ in range(5))
     in_time(store)
 
@@ -275,7 +275,7 @@ def test_nobody_waits_for_a_name_that_does_not_resolve(asked: Callable[..., Aske
 def test_many_threads_are_all_answered_while_the_server_hangs_and_comes_back(
     asked: Callable[..., Asked], own_redis: Any
 ) -> None:
-    store = asked(own_redis.uri)
+    store = asked(own_redis.uri, deadline_ms=50)
     take = one(Rate(1, 60 * SECOND, 10**6))
     ends = time.perf_counter() + 0.8
     answers: list[Any] = []

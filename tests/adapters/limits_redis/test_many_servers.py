@@ -169,20 +169,23 @@ def test_a_node_that_hangs_is_decided_without_and_the_others_go_on(
     ports = [slots[SLOTS * number // 3 + 5].breaker.name for number in range(3)]
     assert [str(node.port) in name for node, name in zip(cluster.nodes, ports, strict=True)] == [True] * 3
     for take in takes:
-        assert not store.take(take).degraded
+        store.recovers(take)
     cluster.nodes[0].hang()
     try:
-        answers = {take.bucket: store.take(take).degraded for take in takes}
+        for take in takes:
+            if node_of[take.bucket] == 0:
+                assert store.take(take).degraded
+            else:
+                store.recovers(take)
     finally:
         cluster.nodes[0].go_on()
-    assert answers == {bucket: node == 0 for bucket, node in node_of.items()}
     cluster.wait()
     for take in takes:
         store.recovers(take)
 
 
 def test_a_cluster_that_is_not_there_is_decided_without(asked: Callable[..., Asked]) -> None:
-    store = asked(f"redis+cluster://127.0.0.1:{free_port()}")
+    store = asked(f"redis+cluster://127.0.0.1:{free_port()}", deadline_ms=50)
     assert all(store.take(one(Rate(1, SECOND)), shared("global", Rate(1, SECOND))).degraded for _ in range(5))
     assert sorted(store.waited_s)[2] <= 0.055
 

@@ -280,10 +280,25 @@ def test_a_hundred_thousand_tenants_are_limited_each_and_bounded_here(own_redis:
     for number in (0, 7, 50_000, 99_999):
         answer = asyncio.run(decide(store, TakeTokens(None, (Take(f"t{number}|tenant", rate, 1),))))
         assert isinstance(answer, Shortage)
-    assert len(store._plans) <= 16_384
-    assert len(store._keys) <= 65_536
+    assert len(store._plans) + len(store._plans_before) <= 16_384
+    assert len(store._keys) <= 16_384
     assert len(store._fallback._known) + len(store._fallback._known_before) <= 100_100
     store.close()
+
+
+def test_plans_of_takes_that_come_once_go_a_few_at_a_time_and_others_stay() -> None:
+    """The takes of calls that are priced by their size are new with each request."""
+    store = RedisLimits("redis://127.0.0.1:1/0")
+    rate = Rate(1, HOUR)
+    often = (Take("acme|tenant", rate),)
+    plan = store._planned(often)
+    most = 0
+    for number in range(40_000):
+        store._planned((Take(f"t{number % 100}|tenant", rate),))
+        most = max(most, len(store._plans) + len(store._plans_before))
+        if number % 500 == 0:
+            assert (store._plans.get(id(often)) or store._planned(often)) is plan
+    assert 8192 <= most <= 2 * 8192
 
 
 # settings

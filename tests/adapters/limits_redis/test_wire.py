@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from tenantguard.adapters.limits.redis.wire import draws, id_key, redis_key
+from tenantguard.adapters.limits.redis.wire import check, id_key, redis_key
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.ports import Take
 from tenantguard.model.rate import Rate
@@ -49,4 +49,4 @@ def test_a_key_is_short_whatever_a_request_asks_for() -> None:
 
 def test_a_burst_of_more_than_a_century_is_refused_with_a_remedy() -> None:
     with pytest.raises(ConfigurationError, match="lower it"):
-        draws([Take("a|b", Rate(1, 86_400 * 10**9, 10**6))])
+        check([Take("a|b", Rate(1, 86_400 * 10**9, 10**6))])

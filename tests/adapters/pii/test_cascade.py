@@ -13,8 +13,9 @@ import pytest
 
 from tenantguard.adapters.pii import patterns
 from tenantguard.adapters.pii.cascade import CascadeDetector
+from tenantguard.adapters.pii.detectors import detector_for
 from tenantguard.errors import ConfigurationError, PortError
-from tenantguard.model.redact_section import Find
+from tenantguard.model.redact_section import Find, Parity
 
 if TYPE_CHECKING:
     from tenantguard.model.pii import Match
@@ -118,6 +119,14 @@ def test_detectors_with_other_settings_do_not_meet(cascade: CascadeDetector) -> 
     assert mails.entities == ["EMAIL_ADDRESS"]
 
 
+@pytest.mark.parametrize("parity", list(Parity))
+def test_no_threshold_lets_a_secret_pass(parity: Parity) -> None:
+    """A secret has no score of Presidio's."""
+    text = "password=Tr0ub4dor&3x9 and q7Vw2Zk9Tn4Xb8Lr3Jd6Hs1Gf5Mc0PyKeRu"
+    detector = detector_for(Find(entities=("EMAIL_ADDRESS",), threshold=1.0, secrets=True, parity=parity))
+    assert {match.entity for match in detector.detect(text)} == {"PASSWORD", "RANDOM_KEY"}
+
+
 def test_a_recogniser_of_the_users_is_scanned_for_like_presidios() -> None:
     detector = own("badges")
     assert found(detector, "her badge BDG-1234 and BDG-12345") == [("BADGE", "BDG-1234")]
@@ -219,7 +228,7 @@ def test_nothing_touches_the_network_and_importing_the_module_loads_no_presidio(
     script = """
 import sys
 from tenantguard.adapters.pii.detectors import detector_for
-from tenantguard.model.redact_section import Find
+from tenantguard.model.redact_section import Find, Parity
 assert not any(name.startswith(("presidio", "spacy", "tldextract", "hyperscan", "regex")) for name in sys.modules)
 def guard(event, args):
     local = ("socket.__new__", "socket.bind")  # urllib3 looks, when it is imported, whether ::1 can be bound

@@ -93,6 +93,8 @@ def test_flags_within_an_expression_hold_for_all_of_it_as_in_presidio() -> None:
     [
         (r"\d{3} \d{3}", 0),  # a digit holds a stream back
         (r"[A-Z]{2,3} \d{4}", 0),  # so do at most four capitals
+        (r"[A-Z]{2} +[A-Z]\d", 0),
+        (r"[A-Z]{2} [a-z]{3}", 6),  # which a small letter lets go
         (r"[A-Z]{5} \d{4}", 10),
         (r"(?i)[A-Z]{2} \d{4}", 7),
         (r"hr[ab]\s*\d{1,6}", REACH_MAX),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from functools import cache
 from itertools import pairwise
 from random import Random
+from re import _parser as parser
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenantguard.adapters.pii.detectors import detector_for
 from tenantguard.adapters.pii.finder import Budget
 from tenantguard.adapters.pii.prefilter import plan
 from tenantguard.adapters.pii.scanning import scanner
 from tenantguard.adapters.pii.secrets import SecretSearch
+from tenantguard.model.redact_section import Find
 from tenantguard.rules.secrets.catalog import FORMATS
 from tests.rules.secrets.corpora import NAMES, corpus
 from tests.rules.secrets.examples import BASE62, example, json_web_token, run, value_of
@@ -231,3 +235,29 @@ def test_what_stands_far_away_changes_nothing(before: str, at: int, after: str) 
     text = example(secret, Random(at))
     whole = f"{before} \n{text}\n {after}"
     assert (secret.entity, value_of(secret, text)) in found(cached(fast=False), whole)
+
+
+def test_identifiers_hide_no_secret_and_chance_makes_none() -> None:
+    find = Find(secrets=True, known=(("OWN", "swordfish-of-ours"),)).identifiers
+    assert find is not None
+    detector = detector_for(find)
+    for text in ("sk-ant-api03-" + "aB3_x9Kq" * 11 + "aB3_xAA", "AKIA" + "IOSFODNN7QWERTYU", "swordfish-of-ours"):
+        assert [match.start for match in detector.detect(text)] == [0], text
+        assert [match.start for match in detector.detect(f"call/{text}")] == [5]
+    own = [
+        "gpt-4o-mini-2024-07-18", "chatcmpl-9a8B7c6D5e4F3g2H1", "msg_01XFDUDYJgAACzvnptvVoYEL",
+        "toolu_01A09q90qw90lq917", "call_abc123XYZ456def789GHI012",
+        "resp_67ccd2bed1ec8190b14f964abc0542670bb6a6b452d3795b",
+        "fp_44709d6fcb", "q7Vw2Zk9Tn4Xb8Lr3Jd6Hs1Gf5Mc0PyKeRu", "4111111111111111",
+        "EqQBCgIYAhIM1gbcDa9GJwZA2b3h" * 20, "123e4567-e89b-42d3-a456-426614174000",
+        "gAAAAABn" + "aB3_x9Kq" * 30 + "==", "accounts/acme/models/llama-v3p1",
+    ]  # fmt: skip
+    assert [detector.detect(text) for text in own] == [[]] * len(own)
+    assert Find().identifiers is None
+
+
+def test_what_is_short_and_has_no_mark_is_no_secret_of_any_format() -> None:
+    """Which is why a stream's identifiers of up to 15 characters are read at a glance."""
+    for secret in FORMATS:
+        least = parser.parse(secret.expression, secret.flags).getwidth()[0]
+        assert least > 15 or re.search(r"[=:\s]", example(secret, Random(1))), secret.entity

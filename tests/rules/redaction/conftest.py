@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.matches import united
-from tenantguard.rules.redaction.rule import RequestMask, ResponseScrub
+from tenantguard.rules.redaction.rule import Identifiers, Replacing, RequestMask, ResponseScrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,6 +64,10 @@ class Detecting:
         return [match for match in self._search(text) if match.end > after]
 
 
+def _keys(text: str) -> list[Match]:
+    return [Match("API_KEY", *found.span(), 1.0) for found in re.finditer(r"\bsk-\w{16}\b", text)]
+
+
 class Tools:
     """What the tests of this folder share."""
 
@@ -84,6 +88,22 @@ class Tools:
 
     def scrub(self, vault: Vault | None = None, *, restore: bool = False) -> ResponseScrub:
         return ResponseScrub(Detecting(self.detect), vault or self.vault(), restore=restore)
+
+    def refusing(self, kind: str) -> RequestMask:
+        """The request's rule that refuses this entity."""
+        replacing = Replacing(refused=lambda entity: entity == kind)
+        found = Identifiers(lambda: Detecting(_keys), {"API_KEY"})
+        return RequestMask(
+            Detecting(self._with_keys), self.vault(), escape=False, replacing=replacing, identifiers=found
+        )
+
+    def guarding(self) -> ResponseScrub:
+        """The response's rule that also looks for keys in what a protocol has of its own."""
+        found = Identifiers(lambda: Detecting(_keys), {"API_KEY"})
+        return ResponseScrub(Detecting(self._with_keys), self.vault(), restore=False, identifiers=found)
+
+    def _with_keys(self, text: str) -> list[Match]:
+        return united(self.detect(text), _keys(text))
 
     def phrases(self, *listed: str) -> ResponseScrub:
         """A rule that finds these values and, as a deny list does, these phrases."""

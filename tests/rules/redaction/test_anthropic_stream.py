@@ -144,3 +144,13 @@ def test_text_of_a_block_that_never_stops_leaves_with_the_message(tools: Any) ->
         redacted = run(tools.scrub(), start(0, text="") + delta(0, "text_delta", text="call 415") + end)
         assert texts(redacted)[0, "text"] == "call 415"
         assert redacted.endswith(end)
+
+
+@pytest.mark.parametrize("other", ["textdelta", "", "thinking_delta", "of a@b.io"])
+def test_a_text_is_one_whatever_type_its_deltas_say_that_they_are(tools: Any, other: str) -> None:
+    """Readers join the texts of a block."""
+    stream = start(0, text="") + delta(0, "text_delta", text="mail ann@smi") + delta(0, other, text="th.com or 415")
+    redacted = run(tools.scrub(), stream + stop(0) + END)
+    assert texts(redacted)[0, "text"].startswith("mail <EMAIL_ADDRESS_")
+    assert texts(redacted)[0, "text"].endswith("> or 415")
+    assert b"b.io" not in redacted

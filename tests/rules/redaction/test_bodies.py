@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tenantguard.errors import PortError
@@ -28,6 +28,9 @@ def test_a_text_is_redacted_in_any_chunks(tools: Any, data: st.DataObject, chars
     chunks = tools.cut(text.encode(charset or "utf-8"), data.draw(tools.places))
     out = b"".join([*(body.feed(chunk) for chunk in chunks), body.finish()])
     assert out.decode(charset or "utf-8") == apply(text, text_edits(tools.scrub(), text))
+
+
+FORM = "application/x-www-form-urlencoded"
 
 
 def whole(body: Any, data: bytes) -> bytes:
@@ -68,7 +71,7 @@ def test_a_text_keeps_its_charset_and_its_byte_order_mark(tools: Any, charset: s
     "charset", [*{content for content in _CHARSETS.values() if content.startswith(("iso", "cp"))}]
 )
 def test_every_byte_that_a_charset_knows_comes_back(tools: Any, charset: str) -> None:
-    known = bytes(byte for byte in range(256) if bytes([byte]).decode(charset, "ignore"))
+    known = bytes(byte for byte in range(1, 256) if bytes([byte]).decode(charset, "ignore"))
     assert whole(TextBody(tools.scrub(), charset), known) == known
     assert len(known) > 200
 
@@ -162,6 +165,12 @@ def test_texts_are_redacted_whatever_is_done_with_what_is_unknown(tools: Any, he
     assert b"a@b.io" not in whole(body_of(tools.scrub(), head, unknown=unknown), b"<p>a@b.io</p>")
 
 
+@pytest.mark.parametrize("head", ["text/x-json", "text/uri-list", "application/soap+xml", "image/svg+xml"])
+def test_json_under_the_type_of_another_text_hides_nothing_in_escapes(tools: Any, head: str) -> None:
+    for data in (b'{"a":"a\\u0040b.io"}', b'"a\\u0040b.io"', b'call({"a":"a\\u0040b.io"})'):
+        assert b"b.io" not in whole(body_of(tools.scrub(), head), data)
+
+
 @pytest.mark.parametrize("head", ["", "application/x-thing", "foo/bar"])
 def test_an_unknown_body_is_scrubbed_blocked_or_passed_as_the_policy_says(tools: Any, head: str) -> None:
     rule = tools.scrub()
@@ -204,6 +213,51 @@ def test_a_plain_text_that_only_begins_as_json_is_text(tools: Any, text: str) ->
         assert out[:1] == text[:1]
         assert "b.io" not in out
         assert "1111" not in out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{a: 'a\\u0040b.io'}", "{a: 'a\\x40b.io', /* it */}", "[1] of \\u{40} a\\u{40}b.io", "{'a@\\\nb.io', x}",
+        "{'a@\\\r\nb.io', x}", "[1,] C:\\ a\\@b.io", "[x] \\ud83d\\ude00 a\\u0040b.io \\ud83d", "{,\\u00",
+    ],
+)  # fmt: skip
+def test_escapes_hide_nothing_in_a_plain_text_that_a_tolerant_reader_takes_for_json(tools: Any, text: str) -> None:
+    for size in (1, 2, 3, 100):
+        body = body_of(tools.scrub(), "text/plain")
+        chunks = [text.encode()[at : at + size] for at in range(0, len(text), size)]
+        out = b"".join([*map(body.feed, chunks), body.finish()]).decode()
+        assert "b.io" not in out
+        start = text.find("a\\") if "b.io" in text else len(text)
+        assert out.startswith(text[: start if start >= 0 else text.find("a@")])
+
+
+@given(data=st.data())
+def test_a_text_with_escapes_leaves_as_it_came_where_nothing_is_found(tools: Any, data: st.DataObject) -> None:
+    pieces = st.sampled_from([
+        "\\", "\\u", "\\u00e9", "\\x4", "\\x41", "\\\n", "\\\r\n", "\r", "\\u{1f600}", "\\ud83d", "\\ude00", "\\n",
+        "x", " ", "é", '"', "\\u{", "}",
+    ])  # fmt: skip
+    text = "[x " + "".join(data.draw(st.lists(pieces)))
+    body = body_of(tools.scrub(), "text/plain")
+    chunks = tools.cut(text.encode(), data.draw(tools.places))
+    assert b"".join([*map(body.feed, chunks), body.finish()]) == text.encode()
+
+
+def test_what_is_restored_in_a_text_is_escaped_only_where_something_escaped_stood(tools: Any) -> None:
+    vault = tools.vault()
+    token = vault.mint("X", 'a "b"')
+    texts = {f"[1] {token}": '[1] a "b"', f"[1] \\u003c{token[1:]}": '[1] a \\"b\\"'}
+    for text, told in texts.items():
+        assert whole(body_of(tools.scrub(vault, restore=True), "text/plain"), text.encode()) == told.encode()
+
+
+@pytest.mark.parametrize("head", ["", "text/plain", "text/html", "application/x-thing", "application/x-ndjson", FORM])
+@pytest.mark.parametrize("charset", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_text_in_a_wide_charset_that_nobody_named_is_an_error(tools: Any, head: str, charset: str) -> None:
+    """Its null characters stand between those of a value, which no pattern would find."""
+    with pytest.raises(MalformedTextError):
+        whole(body_of(tools.scrub(), head), "mail a@b.io\n".encode(charset))
 
 
 def test_a_text_that_turns_out_to_be_none_leaves_as_it_comes(tools: Any) -> None:
@@ -299,7 +353,9 @@ def test_what_the_request_said_comes_back_exactly(tools: Any, data: st.DataObjec
     token = st.just(tools.vault().mint("EMAIL_ADDRESS", "a@b.io"))
     text = "".join(data.draw(st.lists(tools.prose | token)))
     sent = apply(text, text_edits(tools.mask(vault), text))
-    assert not [match for match in tools.detect(sent) if match.entity == "EMAIL_ADDRESS"]
+    found = {match.entity for match in tools.scrub(vault).find(sent)}
+    assert "EMAIL_ADDRESS" not in found
+    assume(found <= {"PLACEHOLDER"})  # what a placeholder stands beside may be something now, and be replaced
     echoed = apply(sent, text_edits(tools.scrub(vault, restore=True), sent))
     assert echoed == text
 

@@ -50,3 +50,10 @@ def test_plans_and_arguments_are_texts_of_their_own(tools: Any) -> None:
     calls = [one["delta"]["message"]["tool_calls"] for one in said if one["type"] == "tool-call-delta"]
     assert json.loads("".join(one["function"]["arguments"] for one in calls))["to"].startswith("<EMAIL_ADDRESS_")
     assert "smith" not in json.dumps(said)
+
+
+def test_an_index_in_quotes_names_the_same_text(tools: Any) -> None:
+    stream = event("content-delta", content={"text": "ann@smi"})
+    stream += event("content-delta", content={"text": "th.com "}).replace(b'"index": 0', b'"index": "0"')
+    said = run(tools.scrub(), stream + event("message-end", None))
+    assert "smi" not in repr(said)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.rules.redaction.events import EventStream, json_events
@@ -78,13 +78,14 @@ def feed(rule: TextRule, chunks: list[bytes], forms: int | None) -> list[bytes]:
     """What leaves after each chunk; None: events have no form, so each is read place by place."""
     with pytest.MonkeyPatch.context() as patch:
         if forms is None:
-            patch.setattr(json_events, "mould_of", lambda _: None)
+            patch.setattr(json_events, "read_mould", lambda *_: None)
         else:
             patch.setattr(json_events, "_FORMS_MAX", forms)
         stream = EventStream(rule, protocol=True)
         return [*map(stream.feed, chunks), stream.finish()]
 
 
+@settings(deadline=None)
 @given(said=OPENAI | ANTHROPIC | RESPONSES | GEMINI)
 def test_an_event_becomes_what_it_becomes_to_who_has_seen_no_other(tools: Any, said: list[dict[str, Any]]) -> None:
     chunks = [f"data: {json.dumps(one)}\n\n".encode() for one in said]

@@ -131,3 +131,9 @@ def test_a_failure_ends_both_forms_in_their_own_way(tools: Any) -> None:
     body = JsonArray(tools.scrub(), WholeBody(bytes))
     sent = body.feed(array([chunk("Hello "), chunk("dear ")])[:-3] + b",{")
     assert json.loads(sent + body.failure("redaction.failed", "sorry"))[2]["error"]["message"] == "sorry"
+
+
+def test_an_index_in_quotes_names_the_same_text(tools: Any) -> None:
+    first, second = chunk("ann@smi"), chunk("th.com ")
+    second["candidates"][0]["index"] = "0"
+    assert "smi" not in repr(run(tools.scrub(), events([first, second]), [], tools))

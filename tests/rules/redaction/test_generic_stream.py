@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events import EventStream
+from tenantguard.rules.redaction.fields import EVERYWHERE, Scope
 from tenantguard.rules.redaction.rule import MalformedTextError, TextRule
 
 
-def run(rule: TextRule, *chunks: bytes, unknown: Unknown = Unknown.SCRUB, protocol: bool = False) -> bytes:
-    stream = EventStream(rule, protocol=protocol, unknown=unknown)
+def run(
+    rule: TextRule,
+    *chunks: bytes,
+    unknown: Unknown = Unknown.SCRUB,
+    protocol: bool = False,
+    scope: Scope = EVERYWHERE,
+) -> bytes:
+    stream = EventStream(rule, protocol=protocol, unknown=unknown, scope=scope)
     return b"".join([*(stream.feed(one) for one in chunks), stream.finish()])
 
 
@@ -86,3 +93,24 @@ def test_an_unknown_event_of_a_provider_is_scrubbed_or_blocked(tools: Any) -> No
     assert b'"id":"x-1"' in redacted
     with pytest.raises(MalformedTextError):
         run(tools.scrub(), event, protocol=True, unknown=Unknown.BLOCK)
+
+
+def of_chat(**more: Any) -> bytes:
+    said = {"choices": [{"index": 0, "delta": {"content": "hello "}}], **more}
+    return b"data: " + json.dumps(said).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "event", [of_chat(**{"a@b.io": {"n": 4111111111111111}}), b'data: {"a@b.io":[4111111111111111]}\n\n']
+)
+def test_keys_and_numbers_of_events_are_redacted_by_option(tools: Any, event: bytes) -> None:
+    assert run(tools.scrub(), event) == event
+    for scope, left in ((Scope(keys=True), b"4111111111111111"), (Scope(numbers=True), b"a@b.io")):
+        said = run(tools.scrub(), event, event, scope=scope)
+        assert [mark in said for mark in (b"a@b.io", b"4111111111111111")] == [left == b"a@b.io", left != b"a@b.io"]
+        assert said.count(b"hello ") == event.count(b"hello ") * 2
+
+
+def test_no_event_of_our_own_says_a_key_that_is_redacted(tools: Any) -> None:
+    said = b'data: {"choices":[{"index":0,"delta":{"a@b.io":"call 415"}}]}\n\n'
+    assert b"b.io" not in run(tools.scrub(), said, b"data: [DONE]\n\n", protocol=True, scope=Scope(keys=True))

@@ -79,6 +79,45 @@ def test_digits_wait_for_the_word_that_ends_them(tools: Any) -> None:
     assert join(text.feed("is mine ")).endswith("is mine ")
 
 
+def test_capitals_leave_once_a_small_letter_follows(tools: Any) -> None:
+    text = TextStream(tools.scrub())
+    assert [join(text.feed(piece)) for piece in ("I", " ", " ", "a", "m OK", "\ns", "o")] == [
+        "", "", "", "I  ", "am ", "OK\n", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said", ["AB 1", "AB C", "AB é", "DE89 ABCD e", "EXT a", "X a", "A1 b", "АБ b", "A. b", "ABCD-"]
+)
+def test_other_capitals_wait_for_the_word_that_ends_them(tools: Any, said: str) -> None:
+    assert join(TextStream(tools.scrub()).feed(said)) == ""
+
+
+CODES = re.compile(r"(?<!\w)[A-Z]{1,4}(?: [A-Z0-9]{1,4}){1,4}(?!\w)")
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.sampled_from("AAB  c1\n，/+"), max_size=600), places=st.lists(st.integers(min_value=0)))  # noqa: RUF001
+def test_values_that_begin_with_capitals_are_found_at_every_split(tools: Any, text: str, places: list[int]) -> None:
+    def search(text: str) -> list[Match]:
+        return [Match("CODE", *found.span(), 1.0) for found in CODES.finditer(text)]
+
+    def rule() -> ResponseScrub:
+        return ResponseScrub(tools.detecting(search), tools.vault(), restore=False)
+
+    at_once = stream(rule(), [text])
+    assert stream(rule(), tools.cut(text, places)) == at_once
+    assert stream(rule(), list(text)) == at_once
+    if len(text) <= HOLD_CHARS_MAX:
+        assert at_once == apply(text, text_edits(rule(), text))
+
+
+def test_capitals_too_many_for_the_bound_are_cut_where_they_are_character_by_character(tools: Any) -> None:
+    for count in range(HOLD_CHARS_MAX - 4, HOLD_CHARS_MAX + 5):
+        text = "1" * (count - 3) + " AB cd " + "1" * count
+        assert stream(tools.scrub(), [text]) == stream(tools.scrub(), list(text))
+
+
 def test_a_placeholder_leaves_with_the_separator_behind_it(tools: Any) -> None:
     vault = tools.vault()
     token = vault.mint("EMAIL_ADDRESS", "a@b.io")

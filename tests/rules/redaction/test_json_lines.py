@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.model.redact_section import Unknown
+from tenantguard.rules.redaction.events import EventStream
+from tenantguard.rules.redaction.fields import Scope
 from tenantguard.rules.redaction.json_lines import JsonLines
 from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply, text_edits
 
@@ -97,3 +99,33 @@ def test_a_failure_ends_the_lines_with_an_error(tools: Any) -> None:
     assert lines.failure("redaction.failed", "sorry") == b""
     lines.feed(json.dumps(chat("hi ")).encode() + b"\n")
     assert json.loads(lines.failure("redaction.failed", "sorry")) == {"error": "sorry"}
+
+
+@pytest.mark.parametrize("unbroken", [True, False])
+def test_what_is_restored_in_a_line_of_text_stays_in_it(tools: Any, *, unbroken: bool) -> None:
+    """A private key has lines of its own, which would be lines of the stream."""
+    vault = tools.vault()
+    token = vault.mint("PRIVATE_KEY", "of one line" if unbroken else 'of\n{"two": "lines"}')
+    rule = tools.scrub(vault, restore=True)
+    if unbroken:
+        assert run(rule, f"it is {token}\n".encode()) == b"it is of one line\n"
+        return
+    with pytest.raises(MalformedTextError):
+        run(rule, f"it is {token}\n".encode())
+
+
+def test_keys_and_numbers_of_lines_are_redacted_by_option(tools: Any) -> None:
+    line = b'{"a@b.io":4111111111111111,"n":12}\n'
+    assert run(tools.scrub(), line) == line
+    said = run(tools.scrub(), line, scope=Scope(keys=True, numbers=True))
+    assert b"b.io" not in said
+    assert b"4111" not in said
+    assert json.loads(said)["n"] == 12
+
+
+@pytest.mark.parametrize("line", ['"a\\u0040b.io",', "x = {a: 'a\\x40b.io'}"])
+def test_escapes_hide_nothing_in_a_line_that_is_no_json(tools: Any, line: str) -> None:
+    assert b"b.io" not in run(tools.scrub(), line.encode())
+    assert b"b.io" not in b"".join(
+        [(stream := EventStream(tools.scrub(), protocol=False)).feed(f"data: {line}\n\n".encode()), stream.finish()]
+    )

@@ -66,6 +66,9 @@ class Replacing:
         at = text.find(self._word)
         return [Match("X", at, at + len(self._word), 1.0)] if at >= 0 else []
 
+    def own(self, text: str) -> list[Match]:
+        return []
+
     def replace(self, entity: str, value: str) -> str:
         return self._new
 
@@ -596,3 +599,13 @@ def test_a_list_of_many_numbers_is_read_without_looking_at_each(monkeypatch: pyt
     monkeypatch.setattr(json_text, "places", None)
     text = json.dumps({"data": [{"embedding": [0.5, -1e-9, 12345] * 50_000, "object": "embedding"}]})
     assert rewrite_text(text, Replacing("x", "y"), LLM_JSON) is text
+
+
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_a_string_that_is_json_of_a_string_hides_nothing(tools: Any, times: int) -> None:
+    text = json.dumps({"a": "x"})
+    for _ in range(times - 1):
+        text = json.dumps(text)
+    coded = text.replace("x", "a\\u0040b.io")
+    for data in (json.dumps({"t": coded}), json.dumps({"t": coded, "u": "c@d.io"})):
+        assert "b.io" not in rewrite_json(data.encode(), tools.mask()).decode()

@@ -106,9 +106,37 @@ def test_a_part_is_redacted_by_its_own_type(tools: Any) -> None:
     )
     rule = tools.mask()
     out = rewrite(rule, [data])
-    assert rule.replaced == {"EMAIL_ADDRESS": 4}
+    assert rule.replaced == {"EMAIL_ADDRESS": 5}
+    assert b"a@b.io" not in out
+
+
+@pytest.mark.parametrize("kind", ["image/gif", "application/octet-stream", "application/pdf", "video/mp4"])
+def test_a_field_is_read_whatever_type_it_says_that_it_is(tools: Any, kind: str) -> None:
+    """Readers of forms take for a file only what has the name of one."""
+    rule = tools.mask()
+    assert b"a@b.io" not in rewrite(rule, [part(b'{"m":"a\\u0040b.io"}', f"Content-Type: {kind}") + END])
+    assert (rule.replaced, rule.skipped) == ({"EMAIL_ADDRESS": 1}, {})
+    assert b"a@b.io" not in rewrite(rule, [part(b"a@b.io", f"Content-Type: {kind}") + END], unknown=Unknown.PASS)
+    with pytest.raises(MalformedTextError):
+        rewrite(rule, [part(b"\x89PNG a@b.io", f"Content-Type: {kind}") + END])
+
+
+def test_what_is_no_form_may_have_pictures_without_a_name_which_are_counted(tools: Any) -> None:
+    data = LINE + b"Content-Type: image/gif\r\n\r\nGIF\xff\r\n" + END
+    rule = tools.mask()
+    assert rewrite(rule, [data], "multipart/related") == data
     assert rule.skipped == {"image": 1}
-    assert out.count(b"a@b.io") == 1
+
+
+@pytest.mark.parametrize("name", ['name="a@b.io"', "name=a@b.io", "name*=utf-8''a%40b.io", 'name="a\\@b.io"'])
+def test_names_of_parts_are_redacted_by_option(tools: Any, name: str) -> None:
+    data = LINE + f"Content-Disposition: form-data; {name}".encode() + b"\r\n\r\nx\r\n" + END
+    rule = tools.mask()
+    assert rewrite(rule, [data]) == data
+    named = rewrite(rule, [data], keys=True)
+    assert b"b.io" not in named
+    assert b"EMAIL_ADDRESS" in named
+    assert rewrite(rule, [data], keys=True, fields=compile_fields(["else"])) == data
 
 
 def test_parts_without_a_name_are_redacted_too(tools: Any) -> None:

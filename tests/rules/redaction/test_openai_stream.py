@@ -287,3 +287,20 @@ def test_figures_in_other_fields_are_looked_at(tools: Any, line: bytes) -> None:
     rule: Any = Seen(tools.scrub())
     run(rule, line + b'\ndata: {"choices":[]}\n\n')
     assert any(line.decode() in text for text in seen)
+
+
+def test_an_event_that_says_a_delta_twice_ends_the_stream(tools: Any) -> None:
+    """Readers take one of the two and join it with what was before; which one, nobody can tell."""
+    said = b'data: {"choices":[{"index":0,"delta":{"content":"a@sm","content":"b"}}]}\n\n'
+    with pytest.raises(MalformedTextError):
+        run(tools.scrub(), said)
+    assert run(tools.scrub(), said.replace(b'"content":"b"', b'"refusal":"b "'))
+
+
+def test_a_reason_to_finish_that_is_empty_ends_nothing(tools: Any) -> None:
+    """Some write it on every chunk."""
+    said = [
+        b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":""}]}\n\n' % part
+        for part in (b"a@sm", b"ith.com", b" or")
+    ]
+    assert b"ith" not in run(tools.scrub(), *said)

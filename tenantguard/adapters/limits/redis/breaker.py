@@ -24,6 +24,10 @@ class Breaker:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.begin()
+
+    def begin(self) -> None:
+        """As new; also in a forked child, where nobody brings the parent's probe to an end."""
         self.closed = True
         self._lock = threading.Lock()
         self._failures = 0

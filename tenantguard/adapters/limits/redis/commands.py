@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tenantguard.adapters.limits.redis import wire
 from tenantguard.adapters.promise import StorePromise
+from tenantguard.errors import PortError, PortTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tenantguard.adapters.limits.redis.lane import Asked
     from tenantguard.adapters.promise import Bell
-    from tenantguard.errors import PortError
     from tenantguard.flow.ports import Shortage, Take, Taken, TakeTokens
     from tenantguard.model.rate import Rate
 
@@ -31,6 +31,7 @@ class Plan:
     )  # fmt: skip
 
     def __init__(self, takes: tuple[Take, ...], leased: tuple[int, ...], keys: Sequence[bytes], slot: int) -> None:
+        wire.check(takes)
         self.takes = takes
         self.leased = leased
         self.leases: Sequence[Any] = ()
@@ -131,7 +132,8 @@ class Sent(StorePromise):
 
     def settled(self) -> Any:
         """The answer of whoever claimed it, which is being given."""
-        self.wait(_CLAIM_S)
+        if not self.wait(_CLAIM_S):
+            raise PortTimeout(self.port, _CLAIM_S)
         return self.result()
 
 
@@ -161,7 +163,11 @@ class Decision(Sent):
     def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
         """Decided; what comes too late is given back."""
         if self.claim():
-            self.host.decided(self, reply, at, now, sent_ns, bells)
+            try:
+                self.host.decided(self, reply, at, now, sent_ns, bells)
+            except Exception:
+                self.host.alone(self, PortError(self.port, "the server answers what nobody understands"), bells)
+                raise
         elif reply[at] == wire.TAKEN:
             self.host.undo(self)
 

@@ -59,6 +59,8 @@ local function bucket(i)
     elseif #raw == 16 then
       local hi, lo = read('<dd', raw)
       b = {hi, lo, 0, 0}
+    elseif #raw < 32 or #raw % 16 > 0 then  -- no bucket: of another program, and not to be served with the rest
+      b = {0, 0, 0, 0}
     else
       local n = #raw / 8
       b = {read(form(n), raw)}

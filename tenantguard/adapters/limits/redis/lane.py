@@ -13,10 +13,10 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
-from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tenantguard.adapters.limits.redis.wire import NOW_SIZE, call, loading_call, read_now
+from tenantguard.adapters.limits.redis.wire import KEYS_MAX, NOW_SIZE, call, loading_call, read_now
 from tenantguard.adapters.promise import safely
 from tenantguard.errors import PortError, PortTimeout
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 LINKS: Final = 2
 BATCH_MAX: Final = 128
-_KEYS_MAX: Final = 2000
-"""The script reads all keys of a call at once; Lua puts at most 8000 values onto its stack."""
+QUEUE_MAX: Final = 20_000
+"""How many may wait for a server, or for word of where it is."""
 
-_QUEUE_MAX: Final = 20_000
 _END_S: Final = 5.0
 
 _IDLE_S: Final = 1.0
+_TIDY_NS: Final = 50_000_000
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ class Lane:
     """Sends commands to one server.
 
     ``moved`` is called with those that another server of a cluster is to decide. ``together`` puts commands of one
-    slot into one call, without it each has its own. ``idle`` is called about once a second in which nothing comes.
-    ``test_now`` is the time of the script in tests.
+    slot into one call, without it each has its own. ``tidy`` is called now and then, twenty times a second where much
+    comes and about once where nothing does. ``test_now`` is the time of the script in tests.
     """
 
     def __init__(
@@ -84,13 +84,14 @@ class Lane:
         deadline_s: float,
         *,
         together: bool,
-        idle: Callable[[], None] | None = None,
+        tidy: Callable[[], None] | None = None,
         test_now: Callable[[], bytes] | None = None,
         moved: Callable[[list[Asked]], None] | None = None,
     ) -> None:
         self.breaker = breaker
         self._monotonic_ns = monotonic_ns
-        self._idle = idle
+        self._tidy = tidy
+        self._tidy_at = 0
         self._make = make
         self._deadline_ns = int(deadline_s * 1e9)
         self._together = together
@@ -100,6 +101,7 @@ class Lane:
 
     def begin(self) -> None:
         """As new; also in a forked child, where the threads of the parent do not exist."""
+        self.breaker.begin()
         self._queue: SimpleQueue[Sequence[Asked] | Probe | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
@@ -107,20 +109,29 @@ class Lane:
 
     def submit(self, asked: Sequence[Asked] | Probe) -> bool:
         """Queue commands that leave together; False where too many wait."""
-        if self._queue.qsize() >= _QUEUE_MAX:
+        if self._queue.qsize() >= QUEUE_MAX:
             return False
         self._queue.put(asked)
         if not self._threads:
             self._start()
         return True
 
-    def close(self) -> None:
-        """Send what is queued, and end the threads."""
+    def probe(self) -> None:
+        """Ask whether the server is there."""
+        if not self.submit(Probe()):
+            self.breaker.failed("too many wait", self._monotonic_ns())
+
+    def end(self) -> list[threading.Thread]:
+        """Let the threads, which are the answer, send what is queued and end."""
         with self._starting:
             threads, self._threads = self._threads, []
             for _ in threads:
                 self._queue.put(None)
-        for thread in threads:
+        return threads
+
+    def close(self) -> None:
+        """Send what is queued, and end the threads."""
+        for thread in self.end():
             thread.join(_END_S)
 
     def _start(self) -> None:
@@ -136,11 +147,11 @@ class Lane:
 
     def _run(self) -> None:
         link = _Link(self._make, self._monotonic_ns)
-        idle, idle_s = self._idle, _IDLE_S if self._idle is not None else None
+        idle_s = _IDLE_S if self._tidy is not None else None
         queue = self._queue
         try:
             link.connect()  # while the other may already be out with the first command
-        except (RedisError, OSError):
+        except Exception:  # noqa: BLE001 - the first trip will say what it is
             link.drop()
         while True:
             batch: list[Asked] = []
@@ -148,8 +159,7 @@ class Lane:
             try:
                 following = queue.get(timeout=idle_s)
             except Empty:
-                if idle is not None:
-                    safely(idle)
+                self._tidy_up()
                 continue
             try:
                 while True:
@@ -163,7 +173,7 @@ class Lane:
                         keys += (
                             sum([asked.count for asked in following]) if len(following) > 1 else following[0].count
                         )
-                    if len(batch) >= BATCH_MAX or keys >= _KEYS_MAX:
+                    if len(batch) >= BATCH_MAX or keys >= KEYS_MAX:
                         break
                     following = queue.get_nowait()
             except Empty:
@@ -177,11 +187,19 @@ class Lane:
             if ended:
                 link.drop()
                 return
+            self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        if self._tidy is not None:
+            now_ns = self._monotonic_ns()
+            if now_ns >= self._tidy_at:
+                self._tidy_at = now_ns + _TIDY_NS
+                safely(self._tidy)
 
     def _probe(self, link: _Link) -> None:
         try:
             link.ping()
-        except (RedisError, OSError) as failed:
+        except Exception as failed:  # noqa: BLE001 - whatever it is, the thread must live
             link.drop()
             self.breaker.failed(type(failed).__name__, self._monotonic_ns())
         else:
@@ -241,14 +259,20 @@ class Lane:
             unknown: list[list[Asked]] = []
             refused: list[tuple[list[Asked], ResponseError]] = []
             moved: list[Asked] = []
+            leaving: list[Asked] = []
             while groups:
                 group = groups[0]
                 try:
                     reply = link.read()
                 except NoScriptError:
                     unknown.append(group)
-                except MovedError:
-                    moved += group
+                except MovedError as problem:
+                    if self._moved is None:
+                        refused.append((group, problem))
+                    else:
+                        moved += group
+                except (AskError, TryAgainError):  # a slot on its way to another server, which is soon there
+                    leaving += group
                 except ResponseError as problem:
                     refused.append((group, problem))
                 else:
@@ -256,6 +280,8 @@ class Lane:
                 del groups[0]
             if moved and self._moved is not None:
                 self._moved(moved)
+            for asked in leaving:
+                asked.lose(PortError("limits", "the slot moves to another server"), bells)
             groups += unknown
             if refused:
                 groups += [group for group, _ in refused]

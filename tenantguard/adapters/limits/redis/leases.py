@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tenantguard.adapters.limits.redis import wire
@@ -279,7 +280,7 @@ class Leases:
         """Give back what was not used for a second, of some leases each time."""
         ends: list[End] = []
         with self._lock:
-            for bucket in list(self._leases)[:_SWEPT]:
+            for bucket in list(islice(self._leases, _SWEPT)):
                 lease = self._leases.pop(bucket)
                 if lease.asking or now_ns - lease.used_ns < _IDLE_NS:
                     self._leases[bucket] = lease

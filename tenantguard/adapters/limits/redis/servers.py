@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -9,11 +10,14 @@ from urllib.parse import urlsplit
 
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.storage import storage_from_string
+from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException, RedisError
+from redis.retry import Retry
 
 from tenantguard.adapters.limits.redis.breaker import Breaker
-from tenantguard.adapters.limits.redis.lane import Lane, Probe
+from tenantguard.adapters.limits.redis.lane import QUEUE_MAX, Lane
+from tenantguard.adapters.promise import safely
 from tenantguard.errors import ConfigurationError, PortError
 
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ SCHEMES: Final = tuple(
     f"{name}{kind}://" for name in ("redis", "valkey") for kind in ("", "s", "+unix", "+sentinel", "+cluster")
 )
 """The addresses that are understood; those of Valkey mean the same, since it speaks the same."""
+
+_END_S: Final = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Servers(Protocol):
@@ -65,7 +73,7 @@ def open_servers(
     options: Mapping[str, Any],
     *,
     together: bool,
-    idle: Callable[[], None] | None,
+    tidy: Callable[[], None] | None,
     test_now: Callable[[], bytes] | None,
 ) -> Servers:
     """The servers at ``uri``. Nothing is connected yet.
@@ -83,6 +91,11 @@ def open_servers(
     plain = f"{scheme.replace('valkey', 'redis', 1)}://{rest}"
     bounded = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s, "protocol": 2, **options}
 
+    unknown_option = ConfigurationError(
+        f"limits: an option in the address of {scheme}:// or beside it is none that redis-py's connections "
+        "understand; remove it, or correct its value"
+    )
+
     def client(**more: Any) -> Any:
         try:
             return storage_from_string(plain, **bounded, **more).storage  # type: ignore[union-attr]
@@ -90,15 +103,24 @@ def open_servers(
             raise ConfigurationError(
                 f"limits: cannot read the address of {scheme}://: {type(wrong).__name__}"
             ) from None
+        except TypeError:
+            raise unknown_option from None
 
     def lane(pool: Any, name: str, moved: Callable[[list[Asked]], None] | None = None) -> Lane:
+        def make() -> Any:
+            return pool.connection_class(**pool.connection_kwargs)
+
+        try:
+            make()  # connects nothing, but reads every option
+        except (RedisError, TypeError, ValueError):
+            raise unknown_option from None
         return Lane(
-            lambda: pool.connection_class(**pool.connection_kwargs),
+            make,
             Breaker(name),
             monotonic_ns,
             deadline_s,
             together=together,
-            idle=idle,
+            tidy=tidy,
             test_now=test_now,
             moved=moved,
         )
@@ -106,7 +128,9 @@ def open_servers(
     if scheme.endswith("+cluster"):
         return Cluster(client, lane, monotonic_ns)
     if scheme.endswith("+sentinel"):
-        pool = client(sentinel_kwargs=bounded).connection_pool
+        # Where one sentinel is gone, the next is asked at once.
+        once = {**bounded, "retry": Retry(NoBackoff(), 0)}
+        pool = client(sentinel_kwargs=once).connection_pool
     else:
         pool = client().connection_pool
     return OneServer(lane(pool, scheme))
@@ -133,7 +157,7 @@ class OneServer:
 
     def probe(self, slot: int) -> None:
         """Ask it whether it is there."""
-        self._lane.submit(Probe())
+        self._lane.probe()
 
 
 class Cluster:
@@ -159,6 +183,7 @@ class Cluster:
 
     def begin(self) -> None:
         """As new; also in a forked child."""
+        self._discovery.begin()
         self._lanes: dict[str, Lane] = {}
         self._slots: dict[int, Lane] = {}
         self._client: Any = None
@@ -179,6 +204,8 @@ class Cluster:
         """Queue commands where their slot is."""
         lane = self._slots.get(asked[0].slot)
         if lane is None:
+            if self._lost.qsize() >= QUEUE_MAX:
+                return False
             self._map(list(asked))
             return True
         return lane.submit(asked)
@@ -187,7 +214,7 @@ class Cluster:
         """Ask the slot's server whether it is there; and whether another has its slots now."""
         lane = self._slots.get(slot)
         if lane is not None:
-            lane.submit(Probe())
+            lane.probe()
         self._map([])
 
     def close(self) -> None:
@@ -197,7 +224,7 @@ class Cluster:
             if mapper is not None:
                 self._lost.put(None)
         if mapper is not None:
-            mapper.join()
+            mapper.join(_END_S)
         for lane in list(self._lanes.values()):
             lane.close()
         self._lanes, self._slots = {}, {}
@@ -227,7 +254,9 @@ class Cluster:
                 waiting += more
             try:
                 self._discover()
-            except (RedisError, RedisClusterException, OSError) as failed:
+            except Exception as failed:  # whatever it is, somebody waits, and the thread must live
+                if not isinstance(failed, RedisError | RedisClusterException | OSError):
+                    log.exception("limits: the servers of a cluster cannot be found out")
                 self._discovery.failed(type(failed).__name__, self._monotonic_ns())
                 problem = PortError("limits", f"the cluster failed: {type(failed).__name__}")
                 for asked in waiting:
@@ -239,7 +268,7 @@ class Cluster:
                     if lane is None or not lane.submit((asked,)):
                         asked.lose(PortError("limits", "no server has this slot"), bells)
             for bell in bells:
-                bell()
+                safely(bell)
             if ended:
                 return
 
@@ -249,8 +278,10 @@ class Cluster:
         else:
             self._client.nodes_manager.initialize()
         slots: dict[int, Lane] = {}
+        left = set(self._lanes)
         for slot, nodes in self._client.nodes_manager.slots_cache.items():
             primary = nodes[0]
+            left.discard(primary.name)
             lane = self._lanes.get(primary.name)
             if lane is None:
                 connection = self._client.get_redis_connection(primary)
@@ -259,3 +290,5 @@ class Cluster:
                 )
             slots[slot] = lane
         self._slots = slots
+        for name in left:
+            self._lanes.pop(name).end()

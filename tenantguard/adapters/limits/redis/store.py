@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.adapters.limits.memory import ENDED
@@ -40,8 +41,8 @@ _WAITED: Final = 0.9
 
 _DENIED_NS: Final = 250_000_000
 _DENIED_MAX: Final = 16_384
-_PLANS_MAX: Final = 16_384
-_KEYS_MAX: Final = 65_536
+_PLANS_MAX: Final = 8192
+_KEYS_MAX: Final = 16_384
 _BARRED_NS: Final = 60_000_000_000
 _COUNTED_NS: Final = 10_000_000_000
 _TENTH_NS: Final = 100_000_000
@@ -88,7 +89,7 @@ class RedisLimits:
             self.deadline_s,
             options or {},
             together=coalesce,
-            idle=self._idle if lease or "+cluster:" in uri else None,
+            tidy=self._tidy if lease or "+cluster:" in uri else None,
             test_now=None if test_clock is None else lambda: wire.instant(test_clock.wall_ns()),
         )
         self._begin()
@@ -100,6 +101,7 @@ class RedisLimits:
         self._fallback = Fallback(self._clock)
         self._leases = Leases(self)
         self._plans: dict[int, Plan] = {}
+        self._plans_before: dict[int, Plan] = {}
         self._keys: dict[str, bytes] = {}
         self._open: dict[bytes, Decision] = {}
         self._denied: dict[str, int] = {}
@@ -219,8 +221,10 @@ class RedisLimits:
             answer = Taken(tuple(levels), wire.read_shadowed(reply, at, len(takes)))
         elif status == wire.REFUSED:
             answer = self._refusal(takes, tats, now, sent_ns)
-        else:
+        elif status == wire.ENDED:
             answer = ENDED
+        else:
+            raise PortError("limits", "no status that there is")
         if plan.leased and answer is not ENDED:
             answer = self._leases.joined(decision, answer, sent_ns)
         if isinstance(answer, Shortage):
@@ -349,13 +353,21 @@ class RedisLimits:
     # the rest
 
     def _planned(self, takes: tuple[Take, ...]) -> Plan:
-        leased = tuple([index for index, take in enumerate(takes) if self._is_leased(take)])
-        keys = [self.key_of(take.bucket) for index, take in enumerate(takes) if index not in leased]
-        plan = Plan(takes, leased, keys, self._servers.slot_of(keys[0]) if keys else 0)
-        if len(self._plans) >= _PLANS_MAX:
-            self._plans.clear()
+        """The plan of takes that are asked for again, or for the first time. Of older ones a few go each time."""
+        before = self._plans_before
+        plan = before.pop(id(takes), None) or self._plan(takes)
+        with suppress(KeyError):  # thousands at once would hold everybody up for 40 ms
+            before.popitem()
+            before.popitem()
+        if len(self._plans) >= _PLANS_MAX and not before:
+            self._plans_before, self._plans = self._plans, {}
         self._plans[id(takes)] = plan
         return plan
+
+    def _plan(self, takes: tuple[Take, ...]) -> Plan:
+        leased = tuple([index for index, take in enumerate(takes) if self._is_leased(take)])
+        keys = [self.key_of(take.bucket) for index, take in enumerate(takes) if index not in leased]
+        return Plan(takes, leased, keys, self._servers.slot_of(keys[0]) if keys else 0)
 
     def _is_leased(self, take: Take) -> bool:
         if self._servers.clustered and wire.is_shared(take.bucket):
@@ -388,7 +400,7 @@ class RedisLimits:
     def _counted(self, processes: int) -> None:
         self.processes = processes
 
-    def _idle(self) -> None:
+    def _tidy(self) -> None:
         self._leases.sweep(self.now_ns())
 
 

@@ -12,7 +12,7 @@ from hashlib import blake2b, sha1
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.errors import ConfigurationError
+from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.model.rate import TICKS_PER_NANO
 from tenantguard.rules.bucket import SHARED
 
@@ -33,6 +33,10 @@ COUNTED: Final = b"tg:{processes}"
 
 UNITS_MAX: Final = 10**9
 """The most units that a chunk has: the script multiplies them exactly."""
+
+KEYS_MAX: Final = 2000
+"""The most takes of one command. The script reads all keys of a call at once, which may be those of two such; Lua
+puts at most 8000 values onto its stack."""
 
 TAKEN: Final = 0x74
 REFUSED: Final = 0x72
@@ -82,13 +86,22 @@ def argument(value: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-def draws(takes: Sequence[Take]) -> bytes:
-    """What is asked of buckets, without whether it can be given back.
+def check(takes: Sequence[Take]) -> None:
+    """Refuse what the script cannot decide.
 
-    :class:`ConfigurationError` where a burst takes longer than a century to refill.
+    :class:`ConfigurationError` where a burst takes longer than a century to refill; :class:`LayerError` for a
+    negative cost, and for too many takes.
     """
+    if any(take.cost < 0 for take in takes):
+        raise LayerError("a cost is never negative: it would mint tokens")
+    if len(takes) > KEYS_MAX:
+        raise LayerError(f"one decision takes from {KEYS_MAX} buckets at most")
     if any(take.rate.burst_ticks > HORIZON_TICKS for take in takes):
         raise ConfigurationError("a burst that takes more than a century to refill is too large for Redis: lower it")
+
+
+def draws(takes: Sequence[Take]) -> bytes:
+    """What is asked of buckets, without whether it can be given back."""
     parts = [
         _TAKE.pack(
             take.shadow,

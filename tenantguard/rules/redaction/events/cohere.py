@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.events.view import Said, number
+from tenantguard.rules.redaction.events.view import Said, number, plain_index
 from tenantguard.rules.redaction.json_text import escape
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class CohereEvent:
     """One event of a chat."""
 
     def __init__(self, event: Event, kind: str) -> None:
-        self._type = kind
-        self._index = event.raw("index") or "0"
+        self.sort = kind
+        self._index = plain_index(event.raw("index")) or "0"
 
     def channel(self, path: Path) -> Key | None:
         """A string of a delta, or with which one begins."""
         family = _CHANNELS.get(path)
-        if family is None or self._type not in {f"{family}-delta", f"{family}-start"}:
+        if family is None or self.sort not in {f"{family}-delta", f"{family}-start"}:
             return None
         return (family, self._index, str(path[-1]))
 
@@ -54,11 +54,11 @@ class CohereEvent:
 
     def ends(self, key: Key) -> bool:
         """Whether what has that index ends, or the message; a plan ends where tools are called."""
-        if self._type == "message-end":
+        if self.sort == "message-end":
             return True
         if key[0] == "tool-plan":
-            return self._type in {"tool-call-start", "content-start"}
-        return self._type == f"{key[0]}-end" and self._index == key[1]
+            return self.sort in {"tool-call-start", "content-start"}
+        return self.sort == f"{key[0]}-end" and self._index == key[1]
 
     def delta(self, key: Key, text: str) -> Said:
         """A delta of one string."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.events.view import Said, number
+from tenantguard.rules.redaction.events.view import Said, number, plain_index
 from tenantguard.rules.redaction.json_text import escape
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def view(event: Event) -> GeminiChunk | None:
 class GeminiChunk:
     """One chunk."""
 
+    sort = ""
+
     def __init__(self, event: Event) -> None:
         self._event = event
 
@@ -36,7 +38,7 @@ class GeminiChunk:
         """The text of a part."""
         match path:
             case ("candidates", int(), "content", "parts", int(), "text"):
-                index = self._event.raw(*path[:2], "index") or str(path[1])
+                index = plain_index(self._event.raw(*path[:2], "index")) or str(path[1])
                 thought = self._event.raw(*path[:5], "thought")
                 return (index, "true" if thought == "true" else "false", "text")
         return None

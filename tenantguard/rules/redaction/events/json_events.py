@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events import anthropic, cohere, gemini, ollama, openai_chat, openai_responses
-from tenantguard.rules.redaction.events.moulds import NUMBER, form_of, mould_of
+from tenantguard.rules.redaction.events.moulds import NUMBER, form_alone, form_of, is_own, read_mould
 from tenantguard.rules.redaction.events.view import ARGUMENT_FIELDS, JSON_FIELDS, Event
+from tenantguard.rules.redaction.fields import EVERYWHERE
 from tenantguard.rules.redaction.hold import TextStream, join, whole
 from tenantguard.rules.redaction.json_stream import JsonTextStream
 from tenantguard.rules.redaction.json_text import (
@@ -29,18 +30,20 @@ from tenantguard.rules.redaction.json_text import (
     edited_literal,
     escape,
     json_edits,
+    number_edit,
     places,
     rpc_or_any,
     string_edits,
     without_copies,
 )
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply
+from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply, own_edits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from tenantguard.rules.redaction.events.moulds import Form
+    from tenantguard.rules.redaction.events.moulds import After, Form, Mould
     from tenantguard.rules.redaction.events.view import Key, Said, View
+    from tenantguard.rules.redaction.fields import Scope
     from tenantguard.rules.redaction.json_text import Path, Place
     from tenantguard.rules.redaction.rule import TextRule
 
@@ -55,18 +58,33 @@ _VIEWS: Final[tuple[Callable[[Event], View | None], ...]] = (
 CHANNELS_MAX: Final = 1024
 """Texts that are open at once in one stream; each may hold back a kilobyte, of a private key 16."""
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_.#-]{0,64}")
 _FORMS_MAX: Final = 16
+_SEEN_MAX: Final = 16
 _WAITING: Final = re.compile(r'"finishReason"\s*:\s*"')
 
 
 class Usual(NamedTuple):
-    """How an event is written: what is before its text, which is of this channel, and behind it.
+    """How an event is written that says more of the one text that is open, and of what.
 
-    Between the second and the last of three pieces is an identifier of the protocol's own.
+    ``head`` is before the text, ``tail`` behind it; where there is a ``between``, an identifier of the protocol's own
+    stands between it and the tail. Quotes belong to what they stand in.
     """
 
-    pieces: Sequence[str]
-    channel: Channel
+    head: str
+    between: str
+    tail: str
+    key: Key
+    channel: _Channel
+    form: Form
+
+
+class _Read(NamedTuple):
+    """An event as a form reads it: what is in the holes, and which of them were looked at, with their channels."""
+
+    form: Form
+    filled: list[str]
+    looked_at: list[tuple[int, Key | None]]
 
 
 def waits(text: str) -> bool:
@@ -77,15 +95,20 @@ def waits(text: str) -> bool:
 class JsonEvents:
     """Redacts the events of one stream by ``rule``, in their order.
 
-    With ``protocol``, the stream is a model provider's. ``unknown`` says what happens to an event of no known shape.
+    With ``protocol``, the stream is a model provider's. ``unknown`` says what happens to an event of no known shape,
+    ``scope`` whether keys and numbers are looked at; of what deltas join to, numbers are not.
     """
 
-    def __init__(self, rule: TextRule, *, protocol: bool, unknown: Unknown) -> None:
+    def __init__(self, rule: TextRule, *, protocol: bool, unknown: Unknown, scope: Scope = EVERYWHERE) -> None:
+        self._scope = scope
         self._rule = rule
         self._protocol = protocol
         self._unknown = unknown
-        self._channels: dict[Key, Channel] = {}
+        self._channels: dict[Key, _Channel] = {}
         self._forms: list[Form] = []  # the latest first
+        self._seen: list[Mould] = []  # those of events without a form, the latest first
+        self._after: After = None, False
+        self._read: _Read | None = None  # the latest event, if it has a form
         self._latest: View | None = None
         self._next: int | None = None  # where events have numbers, that of the next one
         self._added = 0  # events of our own among them
@@ -95,19 +118,18 @@ class JsonEvents:
 
         Raises :class:`MalformedTextError` if it is no JSON, or blocked.
         """
-        forms = self._forms
+        hides = bool(self._rule.own(text))  # then it is read place by place
+        forms = self._forms if not hides else []
+        self._read = None
         for at, form in enumerate(forms):
             filled = form.read(text)
             if filled is not None:
                 if at:
                     forms.insert(0, forms.pop(at))
                 return self._formed(form, filled, text, last=last)
-        learned = _learn(text)
-        filled = learned.read(text) if learned is not None else None
-        if learned is not None and filled is not None:
-            forms.insert(0, learned)
-            del forms[_FORMS_MAX:]
-            return self._formed(learned, filled, text, last=last)
+        learned = self._learn(text) if self._scope is EVERYWHERE and not hides else None
+        if learned is not None:
+            return self._formed(*learned, text, last=last)
         found = list(places(text))
         event = Event.of(found, text)
         view = _view(event)
@@ -120,35 +142,71 @@ class JsonEvents:
         """The stream has ended; what channels held back, as events of our own."""
         return self._close(self._channels)
 
-    def usual(self) -> Usual | None:
-        """How an event is written that says more of what the latest one said.
+    def usual(self, text: str, before: Usual | None) -> Usual | None:
+        """How an event is written that says more of what the latest one, ``text``, said, and differs in that alone.
 
-        None where such an event has more than that text and at most one identifier behind it, or does more than say
-        it.
+        None where such an event does more, or has in it what must be looked at. One identifier, which tells nothing
+        apart, may be another each time. ``before`` again where nothing is another way now.
         """
-        form = self._forms[0] if self._forms else None
-        if form is None or form.view is not self._latest or len(self._channels) != 1:
+        if self._read is None:
             return None
-        (_, _, key), *others = form.texts or [(0, (), None)]
+        form, filled, looked_at = self._read
+        if before is not None and form is before.form and self._channels.get(before.key) is before.channel:
+            return before
+        if len(looked_at) != 1 or form.repeats or form.number is not None:
+            return None
+        hole, key = looked_at[0]
         channel = self._channels.get(key) if key is not None else None
-        if key is None or channel is None or form.ends(key):
+        if key is None or channel is None:  # what ends with such events has ended now
             return None
-        if form.same or len(form.cut.holes) != 1 + len(others) or len(others) > 1 or any(map(waits, form.cut.pieces)):
-            return None
-        own = all(key is None and LLM_JSON.leaves(path, "") for _, path, key in others)
-        return Usual(form.cut.pieces, channel) if own else None
+        start = form.cut.start(filled, hole)
+        end = start + len(filled[hole])
+        if form.free is None or form.free < hole:
+            return Usual(text[:start], "", text[end:], key, channel, form)
+        free = form.cut.start(filled, form.free)
+        return Usual(text[:start], text[end:free], text[free + len(filled[form.free]) :], key, channel, form)
+
+    def more(self, usual: Usual, text: str) -> str | None:
+        """What leaves in an event that is as usual and says ``text``; None where what it says more of has ended."""
+        return usual.channel.feed(text) if self._channels.get(usual.key) is usual.channel else None
 
     def failure(self, code: str, message: str) -> Said | None:
         """The event that says that redaction failed, in the protocol's own way; None where it has none."""
         said = self._latest.failure(code, message) if self._latest is not None else None
         return self._numbered(said) if said is not None else None
 
+    def _learn(self, text: str) -> tuple[Form, list[str]] | None:
+        """The form of an event and what is in its holes; None where it has none, or is of no known protocol."""
+        seen = self._seen
+        read = read_mould(text, self._after)
+        if read is None:
+            return None
+        mould, filled = read
+        view = _view(Event(mould.written_in(filled)))
+        if view is None:
+            return None
+        self._after = mould, mould in seen
+        if mould in seen:
+            form = form_of(view, mould, filled)
+            again = form.read(text)
+            if again is not None:
+                self._forms.insert(0, form)
+                del self._forms[_FORMS_MAX:]
+                return form, again
+        self._seen = [mould, *seen[: _SEEN_MAX - 1]]
+        return form_alone(view, mould), filled
+
     def _formed(self, form: Form, filled: list[str], text: str, *, last: bool) -> tuple[list[Said], str]:
         """What leaves for an event of this form."""
         changed = False
         self._latest = view = form.view
-        for at, path, key in form.texts:
+        self._read = read = _Read(form, filled, [])
+        filled = filled.copy()
+        for at, path, key, own in form.texts:
             literal = filled[at]
+            if own and is_own(literal):
+                continue
+            read.looked_at.append((at, key))
             value = decode(literal)
             if key is not None:
                 new = self._say(view, key, value, ends=last or form.ends(key))
@@ -179,23 +237,24 @@ class JsonEvents:
         copies: list[Place] = []
         numbered: Place | None = None
         changed: set[Path] = set()
+        read: set[Path] = set()
         for place in found:
             kind, start, end, path = place
-            if kind is Kind.CONTAINER and path and path[-1] in LLM_JSON.copy_keys:
+            edit: Edit | None = None
+            if kind is Kind.STRING:
+                edit = self._string(view, place, text, read, last=last)
+            elif kind is Kind.CONTAINER and path and path[-1] in LLM_JSON.copy_keys:
                 copies.append(place)
-            if path == ("sequence_number",) and kind is Kind.SCALAR:
+            elif kind is Kind.SCALAR and path == ("sequence_number",):
                 numbered = place
-            if kind is not Kind.STRING:
-                continue
-            value = decode(text[start:end])
-            key = view.channel(path)
-            field = view.repeats(path) if key is None else None
-            if key is None and field is None:
-                edit = edit_literal(text, place, string_edits(value, path, self._rule, LLM_JSON))
-            else:
-                ends = key is not None and (last or view.ends(key))
-                new = self._whole(field or "", value) if key is None else self._say(view, key, value, ends=ends)
-                edit = Edit(start, end, f'"{escape(new)}"') if new != value else None
+            elif kind is Kind.SCALAR and self._scope.numbers:
+                edit = number_edit(text, place, self._rule, LLM_JSON)
+            elif kind is Kind.KEY:
+                key = decode(text[start:end])
+                edits_of = (
+                    string_edits(key, path, self._rule, LLM_JSON) if self._scope.keys else own_edits(self._rule, key)
+                )
+                edit = edit_literal(text, place, edits_of)
             if edit is not None:
                 edits.append(edit)
                 changed.update(path[:steps] for steps in range(len(path)))
@@ -211,6 +270,28 @@ class JsonEvents:
         kept = without_copies(edits, copies)
         return before, apply(text, [edit._replace(new="[]") if edit.start in lists else edit for edit in kept])
 
+    def _string(self, view: View, place: Place, text: str, read: set[Path], *, last: bool) -> Edit | None:
+        """The change of a string: what it says of a channel, a whole text again, or a text by itself.
+
+        ``read`` are the paths of the event's deltas so far.
+        """
+        _, start, end, path = place
+        value = decode(text[start:end])
+        key = view.channel(path)
+        if key is not None and self._scope.keys and not all(map(_NAME.fullmatch, key)):
+            key = None  # an event of our own would say it
+        field = view.repeats(path) if key is None else None
+        if key is not None:
+            if path in read:  # readers take one of the two, so they would join what is not joined here
+                raise MalformedTextError("an event of the stream says one delta twice")
+            read.add(path)
+            new = self._say(view, key, value, ends=last or view.ends(key))
+        elif field is not None:
+            new = self._whole(field, value)
+        else:
+            return edit_literal(text, place, string_edits(value, path, self._rule, LLM_JSON))
+        return Edit(start, end, f'"{escape(new)}"') if new != value else None
+
     def _strange(self, found: list[Place], event: Event, text: str) -> list[Edit]:
         """The changes in an event that no protocol knows: JSON-RPC, an error, or anything."""
         shape = LLM_JSON if self._protocol else rpc_or_any(found, text)
@@ -220,7 +301,7 @@ class JsonEvents:
             if self._unknown is Unknown.PASS:
                 self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
                 return []
-        return json_edits(found, text, self._rule, shape)
+        return json_edits(found, text, self._rule, shape, keys=self._scope.keys, numbers=self._scope.numbers)
 
     def _say(self, view: View, key: Key, value: str, *, ends: bool) -> str:
         """Feed a channel; its end goes into the same delta where the event that ends it says something itself."""
@@ -228,7 +309,7 @@ class JsonEvents:
         if channel is None:
             if len(self._channels) == CHANNELS_MAX:
                 raise MalformedTextError("the stream has too many texts at once")
-            channel = self._channels[key] = Channel(self._rule, key[-1])
+            channel = self._channels[key] = _Channel(self._rule, key[-1])
         channel.view = view
         said = channel.feed(value)
         if value and ends:
@@ -238,7 +319,7 @@ class JsonEvents:
     def _whole(self, field: str, value: str) -> str:
         """What the deltas of ``value`` join to, whatever they are."""
         if field in JSON_FIELDS:
-            channel = Channel(self._rule, field)
+            channel = _Channel(self._rule, field)
             return channel.feed(value) + channel.finish()
         return whole(self._rule.arguments if field in ARGUMENT_FIELDS else self._rule, value)
 
@@ -256,6 +337,8 @@ class JsonEvents:
         """End these channels; what they held back, as deltas."""
         ended = [(key, self._channels.pop(key)) for key in list(keys)]
         said = [(key, channel.view, channel.finish()) for key, channel in ended]
+        if any(text and self._rule.own(view.delta(key, "").data) for key, view, text in said):
+            raise MalformedTextError("an event of our own would tell a secret that events of the stream name")
         return [self._numbered(view.delta(key, text)) for key, view, text in said if text]
 
     def _numbered(self, said: Said) -> Said:
@@ -267,16 +350,6 @@ class JsonEvents:
         return said._replace(data=f'{said.data[:-1]},"sequence_number":{number}}}')
 
 
-def _learn(text: str) -> Form | None:
-    """The form of an event; None where it has none, or is of no known protocol."""
-    mould = mould_of(text)
-    filled = mould.read(text) if mould is not None else None
-    if mould is None or filled is None:
-        return None
-    view = _view(Event(mould.written_in(filled)))
-    return form_of(view, mould, filled) if view is not None else None
-
-
 def _view(event: Event) -> View | None:
     """The event as the first protocol sees it that knows it."""
     for read in _VIEWS:
@@ -286,7 +359,7 @@ def _view(event: Event) -> View | None:
     return None
 
 
-class Channel:
+class _Channel:
     """One text that arrives in deltas, and the event that said more of it last."""
 
     __slots__ = ("_json", "_text", "view")

@@ -25,6 +25,8 @@ def view(event: Event) -> OllamaLine | None:
 class OllamaLine:
     """One line."""
 
+    sort = ""
+
     def __init__(self, event: Event) -> None:
         self._event = event
         self._done = event.raw("done") == "true"

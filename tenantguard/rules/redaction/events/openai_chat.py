@@ -31,12 +31,14 @@ def view(event: Event) -> OpenAIChunk | None:
 class OpenAIChunk:
     """One chunk."""
 
+    sort = ""
+
     def __init__(self, event: Event) -> None:
         self._event = event
         self._ended = {
             self._name(path[:2])
             for path, raw in event.values.items()
-            if len(path) == 3 and path[::2] == ("choices", "finish_reason") and raw[0] == '"'
+            if len(path) == 3 and path[::2] == ("choices", "finish_reason") and raw[0] == '"' and raw != '""'
         }
 
     def channel(self, path: Path) -> Key | None:

@@ -28,6 +28,7 @@ _FIELDS: Final = {
 }
 _WHOLE: Final = frozenset({"text", "refusal", "transcript", "arguments", "input", "code", "command"})
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
+_SOUND: Final = "response.audio.delta"
 _INNER: Final = ("response.content_part.done", "response.reasoning_summary_part.done", "response.output_item.done")
 
 
@@ -44,12 +45,13 @@ class ResponsesEvent:
     def __init__(self, event: Event, kind: str) -> None:
         self._type = kind
         self._family, _, self._last = kind.rpartition(".")
+        self.sort = kind if kind == _SOUND else self._last if self._last == "delta" else ""
         self._place = {name: plain_index(event.raw(name)) for name in PLACE}
         self._head = event.head(PLACE)
 
     def channel(self, path: Path) -> Key | None:
         """The delta of an event; that of sound is base64."""
-        if path != ("delta",) or self._last != "delta" or self._family == "response.audio":
+        if path != ("delta",) or self.sort != "delta":
             return None
         return (self._family, *self._place.values(), _FIELDS.get(self._family, "text"))
 

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
-from tenantguard.rules.redaction.json_text import decode_utf8, escape
+from tenantguard.rules.redaction.fields import EVERYWHERE
+from tenantguard.rules.redaction.json_text import broken_edits, decode_utf8, escape
 from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
 from tenantguard.rules.sse import BYTE_ORDER_MARK, SSEFramer, read_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tenantguard.rules.redaction.events.json_events import Channel
+    from tenantguard.rules.redaction.events.json_events import Usual
     from tenantguard.rules.redaction.events.view import Said
+    from tenantguard.rules.redaction.fields import Scope
     from tenantguard.rules.redaction.rule import TextRule
     from tenantguard.rules.sse import SSEEvent
 
@@ -30,11 +32,11 @@ _LINES: Final = re.compile(
 )
 """Comments and the fields of the WHATWG HTML standard, section 9.2.6, and nothing else."""
 
-_PLAIN: Final = re.compile(rb"[ !#-\[\]-~]*+")
-"""What stands in a JSON string as it is."""
+_PLAIN: Final = re.compile(rb"[ !#-\[\]-~]{0,4096}+")
+"""What stands in a JSON string as it is; of a stream that says little at once."""
 
-_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_.:/+=-]*+")
-"""What is left alone where a protocol has something of its own; of those that are, most."""
+_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_./+-]{0,15}+")
+"""What is left alone where a protocol has something of its own; no secret is as short, save known ones."""
 
 _BREAK: Final = re.compile(r"[\r\n]")
 _USUAL_LINES: Final = re.compile(
@@ -49,65 +51,73 @@ class EventStream:
 
     With ``protocol``, the stream must be that of a model provider: data that is neither JSON nor ``[DONE]`` is a
     :class:`~tenantguard.rules.redaction.rule.MalformedTextError`. Without it, such data is text, each event's by
-    itself. ``unknown`` says what happens to that, and to JSON of no known shape.
+    itself. ``unknown`` says what happens to that, and to JSON of no known shape; ``scope`` whether keys and numbers
+    are looked at too.
     """
 
-    def __init__(self, rule: TextRule, *, protocol: bool, unknown: Unknown = Unknown.SCRUB) -> None:
+    def __init__(
+        self, rule: TextRule, *, protocol: bool, unknown: Unknown = Unknown.SCRUB, scope: Scope = EVERYWHERE
+    ) -> None:
         self._rule = rule
         self._protocol = protocol
         self._unknown = unknown
         self._framer = SSEFramer()
-        self._events = JsonEvents(rule, protocol=protocol, unknown=unknown)
+        self._events = JsonEvents(rule, protocol=protocol, unknown=unknown, scope=scope)
         self._waiting: tuple[SSEEvent, str] | None = None
+        self._names = b""  # those of the last event that has some, which tell no secret
         self._usual: _Usual | None = None  # how the next event may be read at a glance
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return what may leave."""
         if self._usual is not None and not self._framer.inside:
-            said = self._usual.rewritten(chunk)
+            said = self._usual.rewritten(chunk, self._events)
             if said is not None:
                 return said
-        out = [self._event(event) for event in self._framer.feed(chunk)]
+        events = self._framer.feed(chunk)
+        out = self._read(events[0]) if len(events) == 1 else b"".join([self._event(event) for event in events])
         if self._framer.overflowed:
             raise MalformedTextError("an event of the stream is too large")
-        return b"".join(out)
+        return out
 
     def finish(self) -> bytes:
         """The stream has ended; return the rest of it. An unfinished event with data is an error."""
-        last = SSEFramer()
-        out = [self._event(event) for event in last.feed(self._framer.finish() + b":")]  # what a last CR waited for
-        rest = last.finish()[:-1]
-        unfinished = b"".join(event.data for event in SSEFramer().feed(rest + b"\n\n"))
-        if unfinished.strip() not in {b"", _DONE}:
-            raise MalformedTextError("the stream ended inside an event")
-        return b"".join(out) + self._let_go(last=True) + _written(self._events.close()) + self._lines(rest)
+        out = rest = b""
+        if self._framer.inside:
+            last = SSEFramer()
+            out = b"".join([self._read(event) for event in last.feed(self._framer.finish() + b":")])  # of a last CR
+            rest = last.finish()[:-1]
+            unfinished = b"".join(event.data for event in SSEFramer().feed(rest + b"\n\n"))
+            if unfinished.strip() not in {b"", _DONE}:
+                raise MalformedTextError("the stream ended inside an event")
+        out += self._let_go(last=True) + _written(self._events.close())
+        return out + self._lines(rest) if rest else out
 
     def failure(self, code: str, message: str) -> bytes:
         """The event with which this stream ends where it is cut; empty where the dialect of refusals has it."""
         said = self._events.failure(code, message)
         return b"" if said is None else _written([said])
 
-    def _usual_after(self, event: SSEEvent) -> _Usual | None:
-        """How an event is read that follows this one and differs in no more than one text."""
+    def _is_usual(self, event: SSEEvent) -> bool:
+        """Whether nothing but data can be personal in the lines of an event, and its names tell no secret."""
+        if event.is_line:
+            return True
+        if _USUAL_LINES.fullmatch(event.raw) is None:
+            return False
         line = b"data: %b\n\n" % event.data
-        usual = self._events.usual()
-        if usual is None or not event.raw.endswith(line) or _USUAL_LINES.fullmatch(event.raw) is None:
-            return None
-        head = event.raw[: -len(line)] + b"data: "
-        pieces = [piece.encode() for piece in usual.pieces]
-        return _Usual(head + pieces[0], pieces[1:-1], pieces[-1] + b"\n\n", usual.channel)
+        names = event.raw.removesuffix(line)
+        if names != self._names:
+            if self._rule.own(names.decode("utf-8", "replace")):
+                return False
+            self._names = names
+        return True
 
     def _event(self, event: SSEEvent) -> bytes:
-        if self._usual is not None:
-            said = self._usual.rewritten(event.raw)
-            if said is not None:
-                return said
-        said = self._read(event)
-        self._usual = self._usual_after(event) if self._waiting is None else None
-        return said
+        said = self._usual.rewritten(event.raw, self._events) if self._usual is not None else None
+        return self._read(event) if said is None else said
 
     def _read(self, event: SSEEvent) -> bytes:
-        if not event.is_line and _USUAL_LINES.fullmatch(event.raw) is None:
+        is_usual = self._is_usual(event)
+        if not is_usual:
             event = event._replace(raw=self._lines(event.raw))
         data = event.data.strip()
         if not data:
@@ -118,8 +128,11 @@ class EventStream:
         before = self._let_go() if self._waiting is not None else b""
         if waits(text):
             self._waiting = event, text
+            self._usual = None
             return before
-        return before + self._rewritten(event, text)
+        said = self._rewritten(event, text)
+        self._usual = _usual_after(event, text, self._events, self._usual) if is_usual else None
+        return before + said if before else said
 
     def _let_go(self, *, last: bool = False) -> bytes:
         """The event that waited for what follows it."""
@@ -142,7 +155,7 @@ class EventStream:
         if self._unknown is Unknown.PASS:
             self._rule.skipped["event"] = self._rule.skipped.get("event", 0) + 1
             return text
-        return apply(text, text_edits(self._rule, text))
+        return apply(text, broken_edits(text, self._rule))
 
     def _lines(self, raw: bytes) -> bytes:
         """``raw`` with what is no data in it redacted, line by line."""
@@ -162,24 +175,26 @@ class EventStream:
 class _Usual:
     """An event that says more of the one text of which the last one did, and is else the same to the byte.
 
-    Most events of most streams are, and are read in a third of the time. ``channel`` is the text; where there is a
-    ``between``, an identifier that may differ stands between it and the ``tail``.
+    Most events of most streams are, and are read in a third of the time. ``usual`` is how its JSON is written,
+    ``lines`` what stands before that.
     """
 
-    __slots__ = ("_between", "_channel", "_head", "_tail")
+    __slots__ = ("_between", "_tail", "head", "usual")
 
-    def __init__(self, head: bytes, between: list[bytes], tail: bytes, channel: Channel) -> None:
-        self._head = head + b'"'
-        self._between = b'"%b"' % between[0] if between else b""
-        self._tail = b'"' + tail
-        self._channel = channel
+    def __init__(self, lines: bytes, usual: Usual) -> None:
+        self.usual = usual
+        self.head = b'%b%b"' % (lines, usual.head.encode())
+        self._between = b'"%b"' % usual.between.encode() if usual.between else b""
+        self._tail = b'"%b\n\n' % usual.tail.encode()
 
-    def rewritten(self, chunk: bytes) -> bytes | None:
+    def rewritten(self, chunk: bytes, events: JsonEvents) -> bytes | None:
         """What leaves for a chunk that is such an event; None if it is not, or holds what is not plain ASCII."""
-        head, between, tail = self._head, self._between, self._tail
+        head, between, tail = self.head, self._between, self._tail
+        if not chunk.startswith(head):
+            return None
         end = chunk.find(b'"', len(head))
         rest = chunk[end:]
-        if not chunk.startswith(head) or not _PLAIN.fullmatch(chunk, len(head), end) or not rest.endswith(tail):
+        if not _PLAIN.fullmatch(chunk, len(head), end) or not rest.endswith(tail):
             return None
         if between:
             if not rest.startswith(between) or not _OWN.fullmatch(rest, len(between), len(rest) - len(tail)):
@@ -187,8 +202,24 @@ class _Usual:
         elif len(rest) != len(tail):
             return None
         text = chunk[len(head) : end].decode("ascii")
-        new = self._channel.feed(text)
-        return chunk if new == text else b"%b%b%b" % (head, escape(new).encode(), rest)
+        new = events.more(self.usual, text)
+        if new is None or new == text:
+            return None if new is None else chunk
+        return b"%b%b%b" % (head, escape(new).encode(), rest)
+
+
+def _usual_after(event: SSEEvent, text: str, events: JsonEvents, before: _Usual | None) -> _Usual | None:
+    """How an event is read that follows this usual one, of which ``text`` is the JSON, and differs in one text."""
+    usual = events.usual(text, before.usual if before is not None else None)
+    if usual is None:
+        return None
+    raw = event.raw
+    if before is not None and usual is before.usual and raw.startswith(before.head):
+        return before
+    line = b"data: %b\n\n" % event.data
+    if not raw.endswith(line):
+        return None
+    return _Usual(raw[: -len(line)] + b"data: ", usual)
 
 
 def _written(events: Iterable[Said]) -> bytes:

@@ -68,7 +68,12 @@ class Event:
 
 
 class View(Protocol):
-    """One event as its protocol reads it."""
+    """One event as its protocol reads it.
+
+    ``sort``, of a closed set, is what beside the paths that it has tells which strings are deltas, and which repeat.
+    """
+
+    sort: str
 
     def channel(self, path: Path) -> Key | None:
         """The channel of the string at ``path``, None where it is no delta."""
