@@ -187,11 +187,13 @@ def test_the_layers_own_tests_are_tests(tmp_path: Path) -> None:
 
 def test_every_example_is_shown() -> None:
     web = {"fastapi_app.py", "flask_app.py", "django_app.py", "tour.py"}
-    shown = web | {"custom_layer.py", "llm_proxy.py", "quotas.py", "redaction.py"}
+    shown = web | {"custom_layer.py", "llm_proxy.py", "quotas.py", "rates.py", "redaction.py"}
     assert {file.name for file in EXAMPLES.glob("*.py")} == shown
 
 
-@pytest.mark.parametrize("name", ["tenantguard.toml", "llm_proxy.toml", "quotas.toml", "redaction.toml"])
+@pytest.mark.parametrize(
+    "name", ["tenantguard.toml", "llm_proxy.toml", "quotas.toml", "rates.toml", "redaction.toml"]
+)
 def test_the_settings_of_the_examples_are_right(name: str) -> None:
     assert read_settings(EXAMPLES / name, environ={}).keys
 
