@@ -16,6 +16,7 @@ from tenantguard.errors import PortError, PortTimeout
 from tenantguard.flow.effects import Promise
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, NotEntered, SlotClaim
 from tenantguard.model.sections import OnError
+from tenantguard.testing import ManualClock
 from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy
 
 from .conftest import turn
@@ -206,6 +207,28 @@ def test_a_connection_that_is_cut_costs_nobody_a_turn(process: Callable[..., Pro
         assert not entered.degraded
     finally:
         proxy.close()
+
+
+def test_a_leaving_that_is_lost_keeps_its_slot_from_nobody_who_comes_next(
+    process: Callable[..., Process], redis: Any
+) -> None:
+    """Though no beat is due, in a time that stands still."""
+    import redis as redis_py
+
+    here = process(clock=ManualClock())
+    inside = here.inside()
+    with redis_py.Redis(unix_socket_path=str(redis.socket)) as client:
+        for each in client.client_list():
+            if each["cmd"].startswith("eval"):
+                client.client_kill_filter(_id=each["id"])
+    here.leave(inside)
+
+    def is_free() -> bool:
+        asked, answer = here.enter(queue=0)
+        here.leave(asked)
+        return isinstance(answer, Entered) and not answer.degraded
+
+    here.until(is_free)
 
 
 def test_garbage_in_the_list_of_turns_costs_nobody_a_turn(process: Callable[..., Process], redis: Any) -> None:
