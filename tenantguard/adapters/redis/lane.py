@@ -37,6 +37,8 @@ _END_S: Final = 5.0
 
 _IDLE_S: Final = 1.0
 _TIDY_NS: Final = 50_000_000
+_FRESH_NS: Final = 100_000_000
+"""A connection that was used so lately is not looked at before it is used again: servers close those that idle."""
 
 log = logging.getLogger(__name__)
 
@@ -326,11 +328,12 @@ class _Link:
         self._make = make
         self._monotonic_ns = monotonic_ns
         self._connection: ConnectionInterface | None = None
+        self._used_ns = 0
 
     def send(self, packed: bytes) -> int:
         """Send commands; the answer is when that began."""
         connection = self.connect()
-        sent_ns = self._monotonic_ns()
+        sent_ns = self._used_ns = self._monotonic_ns()
         connection.send_packed_command([packed], check_health=False)  # type: ignore[no-untyped-call]
         return sent_ns
 
@@ -354,10 +357,20 @@ class _Link:
             connection.disconnect()  # type: ignore[no-untyped-call]
 
     def connect(self) -> ConnectionInterface:
-        """Connect, where that has not happened."""
+        """Connect, where that has not happened, or where the server has closed a connection that idled."""
+        if self._connection is not None and self._is_stale(self._connection):
+            self.drop()
         connection = self._connection
         if connection is None:
             connection = self._make()
             connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
         return connection
+
+    def _is_stale(self, connection: ConnectionInterface) -> bool:
+        if self._monotonic_ns() - self._used_ns < _FRESH_NS:
+            return False
+        try:
+            return connection.can_read()  # nothing is to come
+        except (RedisError, OSError):
+            return True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -17,7 +19,7 @@ import pytest
 import redis as redis_py
 
 from tenantguard.adapters.limits.redis.store import RedisLimits
-from tenantguard.adapters.limits.redis.wire import SCRIPT, redis_key
+from tenantguard.adapters.limits.redis.wire import COUNTED, SCRIPT, redis_key
 from tenantguard.adapters.redis.breaker import Breaker
 from tenantguard.adapters.redis.lane import QUEUE_MAX, Lane
 from tenantguard.adapters.redis.script import KEYS_MAX
@@ -26,6 +28,7 @@ from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.flow.ports import ReturnTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import Rate
+from tenantguard.testing import ManualClock
 
 from .conftest import SECOND, one
 
@@ -133,13 +136,36 @@ def test_what_another_program_wrote_is_no_bucket_and_spoils_no_other(
     store = asked(own_redis.uri, **PATIENT)
     rate = Rate(1, HOUR, 10)
     with redis_py.Redis(unix_socket_path=str(own_redis.socket)) as client:
-        for length in (0, 1, 7, 8, 15, 17, 24, 31, 33, 40):
+        texts = [b"x" * length for length in (0, 1, 7, 8, 15, 16, 17, 24, 31, 32, 33, 40, 48)]
+        numbers = [(math.inf, 0), (math.nan, 0), (-1e300, 0), (2e15, -1e300), (2e15, 1e12)]
+        for value in texts + [struct.pack("<dd", *pair) for pair in numbers]:
             foreign = one(rate)
-            client.set(redis_key(foreign.bucket), b"x" * length)
+            client.set(redis_key(foreign.bucket), value)
             assert store.take(foreign, one(rate)) == Taken(((9, HOUR), (9, HOUR)))
         listed = one(rate)
         client.rpush(redis_key(listed.bucket), "a", "b")
         assert not store.take(listed, one(rate)).degraded
+
+
+def test_what_another_program_wrote_where_processes_are_counted_costs_no_decision(
+    asked: Callable[..., Asked], own_redis: Any
+) -> None:
+    own_redis.ask("SET", COUNTED.decode(), "x")
+    store = asked(own_redis.uri, **{**PATIENT, "processes": None})
+    assert not store.take(one(Rate(1, HOUR, 10))).degraded
+
+
+def test_a_connection_that_the_server_closed_while_it_idled_costs_no_decision(
+    asked: Callable[..., Asked], own_redis: Any
+) -> None:
+    """As servers with a ``timeout`` do, and what stands between."""
+    clock = ManualClock()
+    store = asked(own_redis.uri, clock=clock, coalesce=False, **PATIENT)
+    rate = Rate(1, HOUR, 10)
+    for _ in range(3):
+        assert [store.take(one(rate)).degraded for _ in range(4)] == [False] * 4
+        own_redis.ask("CLIENT", "KILL", "TYPE", "normal")
+        clock.advance(1)
 
 
 @pytest.mark.parametrize("lease", [0, 64])

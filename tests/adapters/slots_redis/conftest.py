@@ -30,13 +30,20 @@ class Process:
         self.waited_s: list[float] = []
 
     def enter(
-        self, limit: int = 1, *, key: str = "acme|t", queue: int = 1000, wait_s: int = 60, **terms: Any
+        self,
+        limit: int = 1,
+        *,
+        key: str = "acme|t",
+        owner: str = "acme",
+        queue: int = 1000,
+        wait_s: int = 60,
+        **terms: Any,
     ) -> tuple[bytes, Any]:
         """An id, and its answer, or the promise of its turn."""
         asked = next(_ids).to_bytes(16, "big")
         claims = (SlotClaim(key, limit, queue, wait_s * SECOND if queue else 0),)
         began = time.perf_counter()
-        answer = self.store.execute(EnterSlot(asked, "acme", claims, **terms))
+        answer = self.store.execute(EnterSlot(asked, owner, claims, **terms))
         while isinstance(answer, Promise) and not answer.patient:
             answer = answer.result() if answer.wait(answer.deadline_s) else answer.late()
         self.waited_s.append(time.perf_counter() - began)

@@ -16,6 +16,7 @@ from tenantguard.errors import PortError, PortTimeout
 from tenantguard.flow.effects import Promise
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, NotEntered, SlotClaim
 from tenantguard.model.sections import OnError
+from tenantguard.testing import ManualClock
 from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy
 
 from .conftest import turn
@@ -208,8 +209,29 @@ def test_a_connection_that_is_cut_costs_nobody_a_turn(process: Callable[..., Pro
         proxy.close()
 
 
-def test_garbage_costs_nobody_a_turn(process: Callable[..., Process], redis: Any) -> None:
-    """In the list of turns, and in the tables of the server: there it is a server that does not answer."""
+def test_a_leaving_that_is_lost_keeps_its_slot_from_nobody_who_comes_next(
+    process: Callable[..., Process], redis: Any
+) -> None:
+    """Though no beat is due, in a time that stands still."""
+    import redis as redis_py
+
+    here = process(clock=ManualClock())
+    inside = here.inside()
+    with redis_py.Redis(unix_socket_path=str(redis.socket)) as client:
+        for each in client.client_list():
+            if each["cmd"].startswith("eval"):
+                client.client_kill_filter(_id=each["id"])
+    here.leave(inside)
+
+    def is_free() -> bool:
+        asked, answer = here.enter(queue=0)
+        here.leave(asked)
+        return isinstance(answer, Entered) and not answer.degraded
+
+    here.until(is_free)
+
+
+def test_garbage_in_the_list_of_turns_costs_nobody_a_turn(process: Callable[..., Process], redis: Any) -> None:
     import redis as redis_py
 
     here, there = process(lease_s=2), process(lease_s=2)
@@ -221,12 +243,51 @@ def test_garbage_costs_nobody_a_turn(process: Callable[..., Process], redis: Any
         there.until(lambda: not client.exists(wire.news_key(there.store._caller.process)))
         here.leave(inside)
         assert isinstance(turn(promise), Entered)
-        client.flushall()
-        client.set(wire.KEY, "x")
-        _, answer = here.enter(queue=0, key="other|t")
-        assert answer.degraded
-        client.flushall()
-        here.recovers()
+
+
+@pytest.mark.parametrize("how", ["deleted", "overwritten"])
+@pytest.mark.parametrize("part", ["", ":queues", ":lines", ":owned", ":due", ":processes"])
+def test_a_key_that_is_lost_costs_nobody_a_turn_and_holds_no_server_up(
+    process: Callable[..., Process], redis: Any, part: str, how: str
+) -> None:
+    """As by eviction: what is left of the others is forgotten with it, and taught again by the next beats."""
+    import redis as redis_py
+
+    here, there = process(lease_s=2), process(lease_s=2)
+    inside = here.inside()
+    waiting = [there.waits() for _ in range(3)]
+    with redis_py.Redis(unix_socket_path=str(redis.socket)) as client:
+        client.delete(wire.KEY + part.encode())
+        if how == "overwritten":
+            client.set(wire.KEY + part.encode(), "x")
+    here.leave(inside)
+    for asked, promise in waiting:
+        entered = turn(promise)
+        assert isinstance(entered, Entered)
+        assert not entered.degraded
+        there.leave(asked)
+    here.until(lambda: here.standing() == [])
+
+
+def test_turns_that_were_taken_before_everything_was_forgotten_put_nobody_last(
+    process: Callable[..., Process], redis: Any
+) -> None:
+    import redis as redis_py
+
+    here = process()
+    inside = here.inside(key="|g")
+    here.waits(key="|g")
+    with redis_py.Redis(unix_socket_path=str(redis.socket)) as client:
+        place = next(field[1:] for field in client.hkeys(wire.KEY) if field.startswith(b"p"))
+        client.delete(wire.KEY)
+        client.zadd(wire.KEY + b":turns:" + place, {"acme": 10**12})
+    here.leave(inside)
+    inside = here.inside(key="|g")
+    first, promise = here.waits(key="|g")
+    here.waits(key="|g", owner="other")
+    here.leave(inside)
+    assert isinstance(turn(promise), Entered)
+    assert (first, True) in here.standing()
 
 
 def test_a_crowd_on_an_event_loop_is_answered_within_the_deadline(process: Callable[..., Process], mute: str) -> None:

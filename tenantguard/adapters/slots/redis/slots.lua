@@ -13,6 +13,9 @@
 --   =           and an id: it was ended before it was seen
 -- ARGV: the instant in a test, else ''; the last microsecond at which somebody may still enter, else ''; commands.
 -- wire.py lays out commands and answers.
+--
+-- What is not whole any more, since keys were evicted, deleted or written by others, is forgotten, all of it, and the
+-- commands are decided as on a server that was flushed: processes teach it again with their next beats.
 
 local call, pack, read, mp, um = redis.call, struct.pack, struct.unpack, cmsgpack.pack, cmsgpack.unpack
 local floor, max, min, sub = math.floor, math.max, math.min, string.sub
@@ -34,15 +37,31 @@ end
 local late = ARGV[2] ~= '' and now > tonumber(ARGV[2])
 local asked = ARGV[3]
 
--- m: the latest instant, the last fence, the last number, how many wait
-local m = call('HGET', base, 'm')
-m = m and um(m) or {0, 0, 0, 0}
-now = max(now, m[1])
-local caller, lease = nil, 0
-local ticked, changed = false, false
+local m  -- the latest instant, the last fence, the last number, how many wait
 local places, lines, tickets = {}, {}, {}  -- what was read or made; false: it is not there
-local mine, others, lapsed = {}, {}, {}
-local out = {pack('<dd', now, 0)}
+local caller, lease, ticked, changed, mine, others, lapsed, out
+
+local function forget_all()
+  for id in pairs(places) do
+    call('DEL', TURNS .. id)
+  end
+  for process in pairs(others or {}) do
+    call('DEL', NEWS .. process)
+  end
+  call('DEL', base, QUEUES, LINES, OWNED, DUE, PROCESSES)
+end
+
+local function load()
+  places, lines, tickets = {}, {}, {}
+  caller, lease, ticked, changed, mine, others, lapsed = nil, 0, false, false, {}, {}, {}
+  local raw = call('HGET', base, 'm')
+  if not raw then
+    forget_all()
+  end
+  m = raw and um(raw) or {0, 0, 0, 0}
+  now = max(now, m[1])
+  out = {pack('<dd', now, 0)}
+end
 
 local function big(n)
   return pack('>I8', n)
@@ -138,15 +157,21 @@ local function first_number(id)
   return (read('>I8', first(QUEUES, id), 17))
 end
 
+local function unlist(id, line)
+  if call('ZREM', LINES, entry(id, line)) == 0 then
+    error('a line is not where it waits')  -- and who serves would look for it for ever
+  end
+end
+
 -- A line stands somewhere else in the order of its place from now on.
 local function push(id, line, tag)
-  call('ZREM', LINES, entry(id, line))
+  unlist(id, line)
   line[TAG], line[FIRST] = tag, first_number(id)
   call('ZADD', LINES, 0, entry(id, line))
 end
 
 local function finished(id, owner)
-  return tonumber(call('ZSCORE', TURNS .. id, owner) or 0)
+  return place(id)[TURNED] == 1 and tonumber(call('ZSCORE', TURNS .. id, owner) or 0) or 0
 end
 
 local function join(id, line, where)
@@ -166,7 +191,7 @@ end
 local function part(id, line)
   local p = place(line[AT])
   p[COUNT] = p[COUNT] - 1
-  call('ZREM', LINES, entry(id, line))
+  unlist(id, line)
 end
 
 local function dequeue(id, t, line)
@@ -243,6 +268,9 @@ local function serve(where)
       end
       p[VIRTUAL] = tag
       local turns = TURNS .. where
+      if p[TURNED] == 0 then
+        call('DEL', turns)  -- of a place that was forgotten
+      end
       call('ZADD', turns, tag + floor(SHARE / weight), line[L_OWNER])
       call('ZREMRANGEBYSCORE', turns, '-inf', tag)
       call('PEXPIRE', turns, TURNS_MS)
@@ -533,44 +561,57 @@ local function view(pos)
 end
 
 local kinds = {e = enter, l = leave, b = beat, v = view}
-local pos = 1
-while pos <= #asked do
-  pos = kinds[sub(asked, pos, pos)](pos + 1)
-end
 
-if changed then
-  m[1] = now
-  local sets, drops = {'m', mp(m)}, {}
-  local function keep(field, value)
-    if value then
-      sets[#sets + 1], sets[#sets + 2] = field, mp(value)
-    else
-      drops[#drops + 1] = field
+local function decide_all()
+  load()
+  local pos = 1
+  while pos <= #asked do
+    pos = kinds[sub(asked, pos, pos)](pos + 1)
+  end
+  if changed then
+    m[1] = now
+    local sets, drops = {'m', mp(m)}, {}
+    local function keep(field, value)
+      if value then
+        sets[#sets + 1], sets[#sets + 2] = field, mp(value)
+      else
+        drops[#drops + 1] = field
+      end
+    end
+    for id, p in pairs(places) do
+      keep('p' .. id, p and (p[HELD] > 0 or p[WAITING] > 0) and p)
+    end
+    for id, line in pairs(lines) do
+      keep('l' .. id, line)
+    end
+    for id, t in pairs(tickets) do
+      keep('t' .. id, t)
+    end
+    for at = 1, #sets, 2000 do
+      call('HSET', base, unpack(sets, at, min(at + 1999, #sets)))
+    end
+    for at = 1, #drops, 2000 do
+      call('HDEL', base, unpack(drops, at, min(at + 1999, #drops)))
+    end
+    for process, items in pairs(others) do
+      call('RPUSH', NEWS .. process, items)
+      call('PEXPIRE', NEWS .. process, NEWS_MS)
+    end
+    local keep_ms = math.ceil(2 * lease / 1000) + SLACK_MS
+    for _, key in ipairs({base, QUEUES, LINES, OWNED, DUE, PROCESSES}) do
+      call('PEXPIRE', key, keep_ms)
     end
   end
-  for id, p in pairs(places) do
-    keep('p' .. id, p and (p[HELD] > 0 or p[WAITING] > 0) and p)
-  end
-  for id, line in pairs(lines) do
-    keep('l' .. id, line)
-  end
-  for id, t in pairs(tickets) do
-    keep('t' .. id, t)
-  end
-  for at = 1, #sets, 2000 do
-    call('HSET', base, unpack(sets, at, min(at + 1999, #sets)))
-  end
-  for at = 1, #drops, 2000 do
-    call('HDEL', base, unpack(drops, at, min(at + 1999, #drops)))
-  end
-  for process, items in pairs(others) do
-    call('RPUSH', NEWS .. process, items)
-    call('PEXPIRE', NEWS .. process, NEWS_MS)
-  end
-  local keep_ms = math.ceil(2 * lease / 1000) + SLACK_MS
-  for _, key in ipairs({base, QUEUES, LINES, OWNED, DUE, PROCESSES}) do
-    call('PEXPIRE', key, keep_ms)
-  end
 end
 
+local done, problem = pcall(decide_all)
+if not done then
+  local refused = type(problem) == 'table' and problem.err or problem  -- by the server: a table, before Redis 7 '@...'
+  local by_server = refused ~= problem or sub(problem, 1, 1) == '@'
+  if by_server and not string.find(refused, 'WRONGTYPE', 1, true) then
+    return redis.error_reply(refused)  -- it is full, or may not write
+  end
+  forget_all()
+  decide_all()
+end
 return table.concat(out)

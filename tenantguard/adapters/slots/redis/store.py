@@ -189,6 +189,8 @@ class RedisSlots:
                 return first
             if self._keeper is None:
                 self._start()
+        if entering.begun_ns >= self._beat_at:  # a slot whose leaving was lost is free for this one
+            self.beat_when_due()
         if not self._send(entering):
             self.lost(entering, PortError("slots", "the server does not answer"), None)
         return entering
@@ -329,8 +331,12 @@ class RedisSlots:
             return local.enter(command, self._processes)
 
     def missed(self, bells: set[Bell] | None) -> None:
-        """Where the server is believed dead, whoever waits there for a turn waits, or is answered, here."""
+        """Where the server is believed dead, whoever waits there for a turn waits, or is answered, here.
+
+        Else the next beat is due: it says what was lost.
+        """
         if self._servers.breaker_of(self.slot).closed:
+            self._beat_at = 0
             return
         with self._lock:
             waiting, self._waiting = self._waiting, {}
