@@ -1,36 +1,49 @@
-"""What slots in memory cost, and how soon whoever waits is woken.
+"""What slots cost, in memory and over Redis, and how soon whoever waits is woken.
 
     python -m benchmarks.slots
 
 Beside the store stands ``threading.Semaphore``, which knows no tenants, no ids, no bound and no deadline. Measured
 are entering and leaving where there is room, and a queue that moves on by one, in CPU time of the process; and the
 time from a leaving to the next one's waking, on the clock on the wall, on one event loop and between two threads.
+
+Over Redis, on loopback, fifty tasks of one event loop enter and leave, and one alone; the bare script is two times
+`EVALSHA` of `return 1` through redis-py. Processor time is this process's, threads included, and that of the server
+is from its own ``INFO``. A turn is handed over within one store, and from one to another, as between processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import tempfile
 import threading
 import time
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import redis.asyncio
 
 from benchmarks.rounds import Target, interleave, print_table, print_targets, progress
 from tenantguard.adapters.slots.memory import MemorySlots
+from tenantguard.adapters.slots.redis.store import RedisSlots
 from tenantguard.adapters.system import SystemClock, TimeOrderedIds
 from tenantguard.asgi.waiting import kept
 from tenantguard.flow.effects import Promise
 from tenantguard.flow.ports import Entered, EnterSlot, LeaveSlot, SlotClaim
+from tests.conftest import Redis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 ROUNDS: Final = 21
 HANDOVERS: Final = 2000
 WAIT_NS: Final = 60 * 10**9
 WAKE_MS: Final = 5.0
+REDIS_ROUNDS: Final = 9
+REDIS_TIMES: Final = 1000
+TASKS: Final = 50
 ONE: Final = (SlotClaim("acme|tenant|tenant", 10, 10**6, WAIT_NS),)
 FOUR: Final = (
     SlotClaim("|global|global", 100, 10**6, WAIT_NS),
@@ -151,6 +164,89 @@ def waits_of_a_thread() -> list[float]:
     return found
 
 
+async def answered(store: Any, command: EnterSlot) -> Any:
+    answer = store.execute(command)
+    while isinstance(answer, Promise):
+        answer = answer.result() if await kept(answer) else answer.late()
+    return answer
+
+
+async def over_redis(running: Redis) -> None:
+    """What a slot costs the client and the server."""
+    store = RedisSlots(running.tcp, deadline_ms=5000)
+    client = redis.asyncio.Redis.from_url(running.tcp, protocol=2)
+    sha = await client.script_load("return 1")
+
+    def in_and_out_of(claims: tuple[SlotClaim, ...]) -> Callable[[], Awaitable[None]]:
+        wide = tuple([SlotClaim(claim.key, 1000) for claim in claims])
+
+        async def work() -> None:
+            one = new_id()
+            answer = await answered(store, EnterSlot(one, "acme", wide))
+            assert answer.fence, "the server was too slow: nothing is measured"
+            store.execute(LeaveSlot(one))
+
+        return work
+
+    async def bare() -> None:
+        await client.evalsha(sha, 0)
+        await client.evalsha(sha, 0)
+
+    cases = {
+        "bare EVALSHA of `return 1`, twice": bare,
+        "in and out, 1 limit": in_and_out_of(ONE),
+        "in and out, 4 limits, all or none": in_and_out_of(FOUR),
+    }
+    seen: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for tasks in (TASKS, 1):
+        for _ in range(REDIS_ROUNDS):
+            for name, work in cases.items():
+                seen.setdefault((name, tasks), []).append(await _spent(work, tasks, client))
+    store.close()
+    await client.aclose()
+    rows = [
+        (f"{name}, {tasks} at once", *[f"{statistics.median(column):.1f}" for column in zip(*found, strict=True)])
+        for (name, tasks), found in seen.items()
+    ]
+    print_table("Over Redis: CPU time, us", ("operation", "client", "server"), rows)
+
+
+async def _spent(work: Callable[[], Awaitable[None]], tasks: int, client: Any) -> tuple[float, float]:
+    async def times() -> None:
+        for _ in range(REDIS_TIMES // tasks):
+            await work()
+
+    async def server_s() -> float:
+        info = await client.info("cpu")
+        return float(info["used_cpu_user"] + info["used_cpu_sys"])
+
+    before, began = await server_s(), time.process_time_ns()
+    await asyncio.gather(*[times() for _ in range(tasks)])
+    spent = time.process_time_ns() - began
+    return spent / 1000 / REDIS_TIMES, (await server_s() - before) * 1e6 / REDIS_TIMES
+
+
+async def turns_over_redis(leaver: RedisSlots, waiter: RedisSlots) -> list[float]:
+    """Milliseconds from a leaving in one store to the waking of who waits in another, or the same."""
+    claims = (SlotClaim("acme|t", 1, 10, WAIT_NS),)
+    found = []
+    inside = new_id()
+    await answered(leaver, EnterSlot(inside, "acme", claims))
+    for _ in range(HANDOVERS // 4):
+        next_one = new_id()
+        turn = waiter.execute(EnterSlot(next_one, "acme", claims))
+        await kept(turn)
+        turn = turn.result()
+        began = time.perf_counter_ns()
+        leaver.execute(LeaveSlot(inside))
+        await kept(turn)
+        found.append((time.perf_counter_ns() - began) / 1e6)
+        assert isinstance(turn.result(), Entered)
+        leaver, waiter, inside = waiter, leaver, next_one
+    leaver.execute(LeaveSlot(inside))
+    return found
+
+
 def main() -> None:
     cases = {
         "in and out, 1 limit": in_and_out(ONE),
@@ -166,6 +262,18 @@ def main() -> None:
     print_table("CPU time", ("operation", "us"), [(name, f"{samples.median(name):.2f}") for name in cases])
     progress("waking who waits")
     waking = {"on one event loop": waits_on_a_loop(), "between two threads": waits_of_a_thread()}
+    progress("over Redis")
+    with tempfile.TemporaryDirectory(prefix="tg-") as folder:
+        running = Redis(Path(folder))
+        try:
+            asyncio.run(over_redis(running))
+            stores = [RedisSlots(running.tcp, deadline_ms=5000) for _ in range(2)]
+            waking["over Redis, within one store"] = asyncio.run(turns_over_redis(stores[0], stores[0]))
+            waking["over Redis, between two stores"] = asyncio.run(turns_over_redis(stores[0], stores[1]))
+            for store in stores:
+                store.close()
+        finally:
+            running.kill()
     tails = {name: statistics.quantiles(found, n=100)[98] for name, found in waking.items()}
     rows = [
         (name, f"{statistics.median(found):.3f}", f"{tails[name]:.3f}", f"{max(found):.3f}")

@@ -167,9 +167,11 @@ class _Run:
         """Answer one effect, in this thread."""
         if isinstance(effect, PortEffect):
             answer = effect.perform(self.guard.ports)
-            if isinstance(answer, Promise):
-                return answer.result() if answer.wait(answer.deadline_s) else answer.late()
-            return _at_once(answer)
+            if not isinstance(answer, Promise):
+                return _at_once(answer)
+            while isinstance(answer, Promise):
+                answer = answer.result() if answer.wait(answer.deadline_s) else answer.late()
+            return answer
         if isinstance(effect, ReadBody):
             return self.read_body(effect.limit)
         if isinstance(effect, Compute):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tenantguard.model.price import TokenPrice
     from tenantguard.model.redact_section import Direction, Listing, RedactSection
     from tenantguard.model.route import Route
-    from tenantguard.model.sections import BudgetRule, QuotaRule, RateRule, RateSection
+    from tenantguard.model.sections import BudgetRule, QuotaRule, RateRule, RateSection, Scope
     from tenantguard.model.token_price import Rates
     from tenantguard.settings import ResolvedPolicy, Settings
 
@@ -96,6 +96,12 @@ def _guard(settings: Settings) -> Iterator[Row]:
         yield "", f"decides within {shared.deadline_ms} ms, else with a share of the rate for one of {others}"
         if shared.lease:
             yield "", f"each process leases up to {shared.lease} units of a bucket"
+    slots = settings.guard.limits if settings.guard.slots is None else settings.guard.slots
+    if slots != "memory://":
+        yield "slots", shown_limits(slots)
+        yield "", f"those of a process that is lost come back after {settings.limits.slot_lease_s:g} s"
+    elif settings.guard.limits != "memory://":
+        yield "slots", "of each process for itself"
     replays = any(route.idempotency is Idempotency.REPLAY for route in settings.routes.routes)
     if replays and settings.idempotency_key is None:
         yield "kept responses", "of each process for itself: idempotency.key shares them, and outlives restarts"
@@ -245,11 +251,15 @@ def _entries(listing: Listing) -> int:
     return sum(map(len, (listing.exact, listing.regex, listing.domains, listing.networks)))
 
 
+def _whose(scope: Scope) -> str:
+    return "for everybody together" if scope.value == "global" else f"for each {scope.value}"
+
+
 def _rate(rule: RateRule) -> str:
     from tenantguard.model.rate import REQUESTS  # noqa: PLC0415
 
     counts = str(rule.rate) if rule.unit == REQUESTS else f"{rule.unit}: {rule.rate}"
-    told = [f"{counts}, for each {rule.scope.value}"]
+    told = [f"{counts}, {_whose(rule.scope)}"]
     if rule.group is not None:
         told.append(f"of {', '.join([*rule.group.routes, *rule.group.models])}")
     if rule.shadow:
@@ -260,7 +270,7 @@ def _rate(rule: RateRule) -> str:
 def _slots(rule: ConcurrencyRule) -> str:
     from tenantguard.model.concurrency import WhenFull  # noqa: PLC0415
 
-    told = [f"{rule.limit} at a time, for each {rule.scope.value}"]
+    told = [f"{rule.limit} at a time, {_whose(rule.scope)}"]
     if rule.by:
         told.append(f"by {', '.join(rule.by)}")
     if rule.group is not None:
@@ -292,7 +302,7 @@ def _terms(rule: BudgetRule | QuotaRule) -> str:
     from tenantguard.model.ledger import CarryOver, Counted  # noqa: PLC0415
     from tenantguard.model.sections import Mode  # noqa: PLC0415
 
-    told = [f"for each {rule.scope.value}"]
+    told = [_whose(rule.scope)]
     if rule.mode is Mode.SOFT:
         told.append("soft: nothing is refused")
     if rule.carry.over is CarryOver.UNUSED:

@@ -28,9 +28,9 @@ class Promise(Generic[T]):
     """An answer that another thread will give.
 
     ``port`` and ``deadline_s`` say whose it is and how long a driver may wait; past that the driver goes on with
-    :meth:`late`, and the answer, when it comes, is dropped. ``patient``
-    says that the wait is a request's own, in a queue, and may be long: a driver that can see its client leave stops
-    waiting then, with :class:`~tenantguard.errors.ClientLeftError`.
+    :meth:`late`, and the answer, when it comes, is dropped. What either gives may be another promise, to be waited
+    for in its turn. ``patient`` says that the wait is a request's own, in a queue, and may be long: a driver that can
+    see its client leave stops waiting then, with :class:`~tenantguard.errors.ClientLeftError`.
     """
 
     __slots__ = ()

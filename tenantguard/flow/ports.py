@@ -251,7 +251,8 @@ class WindowStore(Protocol):
 class EnterSlot(PortEffect["Entered | Crowded"]):
     """Take a slot of every claim, all or none, or wait for them; the answer comes once that is decided.
 
-    Who waits is answered by a promise whose deadline is the longest wait: a driver that raises
+    Who waits is answered by a promise whose deadline is the longest wait (a shared store may first promise whether
+    anybody has to wait): a driver that raises
     :class:`~tenantguard.errors.PortTimeout` says that nothing came free, where a store that fails raises
     :class:`~tenantguard.errors.PortError` itself. Nobody polls: a slot is handed over.
 

@@ -29,7 +29,7 @@ class Entered:
 
     ``fence`` grows with every entering of a store: whoever wrote something under a lower one of the same key may have
     lost its slot since. ``degraded``: a shared store could not be asked in time, and this was decided as ``on_error``
-    says.
+    says; its fence is 0.
     """
 
     fence: int

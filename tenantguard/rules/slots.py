@@ -190,6 +190,17 @@ class Slots:
             self._tidy(places)
         return answer
 
+    def hold(
+        self, ticket_id: bytes, owner: str, claims: Sequence[SlotClaim], since: int, fence: int, now: int
+    ) -> None:
+        """Be inside since ``since``, whatever the limits: another store let it in. One that was ended stays out."""
+        now = self.tick(now)
+        if ticket_id in self._tickets or ticket_id in self._barred or ticket_id in self._barred_before:
+            return
+        ticket = self._ticket(ticket_id, _Line(owner, self._limited(claims, now)), now)
+        self._fence = max(self._fence, fence)
+        self._count_in(ticket, Entered(fence), min(since, now))
+
     def leave(self, ticket_id: bytes, now: int) -> None:
         """End a ticket: its slots go to whoever is next, or its place in the queue is free."""
         now = self.tick(now)
@@ -345,14 +356,18 @@ class Slots:
 
     def _inside(self, ticket: _Ticket, now: int) -> Entered:
         self._fence += 1
-        entered = ticket.entered = Entered(self._fence, now - ticket.since)
-        ticket.since = now
+        entered = Entered(self._fence, now - ticket.since)
+        self._count_in(ticket, entered, now)
+        return entered
+
+    def _count_in(self, ticket: _Ticket, entered: Entered, since: int) -> None:
+        ticket.entered = entered
+        ticket.since = since
         for place in ticket.line.places:
             place.held += 1
-            place.since_sum += now
+            place.since_sum += since
         if ticket.deadline is None:  # else it has an alarm already
             self._alarm(ticket)
-        return entered
 
     def _crowded(
         self, reason: NotEntered, failing: tuple[int, ...], owner: str, places: tuple[_Place, ...], now: int

@@ -37,7 +37,7 @@ from tenantguard.model.sections import (
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.layers import LayerChoice
 from tenantguard.settings.ledgers import open_ledger
-from tenantguard.settings.limits import open_limits
+from tenantguard.settings.limits import open_limits, open_slots
 from tenantguard.settings.reading import Settings, read_settings
 from tenantguard.settings.redact import directions_of, functions_of
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from tenantguard.adapters.alerts.delivery import Sender
     from tenantguard.flow.layer import Layer
-    from tenantguard.flow.ports import Ledger, LimitStore, System
+    from tenantguard.flow.ports import Ledger, LimitStore, SlotStore, System
     from tenantguard.layers.redaction import Redaction
     from tenantguard.model.sections import BudgetRule, QuotaRule
     from tenantguard.rules.redaction.operators import Cipher
@@ -83,7 +83,7 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
         identities=ApiKeys(settings.keys),
         audits=(StructlogSink(),),
         alerts=_alerts(settings, ledger, system),
-        slot_store=MemorySlots(system.clock),
+        slot_store=_slots(settings, system),
     )
     guard = Guard(
         layers,
@@ -115,6 +115,16 @@ def _limits(settings: Settings, system: System) -> LimitStore:
     from tenantguard.adapters.limits.windows import WindowLimits  # noqa: PLC0415 - it takes limits along
 
     return WindowLimits(buckets, system.clock)
+
+
+def _slots(settings: Settings, system: System) -> SlotStore:
+    """Where the settings say, which is where limits are."""
+    uri, key = settings.guard.slots, "slots"
+    if uri is None:
+        uri, key = settings.guard.limits, "limits"
+    if uri == "memory://":
+        return MemorySlots(system.clock)
+    return open_slots(uri, system, settings.limits, f"{settings.source}: guard.{key}")
 
 
 def loopholes(settings: Settings) -> list[str]:

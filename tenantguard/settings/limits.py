@@ -1,4 +1,4 @@
-"""From the address of a store of limits to the store."""
+"""From the address of a store of limits or slots to the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tenantguard.errors import ConfigurationError
 from tenantguard.settings.shapes import shown_limits
 
 if TYPE_CHECKING:
-    from tenantguard.flow.ports import LimitStore, System
+    from tenantguard.flow.ports import LimitStore, SlotStore, System
     from tenantguard.settings.shapes import LimitsShape
 
 
@@ -31,6 +31,26 @@ def open_limits(uri: str, system: System, bounds: LimitsShape, place: str) -> Li
             processes=bounds.processes,
             lease=bounds.lease,
             coalesce=bounds.coalesce,
+        )
+    except ConfigurationError as wrong:
+        raise ConfigurationError(f"{place}: {wrong}") from None
+
+
+def open_slots(uri: str, system: System, bounds: LimitsShape, place: str) -> SlotStore:
+    """The store of slots at ``uri``, which processes share; as :func:`open_limits`."""
+    try:
+        from tenantguard.adapters.slots.redis.store import RedisSlots  # noqa: PLC0415 - an extra
+    except ImportError as missing:
+        raise ConfigurationError(
+            f"{place}: {shown_limits(uri)!r} needs a driver: pip install 'tenantguard[redis]'"
+        ) from missing
+    try:
+        return RedisSlots(
+            uri,
+            system.clock,
+            deadline_ms=bounds.deadline_ms,
+            processes=bounds.processes,
+            lease_s=bounds.slot_lease_s,
         )
     except ConfigurationError as wrong:
         raise ConfigurationError(f"{place}: {wrong}") from None

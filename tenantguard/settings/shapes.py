@@ -227,6 +227,7 @@ class GuardShape(Shape):
 
     ledger: Annotated[str, _text(_ledger_uri)] | None = Field(None, repr=False)  # it may hold a password
     limits: Annotated[str, _text(_limits_uri)] = Field("memory://", repr=False)  # it may hold a password
+    slots: Annotated[str, _text(_limits_uri)] | None = Field(None, repr=False)
     layers: list[_Name] | None = Field(None, min_length=1)
     body_limit: _Count = BODY_LIMIT_BYTES
     deadline_header: Annotated[str, _text(_header)] | None = None
@@ -244,12 +245,13 @@ class LedgerShape(Shape):
 
 
 class LimitsShape(Shape):
-    """``[limits]``: the bounds of a store of limits that processes share."""
+    """``[limits]``: the bounds of stores of limits and slots that processes share."""
 
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
     processes: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     lease: Annotated[int, Field(ge=0, le=10**9)] = 0
     coalesce: bool = True
+    slot_lease_s: Annotated[float, Field(ge=1, le=3600)] = 20.0
 
 
 class TenancyShape(Shape):

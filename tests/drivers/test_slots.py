@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from tenantguard.adapters.slots.memory import MemorySlots
+from tenantguard.adapters.system import real_system
 from tenantguard.asgi import ASGIGuard
 from tenantguard.flow.effects import Promise
 from tenantguard.flow.exchange import current
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Outcome
+    from tenantguard.flow.ports import SlotStore
 
 MILLISECOND = 10**6
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -46,6 +48,7 @@ class Hall:
     """A guarded application, with who is inside of it and how requests ended."""
 
     rule: ConcurrencyRule
+    store: SlotStore | None = None
     inside: int = 0
     peak: int = 0
     served: list[str] = field(default_factory=list)
@@ -54,7 +57,9 @@ class Hall:
     bodies: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ports = memory_ports()
+        self.ports = memory_ports(real_system() if self.store is not None else None)  # whose ids are nobody else's
+        if self.store is not None:
+            self.ports.slot_store = self.store
         self.lock = threading.Lock()
 
         @observe
@@ -63,14 +68,9 @@ class Hall:
 
         self.guard = Guard([hear, ConcurrencyLimit(self.rule)], ports=self.ports)
 
-    @property
-    def slots(self) -> MemorySlots:
-        assert isinstance(self.ports.slots, MemorySlots)
-        return self.ports.slots
-
     def standing(self) -> tuple[int, int]:
         """How many are inside, and how many wait."""
-        found = Counter(each.holds for each in self.slots.standing())
+        found = Counter(each.holds for each in self.ports.slots.standing())
         return found[True], found[False]
 
     def enter(self, name: str) -> None:

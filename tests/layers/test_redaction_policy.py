@@ -397,7 +397,7 @@ def test_equal_policies_that_are_made_anew_are_compiled_once() -> None:
     layer = Redaction(Values, KEY)
     for _ in range(3):
         walk(both(find=Find(deny=Listing(exact=("x" * 9,)))), b'"a"', layer=layer)
-    assert layer._compiled.cache_info().misses == 2  # one each way, since their limits differ
+    assert layer._plan.cache_info().misses == 2  # one each way, since their limits differ
 
 
 # routes

@@ -505,3 +505,33 @@ def test_a_clock_that_goes_back_stands_still(jumps: list[int]) -> None:
         room.wait(jump)
         latest = max(latest, room.now)
     assert bool(room.slots) == (latest < 10 * SECOND + 10)
+
+
+def test_what_another_store_let_in_is_inside_beyond_the_limit() -> None:
+    room = Room()
+    one = SlotClaim("acme|t", 1, 9, LONG)
+    room.enter("first", one)
+    room.slots.hold(b"second", "acme", (one,), room.now - SECOND, 40, room.now)
+    room.slots.hold(b"second", "acme", (one,), room.now, 40, room.now)
+    standing = [(each.id, each.for_ns) for each in room.slots.standing(room.now)]
+    assert standing == [(b"second", SECOND), (b"first", 0)]
+    room.enter("third", one)
+    assert room.leave("first") == []
+    assert room.leave("second") == ["third"]
+    third = room.answers["third"]
+    assert isinstance(third, Entered)
+    assert third.fence == 41
+    room.leave("third")
+    assert room.slots.standing(room.now) == []
+
+
+def test_what_has_ended_is_not_held_again() -> None:
+    room = Room(lease_ns=10)
+    one = SlotClaim("acme|t", 1)
+    room.leave("gone")
+    room.slots.hold(b"gone", "acme", (one,), room.now, 1, room.now)
+    assert len(room.slots) == 0
+    room.slots.hold(b"lost", "acme", (one,), room.now, 1, room.now)
+    assert len(room.slots) == 1
+    room.wait(10)
+    assert len(room.slots) == 0

@@ -8,6 +8,8 @@ import pytest
 
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.limits.redis.store import RedisLimits
+from tenantguard.adapters.slots.memory import MemorySlots
+from tenantguard.adapters.slots.redis.store import RedisSlots
 from tenantguard.cli import main
 from tenantguard.errors import ConfigurationError
 from tenantguard.flow.ports import Take, Taken, TakeTokens
@@ -86,3 +88,35 @@ def test_windows_are_counted_in_one_process() -> None:
     read = parse_settings(text("redis://localhost").replace('rate = "5/s"', rate), environ={})
     with pytest.raises(ConfigurationError, match="windows are counted in one process"):
         build(read)
+
+
+def test_slots_are_where_limits_are_unless_the_settings_say_otherwise(redis: Any) -> None:
+    bounds = "[limits]\ndeadline_ms = 2000\nprocesses = 3\nslot_lease_s = 8\n"
+    followed = build(parse_settings(text(redis.uri, bounds), environ={})).ports
+    slots = followed.slots
+    assert isinstance(slots, RedisSlots)
+    assert (slots.deadline_s, slots._processes, slots._lease_ns) == (1.8, 3, 8 * 10**9)
+    assert slots.standing("settings|") == []
+    followed.close()
+    own = f'[guard]\nlimits = "{redis.uri}"\nslots = "memory://"\n{SINGLE}'
+    assert isinstance(build(parse_settings(own, environ={})).ports.slots, MemorySlots)
+    only = f'[guard]\nslots = "{redis.uri}"\n{SINGLE}'
+    alone = build(parse_settings(only, environ={})).ports
+    assert isinstance(alone.slots, RedisSlots)
+    assert isinstance(alone.limits, MemoryLimits)
+    with pytest.raises(ConfigurationError, match=r"guard\.slots"):
+        build(parse_settings(f'[guard]\nslots = "redis+sentinel://localhost"\n{SINGLE}', environ={}))
+
+
+def test_check_says_where_slots_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tenantguard.toml"
+    for slots, told in (
+        ("", "come back after 20 s"),
+        ('slots = "memory://"', "of each process for itself"),
+        ('slots = "redis://:hunter2@slots.internal/1"', "redis://slots.internal/1"),
+    ):
+        path.write_text(f'[guard]\nlimits = "redis://limits.internal"\n{slots}\n{SINGLE}', encoding="utf-8")
+        assert main(["check", str(path)]) == 0
+        out = capsys.readouterr().out
+        assert told in out
+        assert "hunter2" not in out

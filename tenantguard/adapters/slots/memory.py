@@ -7,7 +7,7 @@ itself, and every command ends what is over. A slot has no lease, since whoever 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tenantguard.adapters.processes import watch
 from tenantguard.adapters.promise import StorePromise, safely
@@ -36,6 +36,8 @@ class MemorySlots:
     At most ``waiting_max`` requests wait in it, whatever their policies say. A forked child begins without any.
     """
 
+    promise: ClassVar[type[SlotPromise]] = SlotPromise
+
     def __init__(self, clock: Clock, *, waiting_max: int = WAITING_MAX) -> None:
         if waiting_max < 0:
             raise ConfigurationError("a slot store lets no less than 0 requests wait")
@@ -58,7 +60,7 @@ class MemorySlots:
             slots = self._slots
             now = self._monotonic_ns()
             if isinstance(command, EnterSlot):
-                _check(command)
+                check(command)
                 answer = slots.enter(command.id, command.owner, command.claims, command.deadline_ns, now)
             else:
                 slots.leave(command.id, now)
@@ -103,11 +105,12 @@ class MemorySlots:
     def _promise(self, waiter: bytes, now: int) -> SlotPromise:
         promise = self._promises.get(waiter)
         if promise is None:
-            promise = self._promises[waiter] = SlotPromise((self._slots.deadline(waiter) - now) / 1e9)
+            promise = self._promises[waiter] = self.promise((self._slots.deadline(waiter) - now) / 1e9)
         return promise
 
 
-def _check(command: EnterSlot) -> None:
+def check(command: EnterSlot) -> None:
+    """Raise :class:`LayerError` where no store could answer."""
     claims = command.claims
     if len(claims) > 1 and len({claim.key for claim in claims}) < len(claims):
         raise LayerError("two claims of one command are for the same slots: claim each key once")

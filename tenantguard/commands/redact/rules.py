@@ -55,11 +55,8 @@ class _Redactor:
 
     def rule(self, detector: Detecting) -> RequestMask:
         """A rule for one input."""
-        plan, making = self.plan, self._identifiers
-        identifiers = None
-        if making is not None:
-            identifiers = Identifiers(lambda: plan.around_identifiers(making()), plan.secrets)
-        replacing = plan.replacing(self._keys)
+        identifiers = self.plan.identifying(self._identifiers) if self._identifiers is not None else None
+        replacing = self.plan.replacing(self._keys)
         return RequestMask(detector, self._vault(), escape=False, replacing=replacing, identifiers=identifiers)
 
 

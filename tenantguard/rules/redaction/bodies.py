@@ -16,7 +16,7 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from io import StringIO
 from typing import TYPE_CHECKING, Final
 
@@ -137,7 +137,7 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
             return Refused("names no boundary")
         opening = partial(_part, rule=rule, terms=terms, is_form=kind == _FORM_DATA)
         return MultipartBody(content.boundary, rule, opening, terms.scope)
-    if _BINARY.fullmatch(kind):
+    if _binary_kind(kind):
         return passing(content, rule)
     if _TEXT.fullmatch(kind):
         return TextBody(rule, content.charset, terms)
@@ -153,11 +153,23 @@ def passing(content: Content, rule: TextRule, kind: str = "unknown") -> Passing:
 
     No more of a type is told, since it may hold anything.
     """
-    if _BINARY.fullmatch(content.type):
-        top, _, sub = content.type.partition("/")
-        kind = content.type if top == "application" and not sub.startswith("vnd.") else top
+    kind = _binary_kind(content.type) or kind
     rule.skipped[kind] = rule.skipped.get(kind, 0) + 1
     return Passing(kind)
+
+
+def binary_kind(content: Content) -> str:
+    """What a body is counted as that passes whatever the policy says, since its type is binary; "" for any other."""
+    kind = _binary_kind(content.type)
+    return kind if kind and not content.is_json else ""
+
+
+@lru_cache(maxsize=64)  # as media types are remembered
+def _binary_kind(media_type: str) -> str:
+    if _BINARY.fullmatch(media_type) is None:
+        return ""
+    top, _, sub = media_type.partition("/")
+    return media_type if top == "application" and not sub.startswith("vnd.") else top
 
 
 class WholeBody:
@@ -351,7 +363,7 @@ def _part(part: Part, rule: TextRule, terms: Terms, *, is_form: bool) -> Rewriti
         raise MalformedTextError("a part of the multipart body is one itself")
     if not content.is_json and not looked_at:
         return None
-    untold = not content.type or (is_form and _BINARY.fullmatch(content.type) is not None)
+    untold = not content.type or (is_form and _binary_kind(content.type) != "")
     kind = content._replace(type="text/plain") if untold else content
     body = body_for(kind, rule, replace(terms, fields=fields))
     if isinstance(body, Refused):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -16,15 +18,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis as redis_py
 
-from tenantguard.adapters.limits.redis.breaker import Breaker
-from tenantguard.adapters.limits.redis.lane import QUEUE_MAX, Lane
-from tenantguard.adapters.limits.redis.servers import Cluster
 from tenantguard.adapters.limits.redis.store import RedisLimits
-from tenantguard.adapters.limits.redis.wire import KEYS_MAX, redis_key
+from tenantguard.adapters.limits.redis.wire import COUNTED, SCRIPT, redis_key
+from tenantguard.adapters.redis.breaker import Breaker
+from tenantguard.adapters.redis.lane import QUEUE_MAX, Lane
+from tenantguard.adapters.redis.script import KEYS_MAX
+from tenantguard.adapters.redis.servers import Cluster
 from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.flow.ports import ReturnTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import Rate
+from tenantguard.testing import ManualClock
 
 from .conftest import SECOND, one
 
@@ -116,10 +120,10 @@ def test_a_reply_that_nobody_understands_is_decided_without(
 def test_an_answer_that_was_claimed_and_never_given_is_an_error_and_no_none(
     asked: Callable[..., Asked], liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tenantguard.adapters.limits.redis import commands
+    from tenantguard.adapters.redis import sent
     from tenantguard.errors import PortTimeout
 
-    monkeypatch.setattr(commands, "_CLAIM_S", 0.01)
+    monkeypatch.setattr(sent, "_CLAIM_S", 0.01)
     promise = asked(liar.uri, **PATIENT).store.execute(TakeTokens(None, (one(Rate(1, SECOND)),)))
     assert promise.claim()
     with pytest.raises(PortTimeout):
@@ -132,13 +136,36 @@ def test_what_another_program_wrote_is_no_bucket_and_spoils_no_other(
     store = asked(own_redis.uri, **PATIENT)
     rate = Rate(1, HOUR, 10)
     with redis_py.Redis(unix_socket_path=str(own_redis.socket)) as client:
-        for length in (0, 1, 7, 8, 15, 17, 24, 31, 33, 40):
+        texts = [b"x" * length for length in (0, 1, 7, 8, 15, 16, 17, 24, 31, 32, 33, 40, 48)]
+        numbers = [(math.inf, 0), (math.nan, 0), (-1e300, 0), (2e15, -1e300), (2e15, 1e12)]
+        for value in texts + [struct.pack("<dd", *pair) for pair in numbers]:
             foreign = one(rate)
-            client.set(redis_key(foreign.bucket), b"x" * length)
+            client.set(redis_key(foreign.bucket), value)
             assert store.take(foreign, one(rate)) == Taken(((9, HOUR), (9, HOUR)))
         listed = one(rate)
         client.rpush(redis_key(listed.bucket), "a", "b")
         assert not store.take(listed, one(rate)).degraded
+
+
+def test_what_another_program_wrote_where_processes_are_counted_costs_no_decision(
+    asked: Callable[..., Asked], own_redis: Any
+) -> None:
+    own_redis.ask("SET", COUNTED.decode(), "x")
+    store = asked(own_redis.uri, **{**PATIENT, "processes": None})
+    assert not store.take(one(Rate(1, HOUR, 10))).degraded
+
+
+def test_a_connection_that_the_server_closed_while_it_idled_costs_no_decision(
+    asked: Callable[..., Asked], own_redis: Any
+) -> None:
+    """As servers with a ``timeout`` do, and what stands between."""
+    clock = ManualClock()
+    store = asked(own_redis.uri, clock=clock, coalesce=False, **PATIENT)
+    rate = Rate(1, HOUR, 10)
+    for _ in range(3):
+        assert [store.take(one(rate)).degraded for _ in range(4)] == [False] * 4
+        own_redis.ask("CLIENT", "KILL", "TYPE", "normal")
+        clock.advance(1)
 
 
 @pytest.mark.parametrize("lease", [0, 64])
@@ -304,7 +331,7 @@ def test_a_loop_that_has_closed_holds_nobody_up(asked: Callable[..., Asked], pro
 
 def test_a_probe_that_finds_no_place_in_the_queue_is_tried_again(own_redis: Any) -> None:
     """Else nobody would ever ask again."""
-    lane = Lane(lambda: None, Breaker("x"), NOW, 0.05, together=True)  # type: ignore[arg-type, return-value]
+    lane = Lane(lambda: None, Breaker("limits", "x"), NOW, 0.05, SCRIPT, links=2, together=True)  # type: ignore[arg-type, return-value]
     lane._start = lambda: None  # type: ignore[method-assign]
     for _ in range(3):
         lane.breaker.failed("x", 0)
@@ -320,7 +347,7 @@ def test_a_probe_that_finds_no_place_in_the_queue_is_tried_again(own_redis: Any)
 
 def test_processes_that_lost_a_server_together_do_not_come_back_together() -> None:
     """Of a thousand, no tenth of the time in which they come back sees more than a quarter; one asks in each."""
-    breakers = [Breaker("x") for _ in range(1000)]
+    breakers = [Breaker("limits", "x") for _ in range(1000)]
     for breaker in breakers:
         for _ in range(3):
             breaker.failed("x", 0)
@@ -365,7 +392,7 @@ class Dummy:
     """A lane that answers everything."""
 
     def __init__(self, name: str) -> None:
-        self.breaker = Breaker(name)
+        self.breaker = Breaker("limits", name)
         self.ended = False
 
     def submit(self, asked: Any) -> bool:
@@ -394,7 +421,7 @@ class Waits:
 
 def test_nodes_that_left_a_cluster_leave_no_threads() -> None:
     client = Client("a", "b")
-    cluster = Cluster(lambda: client, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
+    cluster = Cluster("limits", lambda: client, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
     cluster._discover()
     lanes: dict[str, Any] = dict(cluster._lanes)
     client.nodes = ("a", "c")
@@ -407,7 +434,7 @@ def test_a_cluster_whose_servers_cannot_be_found_out_is_asked_again() -> None:
     """Whatever went wrong: the thread that finds them out goes on."""
     client = Client("a")
     client.fails = IndexError("nobody thought of that")
-    cluster = Cluster(lambda: client, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
+    cluster = Cluster("limits", lambda: client, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
     cluster._client = client
     first, second = Waits(), Waits()
     assert cluster.submit((first,))  # type: ignore[arg-type]
@@ -421,7 +448,7 @@ def test_a_cluster_whose_servers_cannot_be_found_out_is_asked_again() -> None:
 
 
 def test_what_waits_for_word_of_a_cluster_is_bounded() -> None:
-    cluster = Cluster(lambda: None, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
+    cluster = Cluster("limits", lambda: None, lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
     cluster._map = cluster._lost.put  # type: ignore[method-assign]
     asked: Any = (Waits(),)
     assert all(cluster.submit(asked) for _ in range(QUEUE_MAX))

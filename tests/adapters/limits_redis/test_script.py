@@ -10,6 +10,7 @@ import pytest
 import redis as redis_py
 
 from tenantguard.adapters.limits.redis import wire
+from tenantguard.adapters.redis.script import NOW_SIZE, TICKS_PER_MICRO, argument, instant, read_now
 from tenantguard.flow.ports import Take
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, dipped, draw_all, settled
@@ -35,7 +36,7 @@ TOGETHER = 40
 def link(redis: Any) -> Iterator[Any]:
     redis.flush()
     client = redis_py.Redis(unix_socket_path=str(redis.socket))
-    client.script_load(wire.SCRIPT)
+    client.script_load(wire.SCRIPT.text)
     pool = client.connection_pool
     connection = pool.connection_class(**pool.connection_kwargs)
     connection.connect()
@@ -50,9 +51,9 @@ class Link:
         self.client = client
 
     def ask(self, commands: list[tuple[list[bytes], bytes]], now_ns: int | None, last_us: int | None = None) -> bytes:
-        keys = [wire.argument(key) for keys, _ in commands for key in keys]
-        now = b"" if now_ns is None else wire.instant(now_ns)
-        packed = wire.call(keys, len(keys), [command for _, command in commands], last_us, now)
+        keys = [argument(key) for keys, _ in commands for key in keys]
+        now = b"" if now_ns is None else instant(now_ns)
+        packed = wire.SCRIPT.call(keys, len(keys), [command for _, command in commands], last_us, now)
         self.connection.send_packed_command([packed], check_health=False)
         reply: bytes = self.connection.read_response(disable_decoding=True)
         return reply
@@ -62,7 +63,7 @@ class Link:
         if raw is None:
             return 0, 0, ()
         numbers = struct.unpack(f"<{len(raw) // 8}d", raw)
-        pairs = [int(hi) * wire.TICKS_PER_MICRO + int(lo) for hi, lo in zip(numbers[::2], numbers[1::2], strict=True)]
+        pairs = [int(hi) * TICKS_PER_MICRO + int(lo) for hi, lo in zip(numbers[::2], numbers[1::2], strict=True)]
         if len(pairs) == 1:
             return pairs[0], 0, ()
         return pairs[0], int(numbers[2]), tuple(zip(pairs[2::2], pairs[3::2], strict=True))
@@ -176,8 +177,8 @@ def test_twelve_thousand_commands_leave_every_number_as_the_rule_does(link: Link
                 )
             )
         reply = link.ask(commands, now_ns)
-        assert wire.read_now(reply) == now
-        at = wire.NOW_SIZE
+        assert read_now(reply) == now
+        at = NOW_SIZE
         for status, tats in expected:
             if status:
                 assert reply[at] == status
@@ -211,9 +212,9 @@ def test_nothing_is_taken_after_the_last_moment_and_ends_still_count(link: Link)
     taking = b"0" * 16
     take = ([wire.id_key(key, taking), key], wire.take_command(wire.draws([Take("acme|late", rate)]), with_id=True))
     last_us = START_NS // 1000
-    assert link.ask([take], START_NS + 1000, last_us)[wire.NOW_SIZE] == wire.LATE
+    assert link.ask([take], START_NS + 1000, last_us)[NOW_SIZE] == wire.LATE
     assert link.bucket(key) == (0, 0, ())
-    assert link.ask([take], START_NS, last_us)[wire.NOW_SIZE] == wire.TAKEN
+    assert link.ask([take], START_NS, last_us)[NOW_SIZE] == wire.TAKEN
     end = ([wire.id_key(key, taking), key], wire.settle_command([(rate, 1, 0)]))
     link.ask([end], START_NS + 2000, last_us)
     assert link.bucket(key)[0] <= (START_NS + 2000) * TICKS_PER_NANO
@@ -246,7 +247,7 @@ def test_chunks_are_as_many_units_as_there_are_and_never_more(link: Link) -> Non
         most = least + chance.randrange(10**9)
         id_key = wire.id_key(key, struct.pack(">QQ", 9, number))
         reply = link.ask([([key], first), ([id_key, key], wire.chunk_command(rate, least, most))], START_NS)
-        at = wire.NOW_SIZE + wire.size(1)
+        at = NOW_SIZE + wire.size(1)
         fits = min(most, rate.burst - before)
         if fits < least:
             assert reply[at] == wire.REFUSED

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tenantguard.adapters.limits.redis import wire
-from tenantguard.adapters.promise import StorePromise
-from tenantguard.errors import PortError, PortTimeout
+from tenantguard.adapters.redis import sent
+from tenantguard.adapters.redis.script import argument
+from tenantguard.errors import PortError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tenantguard.adapters.limits.redis.lane import Asked
     from tenantguard.adapters.promise import Bell
+    from tenantguard.adapters.redis.lane import Asked
     from tenantguard.flow.ports import Shortage, Take, Taken, TakeTokens
     from tenantguard.model.rate import Rate
-
-_CLAIM_S: Final = 1.0
 
 
 class Plan:
@@ -37,7 +36,7 @@ class Plan:
         self.leases: Sequence[Any] = ()
         self.indexes = tuple([index for index in range(len(takes)) if index not in leased])
         self.asked = tuple([takes[index] for index in self.indexes])
-        self.keys = b"".join([wire.argument(key) for key in keys])
+        self.keys = b"".join([argument(key) for key in keys])
         self.beside = keys[0] if keys else b""
         self.count = len(keys)
         self.slot = slot
@@ -93,48 +92,15 @@ class Host(Protocol):
         ...
 
 
-class Sent(StorePromise):
-    """A command on its way. Only who claims it answers it."""
+class Sent(sent.Sent):
+    """A command of limits."""
 
-    __slots__ = ("_unclaimed", "begun_ns", "command", "count", "host", "keys", "sent", "size", "slot")
+    __slots__ = ("host",)
     port = "limits"
 
-    keys: bytes
-    count: int
-    command: bytes
-    size: int
-    slot: int
-
     def __init__(self, host: Host, begun_ns: int) -> None:
-        super().__init__(host.deadline_s)
+        super().__init__(host.deadline_s, begun_ns)
         self.host = host
-        self.begun_ns = begun_ns
-        self.sent = False
-        self._unclaimed = [True]
-
-    def claim(self) -> bool:
-        """Whether the caller is the one who answers."""
-        try:
-            return self._unclaimed.pop()
-        except IndexError:
-            return False
-
-    def waits(self) -> bool:
-        """Whether nobody has answered it yet."""
-        return bool(self._unclaimed)
-
-    def leave(self) -> bool:
-        """Whether somebody still waits; it counts as sent from then on."""
-        if not self._unclaimed:
-            return False
-        self.sent = True
-        return True
-
-    def settled(self) -> Any:
-        """The answer of whoever claimed it, which is being given."""
-        if not self.wait(_CLAIM_S):
-            raise PortTimeout(self.port, _CLAIM_S)
-        return self.result()
 
 
 class Decision(Sent):
@@ -157,7 +123,7 @@ class Decision(Sent):
         if taking is None:
             self.keys, self.count, self.command = plan.keys, plan.count, plan.final
         else:
-            self.keys = wire.argument(wire.id_key(plan.beside, taking)) + plan.keys
+            self.keys = argument(wire.id_key(plan.beside, taking)) + plan.keys
             self.count, self.command = plan.count + 1, plan.undoable
 
     def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
@@ -203,7 +169,7 @@ class End(Sent):
         super().__init__(host, begun_ns)
         self.takes = plan.asked
         self.slot = plan.slot
-        self.keys = wire.argument(wire.id_key(plan.beside, taking)) + plan.keys
+        self.keys = argument(wire.id_key(plan.beside, taking)) + plan.keys
         self.count = plan.count + 1
         self.size = wire.size(plan.count)
         self.command = wire.settle_command(
@@ -237,7 +203,7 @@ class Refill(Sent):
     def __init__(self, host: Host, begun_ns: int, key: bytes) -> None:
         super().__init__(host, begun_ns)
         self.slot = host.slot_of(key)
-        self.keys, self.count = wire.argument(key), 1
+        self.keys, self.count = argument(key), 1
         self.command, self.size = wire.REFILL_COMMAND, wire.size(1)
 
     def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
@@ -258,7 +224,7 @@ class Count(Sent):
         super().__init__(host, begun_ns)
         self._heard = heard
         self.slot = host.slot_of(wire.COUNTED)
-        self.keys, self.count = wire.argument(wire.COUNTED), 1
+        self.keys, self.count = argument(wire.COUNTED), 1
         self.command, self.size = wire.count_command(process), wire.COUNT_SIZE
 
     def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:

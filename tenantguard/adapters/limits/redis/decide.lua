@@ -14,6 +14,7 @@
 local call, pack, read = redis.call, struct.pack, struct.unpack
 local floor, max, min = math.floor, math.max, math.min
 local W = 1e12
+local LAST = 2 ^ 53  -- no instant is as late
 local GRANT_US, GRANT_MS, BAR_MS = 3600e6, 3600e3, 60e3
 local SLACK_MS = ARGV[1] == '' and 1000 or 3600e3  -- keys expire by the server's time, which is no test's
 local DIPS_MIN, DIPS_MAX = 16, 256
@@ -54,13 +55,14 @@ local function bucket(i)
   local b = buckets[key]
   if not b then
     local raw = values[i]
-    if not raw then
-      b = {0, 0, 0, 0}
+    local hi, lo
+    if raw and #raw >= 16 then
+      hi, lo = read('<dd', raw)
+    end
+    if not hi or not (hi >= 0 and hi < LAST and lo >= 0 and lo < W) or #raw % 16 > 0 then
+      b = {0, 0, 0, 0}  -- none yet; or no bucket, but of another program, and not to be served with the rest
     elseif #raw == 16 then
-      local hi, lo = read('<dd', raw)
       b = {hi, lo, 0, 0}
-    elseif #raw < 32 or #raw % 16 > 0 then  -- no bucket: of another program, and not to be served with the rest
-      b = {0, 0, 0, 0}
     else
       local n = #raw / 8
       b = {read(form(n), raw)}
@@ -381,6 +383,9 @@ end
 local function count(pos)
   local key, seconds = KEYS[at], floor(now / 1e6)
   at = at + 1
+  if call('TYPE', key).ok ~= 'zset' then
+    call('DEL', key)
+  end
   call('ZADD', key, seconds, string.sub(asked, pos, pos + 15))
   call('ZREMRANGEBYSCORE', key, '-inf', seconds - 30)
   call('EXPIRE', key, '60')

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tenantguard.adapters.limits.redis import wire
 from tenantguard.adapters.limits.redis.commands import End, Plan, Sent
+from tenantguard.adapters.redis.script import argument
 from tenantguard.errors import PortError
 from tenantguard.flow.ports import Shortage, Take, Taken
 from tenantguard.model.rate import TICKS_PER_NANO
@@ -341,7 +342,7 @@ class _Refill(Sent):
         self.id = secrets.token_bytes(16)
         plan = lease.plan
         self.slot = plan.slot
-        self.keys = wire.argument(wire.id_key(plan.beside, self.id)) + plan.keys
+        self.keys = argument(wire.id_key(plan.beside, self.id)) + plan.keys
         self.count = 2
         self.size = wire.CHUNK_SIZE
         self._least = least

@@ -17,8 +17,9 @@ from tenantguard.adapters.limits.redis import wire
 from tenantguard.adapters.limits.redis.commands import Count, Decision, End, Plan, Refill
 from tenantguard.adapters.limits.redis.fallback import Fallback, unlimited
 from tenantguard.adapters.limits.redis.leases import Leases
-from tenantguard.adapters.limits.redis.servers import open_servers
 from tenantguard.adapters.processes import watch
+from tenantguard.adapters.redis.script import instant
+from tenantguard.adapters.redis.servers import open_servers
 from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError, LayerError, PortError, PortTimeout
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Taken, TakeTokens
@@ -29,12 +30,13 @@ from tenantguard.rules.bucket import Overdrawn, draw_all, level
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tenantguard.adapters.limits.redis.lane import Asked
     from tenantguard.adapters.promise import Bell
+    from tenantguard.adapters.redis.lane import Asked
     from tenantguard.flow.ports import Clock, Level, Take
     from tenantguard.rules.bucket import Draw
 
 DEADLINE_MS: Final = 50
+LINKS: Final = 2
 
 _WAITED: Final = 0.9
 """The part of a deadline in which the server may answer. The rest is for deciding without it, a crowd of them too."""
@@ -85,12 +87,15 @@ class RedisLimits:
         self._lease = min(lease, wire.UNITS_MAX)
         self._servers = open_servers(
             uri,
+            "limits",
+            wire.SCRIPT,
             self.now_ns,
             self.deadline_s,
             options or {},
+            links=LINKS,
             together=coalesce,
             tidy=self._tidy if lease or "+cluster:" in uri else None,
-            test_now=None if test_clock is None else lambda: wire.instant(test_clock.wall_ns()),
+            test_now=None if test_clock is None else lambda: instant(test_clock.wall_ns()),
         )
         self._begin()
         watch(self)

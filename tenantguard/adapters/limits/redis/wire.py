@@ -8,21 +8,19 @@ why.
 from __future__ import annotations
 
 import struct
-from hashlib import blake2b, sha1
+from hashlib import blake2b
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from tenantguard.adapters.redis.script import KEYS_MAX, TICKS_PER_MICRO, Script
 from tenantguard.errors import ConfigurationError, LayerError
-from tenantguard.model.rate import TICKS_PER_NANO
 from tenantguard.rules.bucket import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from tenantguard.flow.ports import Take
     from tenantguard.model.rate import Rate
-
-TICKS_PER_MICRO: Final = 1000 * TICKS_PER_NANO
 
 HORIZON_TICKS: Final = 100 * 366 * 86_400 * 1_000_000 * TICKS_PER_MICRO
 """The longest time that a burst may take to refill: now and two of these are below 2**53 microseconds."""
@@ -34,10 +32,6 @@ COUNTED: Final = b"tg:{processes}"
 UNITS_MAX: Final = 10**9
 """The most units that a chunk has: the script multiplies them exactly."""
 
-KEYS_MAX: Final = 2000
-"""The most takes of one command. The script reads all keys of a call at once, which may be those of two such; Lua
-puts at most 8000 values onto its stack."""
-
 TAKEN: Final = 0x74
 REFUSED: Final = 0x72
 ENDED: Final = 0x65
@@ -45,7 +39,6 @@ LATE: Final = 0x6C
 
 _READABLE: Final = 96
 _OWNER_BYTES: Final = 16
-_HEAD: Final = struct.Struct("<dd")
 _TAKE: Final = struct.Struct("<Bdddd")
 _TAKES: Final = struct.Struct("<Bd")
 _CHUNK: Final = struct.Struct("<dddddd")
@@ -53,8 +46,7 @@ _SETTLED: Final = struct.Struct("<Bdddddd")
 _COUNT: Final = struct.Struct("<d")
 _TATS: Final = tuple(struct.Struct(f"<{2 * count}d") for count in range(33))
 
-SCRIPT: Final = files(__package__).joinpath("decide.lua").read_bytes()
-_SHA: Final = sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+SCRIPT: Final = Script(files(__package__).joinpath("decide.lua").read_bytes())
 
 
 def redis_key(bucket: str) -> bytes:
@@ -79,11 +71,6 @@ def id_key(beside: bytes, taking: bytes) -> bytes:
 def is_shared(bucket: str) -> bool:
     """Whether tenants share it."""
     return bucket.startswith("|")
-
-
-def argument(value: bytes) -> bytes:
-    """One argument of a Redis command."""
-    return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
 def check(takes: Sequence[Take]) -> None:
@@ -151,35 +138,6 @@ def count_command(process: bytes) -> bytes:
     return b"w" + process
 
 
-def call(keys: Iterable[bytes], count: int, commands: Iterable[bytes], last_us: int | None, now: bytes) -> bytes:
-    """One call of the script, which has it already: ``keys`` are arguments, ``count`` of them.
-
-    Nothing is taken after ``last_us``. ``now`` is empty, or a test's :func:`instant`.
-    """
-    return b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (6 + count, argument(_SHA)) + _called(keys, count, commands, last_us, now)
-
-
-def loading_call(
-    keys: Iterable[bytes], count: int, commands: Iterable[bytes], last_us: int | None, now: bytes
-) -> bytes:
-    """As :func:`call`, for a server that does not have the script."""
-    return b"*%d\r\n$4\r\nEVAL\r\n%b" % (6 + count, argument(SCRIPT)) + _called(keys, count, commands, last_us, now)
-
-
-def instant(nanos: int) -> bytes:
-    """A test's time."""
-    return _HEAD.pack(*_two(nanos * TICKS_PER_NANO))
-
-
-def read_now(reply: bytes) -> int:
-    """The instant of every decision in a reply, in ticks; they stand behind its first :data:`NOW_SIZE` bytes."""
-    micros, rest = _HEAD.unpack_from(reply)
-    return int(micros) * TICKS_PER_MICRO + int(rest)
-
-
-NOW_SIZE: Final = _HEAD.size
-
-
 def size(takes: int) -> int:
     """How long the answer to a command is: its status, a mark of each take, and the TAT of each bucket."""
     return 1 + 17 * takes
@@ -219,11 +177,3 @@ def _two(ticks: int, most: int = HORIZON_TICKS + 1) -> tuple[float, float]:
 
 def _hashed(text: str) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_OWNER_BYTES).hexdigest()
-
-
-def _called(keys: Iterable[bytes], count: int, commands: Iterable[bytes], last_us: int | None, now: bytes) -> bytes:
-    number, asked = b"%d" % count, b"".join(commands)
-    last = b"" if last_us is None else b"%d" % last_us
-    return b"$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
-        len(number), number, b"".join(keys), len(now), now, len(last), last, len(asked), asked,
-    )  # fmt: skip

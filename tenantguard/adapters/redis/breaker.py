@@ -22,7 +22,8 @@ class Breaker:
     that fails right after a probe opens it again, with the pause that it had.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, port: str, name: str) -> None:
+        self.port = port
         self.name = name
         self.begin()
 
@@ -46,7 +47,7 @@ class Breaker:
             self._pause_ns = min(2 * self._pause_ns, _PAUSE_MAX_NS)
             was_closed, self.closed = self.closed, False
         if was_closed:
-            log.warning("limits: %s does not answer (%s); deciding as on_error says", self.name, problem)
+            log.warning("%s: %s does not answer (%s); deciding as on_error says", self.port, self.name, problem)
 
     def worked(self, *, probe: bool = False) -> None:
         """A trip, or a probe, was answered."""
@@ -60,7 +61,7 @@ class Breaker:
                 self._failures, self._pause_ns = 0, _PAUSE_NS
             was_closed, self.closed = self.closed, True
         if not was_closed:
-            log.warning("limits: %s answers again", self.name)
+            log.warning("%s: %s answers again", self.port, self.name)
 
     def due(self, now_ns: int) -> bool:
         """Whether the caller is to probe now; one is told so."""

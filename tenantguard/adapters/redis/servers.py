@@ -15,16 +15,19 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
-from tenantguard.adapters.limits.redis.breaker import Breaker
-from tenantguard.adapters.limits.redis.lane import QUEUE_MAX, Lane
 from tenantguard.adapters.promise import safely
+from tenantguard.adapters.redis.breaker import Breaker
+from tenantguard.adapters.redis.lane import QUEUE_MAX, Lane
 from tenantguard.errors import ConfigurationError, PortError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tenantguard.adapters.limits.redis.lane import Asked
+    from redis.connection import ConnectionInterface
+
     from tenantguard.adapters.promise import Bell
+    from tenantguard.adapters.redis.lane import Asked
+    from tenantguard.adapters.redis.script import Script
 
 SCHEMES: Final = tuple(
     f"{name}{kind}://" for name in ("redis", "valkey") for kind in ("", "s", "+unix", "+sentinel", "+cluster")
@@ -57,6 +60,13 @@ class Servers(Protocol):
         """Ask the server of a slot whether it is there."""
         ...
 
+    def connection(self, slot: int, timeout_s: float) -> ConnectionInterface:
+        """A connection of the caller's own to the server of a slot, made but not connected.
+
+        Every read of it takes at most ``timeout_s``. :class:`OSError` where the server is not known yet.
+        """
+        ...
+
     def begin(self) -> None:
         """As new: also in a forked child."""
         ...
@@ -68,22 +78,26 @@ class Servers(Protocol):
 
 def open_servers(
     uri: str,
+    port: str,
+    script: Script,
     monotonic_ns: Callable[[], int],
     deadline_s: float,
     options: Mapping[str, Any],
     *,
+    links: int,
     together: bool,
     tidy: Callable[[], None] | None,
     test_now: Callable[[], bytes] | None,
 ) -> Servers:
-    """The servers at ``uri``. Nothing is connected yet.
+    """The servers at ``uri``, which decide with ``script`` for the store ``port``. Nothing is connected yet.
 
-    ``options`` are those that ``limits`` gives to redis-py. :class:`ConfigurationError` for an address that nobody
-    understands; it never shows a password.
+    See :class:`~tenantguard.adapters.redis.lane.Lane` for ``links`` and what follows. ``options`` are those that
+    ``limits`` gives to redis-py. :class:`ConfigurationError` for an address that nobody understands; it never shows a
+    password.
     """
     if not uri.startswith(SCHEMES):
         raise ConfigurationError(
-            f"limits: {urlsplit(uri).scheme}:// is no address of a limit store; write memory://, "
+            f"{port}: {urlsplit(uri).scheme}:// is no address of a store of {port}; write memory://, "
             "redis://host:6379/0, rediss://, redis+unix:///path, redis+sentinel://host:26379/name or "
             "redis+cluster://host:6379, or the same with valkey"
         )
@@ -92,7 +106,7 @@ def open_servers(
     bounded = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s, "protocol": 2, **options}
 
     unknown_option = ConfigurationError(
-        f"limits: an option in the address of {scheme}:// or beside it is none that redis-py's connections "
+        f"{port}: an option in the address of {scheme}:// or beside it is none that redis-py's connections "
         "understand; remove it, or correct its value"
     )
 
@@ -101,14 +115,14 @@ def open_servers(
             return storage_from_string(plain, **bounded, **more).storage  # type: ignore[union-attr]
         except (LimitsConfigurationError, ValueError) as wrong:
             raise ConfigurationError(
-                f"limits: cannot read the address of {scheme}://: {type(wrong).__name__}"
+                f"{port}: cannot read the address of {scheme}://: {type(wrong).__name__}"
             ) from None
         except TypeError:
             raise unknown_option from None
 
     def lane(pool: Any, name: str, moved: Callable[[list[Asked]], None] | None = None) -> Lane:
-        def make() -> Any:
-            return pool.connection_class(**pool.connection_kwargs)
+        def make(**more: Any) -> Any:
+            return pool.connection_class(**{**pool.connection_kwargs, **more})
 
         try:
             make()  # connects nothing, but reads every option
@@ -116,9 +130,11 @@ def open_servers(
             raise unknown_option from None
         return Lane(
             make,
-            Breaker(name),
+            Breaker(port, name),
             monotonic_ns,
             deadline_s,
+            script,
+            links=links,
             together=together,
             tidy=tidy,
             test_now=test_now,
@@ -126,7 +142,7 @@ def open_servers(
         )
 
     if scheme.endswith("+cluster"):
-        return Cluster(client, lane, monotonic_ns)
+        return Cluster(port, client, lane, monotonic_ns)
     if scheme.endswith("+sentinel"):
         # Where one sentinel is gone, the next is asked at once.
         once = {**bounded, "retry": Retry(NoBackoff(), 0)}
@@ -159,6 +175,10 @@ class OneServer:
         """Ask it whether it is there."""
         self._lane.probe()
 
+    def connection(self, slot: int, timeout_s: float) -> ConnectionInterface:
+        """Another connection to it."""
+        return self._lane.connection(timeout_s)
+
 
 class Cluster:
     """The primaries of a cluster, each with a lane of its own.
@@ -171,14 +191,16 @@ class Cluster:
 
     def __init__(
         self,
+        port: str,
         client: Callable[[], Any],
         lane: Callable[[Any, str, Callable[[list[Asked]], None]], Lane],
         monotonic_ns: Callable[[], int],
     ) -> None:
+        self._port = port
         self._new_client = client
         self._new_lane = lane
         self._monotonic_ns = monotonic_ns
-        self._discovery = Breaker("redis+cluster")
+        self._discovery = Breaker(port, "redis+cluster")
         self.begin()
 
     def begin(self) -> None:
@@ -217,6 +239,13 @@ class Cluster:
             lane.probe()
         self._map([])
 
+    def connection(self, slot: int, timeout_s: float) -> ConnectionInterface:
+        """Another connection to the slot's server."""
+        lane = self._slots.get(slot)
+        if lane is None:
+            raise ConnectionError("it is not known yet which server has this slot")
+        return lane.connection(timeout_s)
+
     def close(self) -> None:
         """Send what is queued, and end."""
         with self._starting:
@@ -236,7 +265,9 @@ class Cluster:
         self._lost.put(lost)
         with self._starting:
             if self._mapper is None:
-                self._mapper = threading.Thread(target=self._run, name="tenantguard-limits-cluster", daemon=True)
+                self._mapper = threading.Thread(
+                    target=self._run, name=f"tenantguard-{self._port}-cluster", daemon=True
+                )
                 self._mapper.start()
 
     def _run(self) -> None:
@@ -256,9 +287,9 @@ class Cluster:
                 self._discover()
             except Exception as failed:  # whatever it is, somebody waits, and the thread must live
                 if not isinstance(failed, RedisError | RedisClusterException | OSError):
-                    log.exception("limits: the servers of a cluster cannot be found out")
+                    log.exception("%s: the servers of a cluster cannot be found out", self._port)
                 self._discovery.failed(type(failed).__name__, self._monotonic_ns())
-                problem = PortError("limits", f"the cluster failed: {type(failed).__name__}")
+                problem = PortError(self._port, f"the cluster failed: {type(failed).__name__}")
                 for asked in waiting:
                     asked.lose(problem, bells)
             else:
@@ -266,7 +297,7 @@ class Cluster:
                 for asked in waiting:
                     lane = self._slots.get(asked.slot)
                     if lane is None or not lane.submit((asked,)):
-                        asked.lose(PortError("limits", "no server has this slot"), bells)
+                        asked.lose(PortError(self._port, "no server has this slot"), bells)
             for bell in bells:
                 safely(bell)
             if ended:

@@ -1,9 +1,9 @@
-"""The way to one server: two threads with a connection each, and one queue.
+"""The way to one server: a thread or two with a connection each, and one queue.
 
 A trip takes whatever waits, so that under load one call of the script decides for many and alone a decision leaves at
-once. While both connections are out, what comes waits: there is no timer. A thread is bound to no event loop, serves
+once. While all connections are out, what comes waits: there is no timer. A thread is bound to no event loop, serves
 those of asyncio and trio and threads that block alike, and nobody's answer depends on it: who waits for longer than
-its deadline decides by itself (:mod:`.store`).
+its deadline decides by itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tenantguard.adapters.limits.redis.wire import KEYS_MAX, NOW_SIZE, call, loading_call, read_now
 from tenantguard.adapters.promise import safely
+from tenantguard.adapters.redis.script import KEYS_MAX, NOW_SIZE, read_now
 from tenantguard.errors import PortError, PortTimeout
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from redis.connection import ConnectionInterface
 
-    from tenantguard.adapters.limits.redis.breaker import Breaker
     from tenantguard.adapters.promise import Bell
+    from tenantguard.adapters.redis.breaker import Breaker
+    from tenantguard.adapters.redis.script import Script
 
-LINKS: Final = 2
 BATCH_MAX: Final = 128
 QUEUE_MAX: Final = 20_000
 """How many may wait for a server, or for word of where it is."""
@@ -37,12 +37,14 @@ _END_S: Final = 5.0
 
 _IDLE_S: Final = 1.0
 _TIDY_NS: Final = 50_000_000
+_FRESH_NS: Final = 100_000_000
+"""A connection that was used so lately is not looked at before it is used again: servers close those that idle."""
 
 log = logging.getLogger(__name__)
 
 
 class Asked(Protocol):
-    """One command on its way. ``size`` bytes of a reply are its answer."""
+    """One command on its way. ``size`` bytes of a reply are its answer, once :meth:`answer` has read it."""
 
     keys: bytes
     count: int
@@ -69,26 +71,32 @@ class Probe:
 
 
 class Lane:
-    """Sends commands to one server.
+    """Sends commands to one server, which decides them with ``script``.
 
-    ``moved`` is called with those that another server of a cluster is to decide. ``together`` puts commands of one
-    slot into one call, without it each has its own. ``tidy`` is called now and then, twenty times a second where much
-    comes and about once where nothing does. ``test_now`` is the time of the script in tests.
+    With one of ``links`` they arrive in the order in which they were submitted. ``moved`` is called with those that
+    another server of a cluster is to decide. ``together`` puts commands of one slot into one call, without it each
+    has its own. ``tidy`` is called now and then, twenty times a second where much comes and about once where nothing
+    does. ``test_now`` is the time of the script in tests.
     """
 
     def __init__(
         self,
-        make: Callable[[], ConnectionInterface],
+        make: Callable[..., ConnectionInterface],
         breaker: Breaker,
         monotonic_ns: Callable[[], int],
         deadline_s: float,
+        script: Script,
         *,
+        links: int,
         together: bool,
         tidy: Callable[[], None] | None = None,
         test_now: Callable[[], bytes] | None = None,
         moved: Callable[[list[Asked]], None] | None = None,
     ) -> None:
         self.breaker = breaker
+        self._port = breaker.port
+        self._script = script
+        self._links = links
         self._monotonic_ns = monotonic_ns
         self._tidy = tidy
         self._tidy_at = 0
@@ -116,6 +124,10 @@ class Lane:
             self._start()
         return True
 
+    def connection(self, timeout_s: float) -> ConnectionInterface:
+        """Another connection to the server, made but not connected; every read of it takes so long at most."""
+        return self._make(socket_timeout=timeout_s)
+
     def probe(self) -> None:
         """Ask whether the server is there."""
         if not self.submit(Probe()):
@@ -139,8 +151,8 @@ class Lane:
             if self._threads:
                 return
             self._threads = [
-                threading.Thread(target=self._run, name=f"tenantguard-limits-{number}", daemon=True)
-                for number in range(LINKS)
+                threading.Thread(target=self._run, name=f"tenantguard-{self._port}-{number}", daemon=True)
+                for number in range(self._links)
             ]
             for thread in self._threads:
                 thread.start()
@@ -215,12 +227,12 @@ class Lane:
             self._trip(link, groups, bells)
         except Exception as failed:  # whatever it is, somebody waits, and the thread must live
             if not isinstance(failed, RedisError | OSError):
-                log.exception("limits: a trip to the server failed")
+                log.exception("%s: a trip to the server failed", self._port)
             link.drop()
             problem = (
-                PortTimeout("limits", self._deadline_ns / 1e9)
+                PortTimeout(self._port, self._deadline_ns / 1e9)
                 if isinstance(failed, TimeoutError | RedisTimeoutError)
-                else PortError("limits", f"the server failed: {type(failed).__name__}")
+                else PortError(self._port, f"the server failed: {type(failed).__name__}")
             )
             self.breaker.failed(type(failed).__name__, self._monotonic_ns())
             for group in groups:
@@ -244,7 +256,7 @@ class Lane:
         """Ask, and take from ``groups`` those that were answered."""
         now = self._test_now() if self._test_now is not None else b""
         last_us = self._last_us(groups) if not now else None
-        for form in (call, loading_call):
+        for form in (self._script.call, self._script.loading_call):
             calls = [
                 form(
                     [asked.keys for asked in group],
@@ -281,7 +293,7 @@ class Lane:
             if moved and self._moved is not None:
                 self._moved(moved)
             for asked in leaving:
-                asked.lose(PortError("limits", "the slot moves to another server"), bells)
+                asked.lose(PortError(self._port, "the slot moves to another server"), bells)
             groups += unknown
             if refused:
                 groups += [group for group, _ in refused]
@@ -316,11 +328,12 @@ class _Link:
         self._make = make
         self._monotonic_ns = monotonic_ns
         self._connection: ConnectionInterface | None = None
+        self._used_ns = 0
 
     def send(self, packed: bytes) -> int:
         """Send commands; the answer is when that began."""
         connection = self.connect()
-        sent_ns = self._monotonic_ns()
+        sent_ns = self._used_ns = self._monotonic_ns()
         connection.send_packed_command([packed], check_health=False)  # type: ignore[no-untyped-call]
         return sent_ns
 
@@ -344,10 +357,20 @@ class _Link:
             connection.disconnect()  # type: ignore[no-untyped-call]
 
     def connect(self) -> ConnectionInterface:
-        """Connect, where that has not happened."""
+        """Connect, where that has not happened, or where the server has closed a connection that idled."""
+        if self._connection is not None and self._is_stale(self._connection):
+            self.drop()
         connection = self._connection
         if connection is None:
             connection = self._make()
             connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
         return connection
+
+    def _is_stale(self, connection: ConnectionInterface) -> bool:
+        if self._monotonic_ns() - self._used_ns < _FRESH_NS:
+            return False
+        try:
+            return connection.can_read()  # nothing is to come
+        except (RedisError, OSError):
+            return True

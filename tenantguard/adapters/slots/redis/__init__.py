@@ -1,0 +1,1 @@
+"""Slots that machines share, in Redis or Valkey."""
