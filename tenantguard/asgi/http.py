@@ -16,7 +16,6 @@ from tenantguard.errors import ClientLeftError, ResponseCut
 from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
-    Body,
     Headers,
     Response,
     describe_body,
@@ -64,6 +63,8 @@ class HTTPRun(ClientWatch):
             if isinstance(step, Response):
                 await self._answer_by_layer(step)
             else:
+                if exchange.request.replaced:
+                    self._replace_body()
                 try:
                     if exchange.route.success is Success.RETURNED:
                         await self._call_until_returned()
@@ -94,7 +95,8 @@ class HTTPRun(ClientWatch):
                 raise
         finally:
             CURRENT.reset(token)
-            self.leave()
+            if exchange.outer is not None:
+                self.leave()
             if self._drain_place:
                 self._give_up_drain()
             if self._peeked is not None:
@@ -102,13 +104,12 @@ class HTTPRun(ClientWatch):
 
     # the application
 
-    def inner_scope(self) -> Scope:
-        """The application's scope; where its body was replaced, that is replayed and described."""
+    def _replace_body(self) -> None:
+        """The application receives what a layer has put in the body's place, and a head that describes it."""
         request = self.exchange.request
-        if request.replaced and isinstance(request.body_read, Body):
-            self._replay = deque([{"type": "http.request", "body": request.body_read.data, "more_body": False}])
-            describe_body(request.headers, len(request.body_read.data))
-        return super().inner_scope()
+        data = request.body
+        self._replay = deque([{"type": "http.request", "body": data, "more_body": False}])
+        describe_body(request.headers, len(data))
 
     async def _is_answered(self, failure: Exception) -> bool:
         """The application has failed: whether a layer answers in its place, or it only stopped when it was told to."""
@@ -244,7 +245,8 @@ class HTTPRun(ClientWatch):
 
     def _ends(self, message: Message) -> bool:
         """Count what passes as it comes; True where the exchange ends with it."""
-        return (message["type"] == _BODY or message["type"] in BYPASSES) and self.session.count(
+        kind = message["type"]
+        return (kind == _BODY or kind in BYPASSES) and self.session.count(
             message.get("body", b""), more=message.get("more_body", False)
         )
 
@@ -320,8 +322,8 @@ class HTTPRun(ClientWatch):
         chunk = given if isinstance(given, bytes) else bytes(given)  # frameworks send memoryviews too
         more: bool = message.get("more_body", False)
         size = len(chunk)
-        if not more or session.received + size == session.declared:  # what was held back is searched now
-            size += session.received
+        if session.rewrites and (not more or session.received + size == session.declared):
+            size += session.received  # what was held back is searched now
         if session.rewrites and size * session.work > COMPUTE_IN_PLACE_BYTES:
             feed = partial(session.feed, chunk, more=more)
             out = await self._undisturbed(anyio.to_thread.run_sync(feed, limiter=workers()))
