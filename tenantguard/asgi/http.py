@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
+_BODIES: Final = frozenset({_BODY, *BYPASSES})
 _TRAILERS: Final = "http.response.trailers"
 
 
@@ -190,7 +191,7 @@ class HTTPRun(ClientWatch):
         if self._bare and not self.exchange.resolvers:
             if self.exchange.observers:
                 return self._pass(message)
-            if self._ends(message):
+            if kind in _BODIES and self.session.count(message.get("body", b""), more=message.get("more_body", False)):
                 self.session.settle_bare(left=False)
             return self.send(message)
         if kind == _BODY:
@@ -243,17 +244,12 @@ class HTTPRun(ClientWatch):
             self._idle.set()
             self._idle = None
 
-    def _ends(self, message: Message) -> bool:
-        """Count what passes as it comes; True where the exchange ends with it."""
-        kind = message["type"]
-        return (kind == _BODY or kind in BYPASSES) and self.session.count(
-            message.get("body", b""), more=message.get("more_body", False)
-        )
-
     async def _pass(self, message: Message) -> None:
         """Nothing rewrites and nothing ends with this response, but it is watched: forward what comes, as it comes."""
         session = self.session
-        ends = self._ends(message)
+        ends = message["type"] in _BODIES and session.count(
+            message.get("body", b""), more=message.get("more_body", False)
+        )
         try:
             await self.send(message)
         except OSError:
