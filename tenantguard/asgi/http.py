@@ -16,7 +16,6 @@ from tenantguard.errors import ClientLeftError, ResponseCut
 from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
-    Body,
     Headers,
     Response,
     describe_body,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
+_BODIES: Final = frozenset({_BODY, *BYPASSES})
 _TRAILERS: Final = "http.response.trailers"
 
 
@@ -64,6 +64,8 @@ class HTTPRun(ClientWatch):
             if isinstance(step, Response):
                 await self._answer_by_layer(step)
             else:
+                if exchange.request.replaced:
+                    self._replace_body()
                 try:
                     if exchange.route.success is Success.RETURNED:
                         await self._call_until_returned()
@@ -94,7 +96,8 @@ class HTTPRun(ClientWatch):
                 raise
         finally:
             CURRENT.reset(token)
-            self.leave()
+            if exchange.outer is not None:
+                self.leave()
             if self._drain_place:
                 self._give_up_drain()
             if self._peeked is not None:
@@ -102,13 +105,12 @@ class HTTPRun(ClientWatch):
 
     # the application
 
-    def inner_scope(self) -> Scope:
-        """The application's scope; where its body was replaced, that is replayed and described."""
+    def _replace_body(self) -> None:
+        """The application receives what a layer has put in the body's place, and a head that describes it."""
         request = self.exchange.request
-        if request.replaced and isinstance(request.body_read, Body):
-            self._replay = deque([{"type": "http.request", "body": request.body_read.data, "more_body": False}])
-            describe_body(request.headers, len(request.body_read.data))
-        return super().inner_scope()
+        data = request.body
+        self._replay = deque([{"type": "http.request", "body": data, "more_body": False}])
+        describe_body(request.headers, len(data))
 
     async def _is_answered(self, failure: Exception) -> bool:
         """The application has failed: whether a layer answers in its place, or it only stopped when it was told to."""
@@ -189,7 +191,7 @@ class HTTPRun(ClientWatch):
         if self._bare and not self.exchange.resolvers:
             if self.exchange.observers:
                 return self._pass(message)
-            if self._ends(message):
+            if kind in _BODIES and self.session.count(message.get("body", b""), more=message.get("more_body", False)):
                 self.session.settle_bare(left=False)
             return self.send(message)
         if kind == _BODY:
@@ -242,16 +244,12 @@ class HTTPRun(ClientWatch):
             self._idle.set()
             self._idle = None
 
-    def _ends(self, message: Message) -> bool:
-        """Count what passes as it comes; True where the exchange ends with it."""
-        return (message["type"] == _BODY or message["type"] in BYPASSES) and self.session.count(
-            message.get("body", b""), more=message.get("more_body", False)
-        )
-
     async def _pass(self, message: Message) -> None:
         """Nothing rewrites and nothing ends with this response, but it is watched: forward what comes, as it comes."""
         session = self.session
-        ends = self._ends(message)
+        ends = message["type"] in _BODIES and session.count(
+            message.get("body", b""), more=message.get("more_body", False)
+        )
         try:
             await self.send(message)
         except OSError:
@@ -320,8 +318,8 @@ class HTTPRun(ClientWatch):
         chunk = given if isinstance(given, bytes) else bytes(given)  # frameworks send memoryviews too
         more: bool = message.get("more_body", False)
         size = len(chunk)
-        if not more or session.received + size == session.declared:  # what was held back is searched now
-            size += session.received
+        if session.rewrites and (not more or session.received + size == session.declared):
+            size += session.received  # what was held back is searched now
         if session.rewrites and size * session.work > COMPUTE_IN_PLACE_BYTES:
             feed = partial(session.feed, chunk, more=more)
             out = await self._undisturbed(anyio.to_thread.run_sync(feed, limiter=workers()))

@@ -119,9 +119,8 @@ class Run:
         """
         session = self.session
         try:
-            asked: Asked = resume(answer)
-            if asked is not CALL_APP:
-                asked = walk(self._flow, asked, self.guard.ports)
+            effect = resume(answer)
+            asked = effect if effect is CALL_APP else walk(self._flow, effect, self.guard.ports)
         except StopIteration as stop:
             if not isinstance(stop.value, Response):
                 raise LayerError("a layer's handle must return a Response") from None

@@ -34,7 +34,8 @@ def walk(flow: Flow[Any], effect: Effect[Any], ports: Ports) -> Asked:
         except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
             effect = flow.throw(failure)
         else:
-            if answer is not None and _comes_later(type(answer)):  # in place: it is asked for every effect
+            kind: Any = type(answer)
+            if answer is not None and _comes_later(kind):  # in place, where a call of its own is felt
                 return cast("Asked", answer)
             effect = flow.send(answer)
 
