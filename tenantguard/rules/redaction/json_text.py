@@ -293,7 +293,7 @@ def rewrite_text(text: str, rule: TextRule, shape: Shape | None = ANY_JSON, scop
     quick = _read_quickly(text, shape, scope)
     if quick is not None:
         one_rule = rule.arguments is rule
-        asked = BETWEEN.join([*(value for _, _, value in quick.texts), *quick.asked])
+        asked = BETWEEN.join([value for _, _, value in quick.texts] + quick.asked)
         clear = not asked or (rule.clears(asked) and (one_rule or rule.arguments.clears(asked)))
         used = clear or (quick.simple and (one_rule or not quick.arguments))
         if used and not (quick.own and rule.own(quick.own)):
