@@ -455,7 +455,7 @@ class _FailClosed:
     decoded.
     """
 
-    __slots__ = ("_body", "_decoder", "_exchange", "_open", "_plan", "_raw", "failed", "failure", "work")
+    __slots__ = ("_body", "_decoder", "_exchange", "_open", "_plain", "_plan", "_raw", "failed", "failure", "work")
     rewrites = True
 
     def __init__(self, decoder: Decoder | None, body: Rewriting, exchange: Exchange, plan: Plan) -> None:
@@ -466,11 +466,17 @@ class _FailClosed:
         self.work = _work(body)
         self._raw: list[bytes] | None = [] if plan.fails_open else None
         self._open = False
+        self._plain = decoder is None and self._raw is None
         self.failed = ""
         self.failure: Deny | None = None
 
     def feed(self, chunk: bytes) -> bytes | Cut:
         """Take the next bytes; return what may leave."""
+        if self._plain and chunk:
+            try:
+                return self._body.feed(chunk)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
+                return self._end(failure)
         return self._through(chunk, last=False)
 
     def finish(self) -> bytes | Cut:

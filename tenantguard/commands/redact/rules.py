@@ -10,7 +10,7 @@ from tenantguard.model.redact_section import Direction, OperatorKind, RedactSect
 from tenantguard.rules.placeholders import KEY_BYTES_MIN, Vault, tenant_key
 from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import Identifiers, RequestMask
+from tenantguard.rules.redaction.rule import RequestMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from io import StringIO
 from typing import TYPE_CHECKING, Final
@@ -62,6 +62,7 @@ _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
 _MARK_BYTES_MAX: Final = 4
+_MARKS_BEGIN: Final = frozenset(mark[:1] for mark, _ in _BYTE_ORDER_MARKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +96,17 @@ class Terms:
     limit: int = JSON_BYTES_MAX
     unknown: Unknown = Unknown.SCRUB
 
-    @property
-    def scope(self) -> Scope:
-        """The same for structured bodies."""
-        plain = self.fields.everything and not self.keys and not self.numbers
-        return EVERYWHERE if plain else Scope(self.fields, self.keys, self.numbers)
+    scope: Scope = field(init=False)
+    """The same for structured bodies."""
 
-    @property
-    def whole(self) -> Scope:
-        """The same for what is looked at as a whole."""
-        return Scope(keys=self.keys, numbers=self.numbers) if self.keys or self.numbers else EVERYWHERE
+    whole: Scope = field(init=False)
+    """The same for what is looked at as a whole."""
+
+    def __post_init__(self) -> None:
+        whole = Scope(keys=self.keys, numbers=self.numbers) if self.keys or self.numbers else EVERYWHERE
+        object.__setattr__(self, "whole", whole)
+        scope = whole if self.fields.everything else Scope(self.fields, self.keys, self.numbers)
+        object.__setattr__(self, "scope", scope)
 
 
 _TERMS: Final = Terms()
@@ -311,7 +313,7 @@ def rewrite_encoded(data: bytes, rule: TextRule, shape: Shape | None, scope: Sco
 
 def charset_of(head: bytes, charset: str) -> tuple[str, int]:
     """The charset that a text begins in, if the head says ``charset``, and the length of its byte order mark."""
-    for mark, name in _BYTE_ORDER_MARKS:
+    for mark, name in _BYTE_ORDER_MARKS if head[:1] in _MARKS_BEGIN else ():
         if head.startswith(mark) and charset in {"", name, name[:6]}:
             return name, len(mark)
     if charset in {"utf-16", "utf-32"} and head:

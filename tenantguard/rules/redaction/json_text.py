@@ -293,8 +293,8 @@ def rewrite_text(text: str, rule: TextRule, shape: Shape | None = ANY_JSON, scop
     quick = _read_quickly(text, shape, scope)
     if quick is not None:
         one_rule = rule.arguments is rule
-        asked = BETWEEN.join([*(value for _, _, value in quick.texts), *quick.asked])
-        clear = rule.clears(asked) and (one_rule or rule.arguments.clears(asked))
+        asked = BETWEEN.join([value for _, _, value in quick.texts] + quick.asked)
+        clear = not asked or (rule.clears(asked) and (one_rule or rule.arguments.clears(asked)))
         used = clear or (quick.simple and (one_rule or not quick.arguments))
         if used and not (quick.own and rule.own(quick.own)):
             if opaque := quick.opaque + (quick.hidden if clear else 0):
@@ -339,7 +339,8 @@ def _read_quickly(text: str, shape: Shape | None, scope: Scope) -> _Quick | None
     if parts is None:
         return None
     frame = '""'.join(parts[::2])
-    if frame.count("[") + frame.count("{") > _QUICK or _depth(frame) > DEPTH_MAX:
+    containers = frame.count("[") + frame.count("{")
+    if containers > _QUICK or (containers > DEPTH_MAX and _depth(frame) > DEPTH_MAX):
         return None
     if scope.numbers and len(frame) > _QUICK:
         return None
@@ -436,10 +437,7 @@ def _rewrite_quickly(text: str, quick: _Quick, rule: TextRule, shape: Shape) -> 
 
 
 def _depth(frame: str) -> int:
-    """At least how many containers are in one another, at most how many there are."""
-    count = frame.count("[") + frame.count("{")
-    if count <= DEPTH_MAX:
-        return count
+    """How many containers are in one another."""
     brackets = frame.encode("ascii", "replace").translate(None, _BRACKETS)
     return max(accumulate(map(_DEEPER.__getitem__, brackets)), default=0)
 

@@ -57,6 +57,8 @@ class Plan:
         }
         self._allowed = Allowed(find.allow)
         self._denied = Denied(find.deny)
+        self._lists = bool(self._allowed) or bool(self._denied)
+        self._normalizes = find.normalize
         self.secrets = secrets
         self._secret_chars_min = min([FORMAT_CHARS_MIN, *(len(value) for _, value in find.known)])
         self._refused = secrets.__contains__ if refuses else None
@@ -67,9 +69,9 @@ class Plan:
 
     def around(self, detector: Detecting) -> Detecting:
         """The detector with the policy's lists, of the text as it is read if the policy says so."""
-        if self._allowed or self._denied:
+        if self._lists:
             detector = Listed(detector, self._allowed, self._denied)
-        return Normalized(detector) if self.direction.find.normalize else detector
+        return Normalized(detector) if self._normalizes else detector
 
     def identifying(self, making: Callable[[], Detecting]) -> Identifiers:
         """What finds secrets, but what the policy allows, by a detector for :attr:`identifiers` that is made so."""

@@ -160,7 +160,9 @@ class Identifiers:
 
     __slots__ = ("_chars_min", "_detector", "_making", "_secrets")
 
-    def __init__(self, making: Callable[[], Detecting], secrets: Container[str], chars_min: int = FORMAT_CHARS_MIN) -> None:
+    def __init__(
+        self, making: Callable[[], Detecting], secrets: Container[str], chars_min: int = FORMAT_CHARS_MIN
+    ) -> None:
         self._making = making
         self._secrets = secrets
         self._chars_min = chars_min
