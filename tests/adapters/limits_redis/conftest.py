@@ -75,7 +75,7 @@ def one(rate: Rate, owner: str | None = None, cost: int = 1) -> Take:
 
 
 class Proxy:
-    """Passes bytes on to a server, as long as it should."""
+    """Passes bytes on to a server, as long as it should. ``held`` says that some have come that do not pass."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -83,6 +83,7 @@ class Proxy:
         self.port = self._listening.getsockname()[1]
         self.passes = threading.Event()
         self.passes.set()
+        self.held = threading.Event()
         self.delay_s = 0.0
         self.links = 0
         self._sockets: list[socket.socket] = []
@@ -141,6 +142,8 @@ class Proxy:
             while data := source.recv(65536):
                 if self.delay_s:
                     time.sleep(self.delay_s)
+                if not self.passes.is_set():
+                    self.held.set()
                 self.passes.wait()
                 target.sendall(data)
         except OSError:

@@ -6,6 +6,8 @@ import random
 import threading
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import Rate
 
@@ -14,7 +16,7 @@ from .conftest import SECOND, one
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .conftest import Asked
+    from .conftest import Asked, Proxy
 
 HOUR = 3600 * SECOND
 FAST = Rate(1000, SECOND, 1000)
@@ -174,6 +176,28 @@ def test_a_refusal_by_lease_names_a_wait_that_comes_true(asked: Callable[..., As
     impossible = store.take(Take(take.bucket, take.rate, 41))
     assert isinstance(impossible, Shortage)
     assert impossible.retry_after_ns is None
+
+
+@pytest.mark.parametrize("lease", [0, 64])
+def test_a_wait_that_a_process_tells_by_itself_is_true_however_slow_the_way_to_the_server(
+    asked: Callable[..., Asked], proxy: Proxy, lease: int
+) -> None:
+    """When the server decided is only known to be between the question and the answer."""
+    clock, theirs = Standing(), Standing()
+    store = asked(proxy.uri, lease=lease, clock=clock, test_clock=theirs, deadline_ms=5000)
+    bucket = one(FAST).bucket
+    store.take(Take(bucket, FAST, 1000))
+    takes = (Take(bucket, FAST, 500),)
+    proxy.passes.clear()
+    promise = store.store.execute(TakeTokens(None, takes))
+    assert proxy.held.wait(5)
+    clock.now_ns += SECOND // 50
+    proxy.passes.set()
+    assert promise.wait(5)
+    for answer in (promise.result(), store.take(*takes)):
+        assert isinstance(answer, Shortage)
+        assert answer.retry_after_ns is not None
+        assert answer.retry_after_ns >= SECOND // 2
 
 
 def test_leased_and_exact_are_taken_together_or_not_at_all(asked: Callable[..., Asked]) -> None:

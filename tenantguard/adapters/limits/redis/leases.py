@@ -49,11 +49,15 @@ class _Chunk:
 
 
 class _Lease:
-    """The chunk of a bucket that is drawn on, and who waits for another."""
+    """The chunk of a bucket that is drawn on, and who waits for another.
+
+    ``tat`` is the bucket's on this process's clock, where it may be later by ``doubt_ns``.
+    """
 
     __slots__ = (
         "asking",
         "chunk",
+        "doubt_ns",
         "full_at_ns",
         "plan",
         "refused_until_ns",
@@ -72,7 +76,7 @@ class _Lease:
         self.wanted = 0
         self.asking = False
         self.used_ns = 0
-        self.tat = 0
+        self.tat = self.doubt_ns = 0
         self.remaining, self.full_at_ns = plan.takes[0].rate.burst, 0
         self.refused_until_ns = 0
 
@@ -179,7 +183,8 @@ class Leases:
             if refused is not None:
                 (shadowed if take.shadow else failing).append(index)
                 if not take.shadow:
-                    waits.append(refused.retry_after_ns)
+                    wait_ns = refused.retry_after_ns
+                    waits.append(wait_ns + lease.doubt_ns if wait_ns is not None else None)
         known = [wait for wait in waits if wait is not None]
         levels = tuple(
             [
@@ -252,7 +257,9 @@ class Leases:
         """The server gave a chunk, or refused (0 units); ``tat`` is the bucket's after that, ``now`` the instant."""
         lease = refill.lease
         take = lease.plan.takes[0]
+        now_ns = self._host.now_ns()
         with self._lock:
+            lease.doubt_ns = now_ns - sent_ns
             lease.tat = tat + sent_ns * TICKS_PER_NANO - now
             lease.remaining, full_in_ns = level(tat, take.rate, now)
             lease.full_at_ns = sent_ns + full_in_ns
@@ -262,7 +269,6 @@ class Leases:
             else:
                 lease.refused_until_ns = sent_ns + _REFUSED_NS
             waiting, lease.waiting, lease.wanted = lease.waiting, [], 0
-        now_ns = self._host.now_ns()
         for decision in waiting:
             if not decision.waits():
                 continue

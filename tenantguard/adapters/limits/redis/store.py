@@ -109,7 +109,7 @@ class RedisLimits:
         self._plans_before: dict[int, Plan] = {}
         self._keys: dict[str, bytes] = {}
         self._open: dict[bytes, Decision] = {}
-        self._denied: dict[str, int] = {}
+        self._denied: dict[str, tuple[int, int]] = {}  # until when, and how much later its TAT may be
         self._barring = threading.Lock()
         self._barred: set[bytes] = set()
         self._barred_before: set[bytes] = set()
@@ -246,23 +246,23 @@ class RedisLimits:
         if refused.retry_after_ns is not None:
             if len(self._denied) >= _DENIED_MAX:
                 self._denied.clear()
-            until_ns = sent_ns + min(refused.retry_after_ns, _DENIED_NS)
+            denial = sent_ns + min(refused.retry_after_ns, _DENIED_NS), self.now_ns() - sent_ns
             for index in refused.failing:
-                self._denied[takes[index].bucket] = until_ns
+                self._denied[takes[index].bucket] = denial
         return Shortage(refused.failing, refused.retry_after_ns, levels, refused.shadowed)
 
     def _denial(self, takes: tuple[Take, ...], now_ns: int) -> Shortage | None:
         """The refusal that the server would give, where one of these was refused a moment ago."""
         denied = self._denied
-        recent = False
+        doubt_ns = -1
         for take in takes:
-            until_ns = denied.get(take.bucket)
-            if until_ns is not None:
-                if now_ns < until_ns:
-                    recent = True
+            denial = denied.get(take.bucket)
+            if denial is not None:
+                if now_ns < denial[0]:
+                    doubt_ns = max(doubt_ns, denial[1])
                 else:
                     denied.pop(take.bucket, None)
-        if not recent:
+        if doubt_ns < 0:
             return None
         now, last_seen = now_ns * TICKS_PER_NANO, self._fallback.last_seen
         draws: list[Draw[str]] = [
@@ -271,8 +271,11 @@ class RedisLimits:
         refused = draw_all(draws, now)
         if not isinstance(refused, Overdrawn) or not any(takes[index].bucket in denied for index in refused.failing):
             return None
+        wait_ns = refused.retry_after_ns
+        if wait_ns is not None:
+            wait_ns += doubt_ns
         levels: list[Level] = [level(tat, rate, now) for _, tat, rate, _, _ in draws]
-        return Shortage(refused.failing, refused.retry_after_ns, tuple(levels), refused.shadowed)
+        return Shortage(refused.failing, wait_ns, tuple(levels), refused.shadowed)
 
     def alone(self, decision: Decision, problem: PortError | None, bells: set[Bell] | None) -> None:
         """Answer a decision that was claimed, as its ``on_error`` says; without a problem, it was too late."""

@@ -15,12 +15,14 @@
 -- wire.py lays out commands and answers.
 --
 -- What is not whole any more, since keys were evicted, deleted or written by others, is forgotten, all of it, and the
--- commands are decided as on a server that was flushed: processes teach it again with their next beats.
+-- commands are decided as on a server that was flushed: processes teach it again with their next beats. So it is where
+-- the clock is set back by more than a minute; by less, time stands still meanwhile.
 
 local call, pack, read, mp, um = redis.call, struct.pack, struct.unpack, cmsgpack.pack, cmsgpack.unpack
 local floor, max, min, sub = math.floor, math.max, math.min, string.sub
 local SHARE = 720720
 local BARRED_MS, NEWS_MS, SLACK_MS, TURNS_MS = 60000, 60000, 60000, 3600000
+local AHEAD_US = 60e6
 local FULL, QUEUE_FULL, DEADLINE, WAITED, ENDED = 1, 2, 3, 4, 5
 
 local base = KEYS[1]
@@ -55,10 +57,11 @@ local function load()
   places, lines, tickets = {}, {}, {}
   caller, lease, ticked, changed, mine, others, lapsed = nil, 0, false, false, {}, {}, {}
   local raw = call('HGET', base, 'm')
-  if not raw then
-    forget_all()
-  end
   m = raw and um(raw) or {0, 0, 0, 0}
+  if not raw or m[1] - now > AHEAD_US then
+    forget_all()
+    m = {0, m[2], 0, 0}
+  end
   now = max(now, m[1])
   out = {pack('<dd', now, 0)}
 end
