@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
@@ -30,7 +30,7 @@ from tenantguard.model.route import Success
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from starlette.types import Message, Scope
+    from starlette.types import Message
 
     from tenantguard.flow.effects import CallApp
     from tenantguard.model.decision import Deny
@@ -113,7 +113,7 @@ class HTTPRun(ClientWatch):
         describe_body(request.headers, len(data))
 
     async def _is_answered(self, failure: Exception) -> bool:
-        """The application has failed: whether a layer answers in its place, or it only stopped when it was told to."""
+        """The application has failed: whether a layer answers in its place, or it stopped because it was told to."""
         if self._stop is not None and stems_from(failure, self._stop):
             await self._app_returned()
             return True
@@ -183,7 +183,7 @@ class HTTPRun(ClientWatch):
     # messages towards the client
 
     def _send(self, message: Message) -> Awaitable[None]:
-        """Handle a message: at once as far as nothing has to be waited for, else when its turn has come.
+        """Handle a message: at once where nothing has to be waited for, else when its turn has come.
 
         What nobody rewrites and nobody watches costs no coroutine: the server's own ``send`` is what is awaited.
         """
@@ -201,7 +201,7 @@ class HTTPRun(ClientWatch):
         if self._busy or self._closed or self._stop is not None:
             return self._in_turn(self._start, message)
         step = self._meet(message)
-        if step is None or step.body is not None:
+        if not isinstance(step, Response) or step.body is not None:
             return self._in_turn(self._answered_head, message, step)
         head = self._lead(message, step)
         if head is None:
@@ -245,7 +245,7 @@ class HTTPRun(ClientWatch):
             self._idle = None
 
     async def _pass(self, message: Message) -> None:
-        """Nothing rewrites and nothing ends with this response, but it is watched: forward what comes, as it comes."""
+        """Nothing rewrites and nothing ends with this response, but it is watched: forward it as it comes."""
         session = self.session
         ends = message["type"] in _BODIES and session.count(
             message.get("body", b""), more=message.get("more_body", False)
@@ -261,13 +261,13 @@ class HTTPRun(ClientWatch):
             if self._cancelled is not None:
                 self.raise_cancelled()
 
-    def _meet(self, message: Message) -> Response | None:
+    def _meet(self, message: Message) -> CallApp | Response | None:
         """The application's head meets the layers: what they make of it, None where one of them waits."""
         if self.session.response is not None:
             raise RuntimeError("the application started its response twice")
         response = Response(message["status"], Headers(message.get("headers", ())))
         try:
-            return cast("Response | None", self.advance(self._flow.send, response))
+            return self.advance(self._flow.send, response)
         except Exception as failure:
             self._stop = self._abort = failure  # a layer's fault, whatever the application makes of it
             raise

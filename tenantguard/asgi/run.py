@@ -50,13 +50,11 @@ T = TypeVar("T")
 class Run:
     """What HTTP and WebSocket runs share: advancing the flow, and ending it exactly once."""
 
-    # Defaults stand on the class: an exchange pays for the fields that it changes.
-    _cancelled: BaseException | None = None  # came while resolvers or observers ran, and is raised after them
+    # What few exchanges look at stands on the class. What all look at is set: it is found in a quarter of the time.
     _settled_event: anyio.Event | None = None
     _observed = False
     _failed: Exception | None = None  # of the application, thrown into the flow
     _asked: Asked  # by the flow, which waits for it
-    _peeked: asyncio.Future[Message] | None = None  # asked for ahead of the application
 
     def __init__(self, app: ASGIApp, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
         self.app = app
@@ -64,6 +62,10 @@ class Run:
         self.scope = scope
         self.receive = receive
         self.send = send
+        self._cancelled: BaseException | None = (
+            None  # came while resolvers or observers ran, and is raised after them
+        )
+        self._peeked: asyncio.Future[Message] | None = None  # asked for ahead of the application
         state = scope.get("state")
         client = scope.get("client")
         method = scope.get("method", "GET")
@@ -115,7 +117,7 @@ class Run:
         """Run the flow until it calls the application or returns its response; a failed port becomes a refusal.
 
         ``resume`` is the flow's ``send`` or ``throw``. None where something has to be waited for: :meth:`resume` does
-        that, and goes on. Most flows never wait, and a coroutine for each step of theirs would cost more than the step.
+        that, and goes on. Most flows never wait, and a coroutine for each step would cost more than the step.
         """
         session = self.session
         try:

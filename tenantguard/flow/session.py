@@ -102,25 +102,25 @@ class Session:
     become a clean refusal. ``bare`` says that nothing rewrites the response and nothing ends with it.
     """
 
-    # Defaults stand on the class: an exchange pays for the fields that it changes.
-    state: State = _OPEN
-    called = False
-    response: Response | None = None
-    transforms: Sequence[Transform] = ()
+    # What few exchanges look at stands on the class. What all look at is set: it is found in a quarter of the time.
     rewrites = False
     work = 1
-    bare = False
-    holds_head = False
     _declared: int | None = None
-    received = 0
-    sent = 0
     end_seen = False
     due = False
     cut: Cut | None = None
-    outcome: Outcome | None = None
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
+        self.state: State = _OPEN
+        self.called = False
+        self.response: Response | None = None
+        self.transforms: Sequence[Transform] = ()
+        self.bare = False
+        self.holds_head = False
+        self.received = 0
+        self.sent = 0
+        self.outcome: Outcome | None = None
 
     @property
     def settled(self) -> bool:
@@ -151,7 +151,7 @@ class Session:
 
     @property
     def declared(self) -> int | None:
-        """How long the response says that it is; read when it is first asked for, since most end with a last chunk."""
+        """How long the response says that it is; read when it is first asked for: most end with their last chunk."""
         if self._declared == _UNREAD:
             response = self.response
             assert response is not None

@@ -861,11 +861,12 @@ def test_two_heads_or_a_body_before_the_head_are_the_applications_fault() -> Non
             anyio.run(guarded(app, [Holding()], till=Till()), http_scope(), server.receive, server.send)
 
 
-def test_a_failing_server_send_reaches_the_application() -> None:
+@pytest.mark.parametrize("failing", ["http.response.start", "http.response.body"])
+def test_a_failing_server_send_reaches_the_application(failing: str) -> None:
     watching = Watching()
 
     async def send(message: Any) -> None:
-        if message["type"] == "http.response.body":
+        if message["type"] == failing:
             raise BrokenPipeError
 
     app = App()
@@ -873,6 +874,45 @@ def test_a_failing_server_send_reaches_the_application() -> None:
         anyio.run(guarded(app.asgi, [watching]), http_scope(), never, send)
     assert isinstance(app.stopped, BrokenPipeError)
     assert watching.outcome.ending == "left"
+
+
+def test_where_nobody_watches_the_server_is_awaited_itself_and_later_ends_are_told_of_every_byte() -> None:
+    """Nothing of the driver's own stands between an unwatched response and the server, and all of it is counted."""
+    awaited: list[object] = []
+    watching = Watching()
+
+    def send(message: Any) -> Any:
+        awaited.append(future := asyncio.get_running_loop().create_future())
+        future.set_result(None)
+        return future
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        sends = [send(start(headers=((b"content-length", b"7"),))), send(body(b"one", more=True))]
+        assert sends == awaited
+        for sent in sends:
+            await sent
+        current().observe(watching.outcomes.append)
+        await send(body(b"more", more=True))
+
+    class Passes:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            return (yield from proceed(exchange))
+
+    anyio.run(guarded(app, [Passes()]), http_scope(), never, send)
+    assert len(awaited) == 3
+    assert (watching.outcome.ending, watching.outcome.received, watching.outcome.sent) == ("completed", 7, 7)
+
+
+def test_an_application_that_fails_after_an_end_that_nobody_watched_fails_with_the_same_exception() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await send(body(b"all"))
+        raise AppError
+
+    server = Server()
+    with pytest.raises(AppError):
+        anyio.run(guarded(app, []), http_scope(), server.receive, server.send)
+    assert server.bodies == [b"all"]
 
 
 # --- success = "returned" ---
