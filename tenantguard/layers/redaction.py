@@ -72,6 +72,7 @@ _PLANS: Final = 4096
 _SOCKET_VALUES: Final = 65_536
 """So many values of a WebSocket can be restored: it may stay open for ever."""
 
+_WHOLE: Final = (WholeBody, JsonArray)
 _DESCRIBING: Final = ("content-md5", "digest", "content-digest", "repr-digest")
 _NO_FUNCTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _UNREADY: Final = Deny(
@@ -132,12 +133,8 @@ class Redaction:
         if section is None or section.off:
             return (yield from proceed(exchange))
         ways = self._ways_of(section)
-        for plan in (ways.inward, ways.outward):
-            if (
-                plan is not None
-                and not plan.ready
-                and not (yield from compute(partial(self._try_ready, plan), _LONG))
-            ):
+        for plan in ways.plans:
+            if not plan.ready and not (yield from compute(partial(self._try_ready, plan), _LONG)):
                 return exchange.deny(_UNREADY)
         walk = _Walk(exchange, ways, self._ring, self._identifiers)
         if ways.inward is not None:
@@ -293,7 +290,7 @@ class Redaction:
                 exchange.allow(_NAME, "response.open", error=str(Reason.RESPONSE_UNREADABLE))
                 return response
             return exchange.deny(_failure(Reason.RESPONSE_UNREADABLE))
-        is_whole = response.body is not None or isinstance(found, WholeBody | JsonArray)
+        is_whole = response.body is not None or isinstance(found, _WHOLE)
         if plan.find.ner and (is_whole or plan.direction.buffer):
             rule, found = with_names(partial(walk.scrub, replacing=replacing), plan, detector, content, terms)
         transform = _FailClosed(decoder, found, exchange, plan)
@@ -329,6 +326,7 @@ class _Ways(NamedTuple):
     section: RedactSection
     inward: Plan | None
     outward: Plan | None
+    plans: tuple[Plan, ...]
     encrypts: bool
     escapes: bool
     restores: bool
@@ -337,10 +335,11 @@ class _Ways(NamedTuple):
     @classmethod
     def of(cls, section: RedactSection, inward: Plan | None, outward: Plan | None) -> _Ways:
         """Those of a section with these plans."""
-        encrypts = any(plan is not None and plan.encrypts for plan in (inward, outward))
+        plans = tuple(plan for plan in (inward, outward) if plan is not None)
+        encrypts = any(plan.encrypts for plan in plans)
         restore = section.restore
         text, arguments = Restore.TEXT in restore, Restore.ARGUMENTS in restore
-        return cls(section, inward, outward, encrypts, bool(restore), text, arguments)
+        return cls(section, inward, outward, plans, encrypts, bool(restore), text, arguments)
 
 
 class _KeyRing:

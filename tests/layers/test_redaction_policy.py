@@ -676,6 +676,23 @@ def test_an_open_response_that_cannot_be_decoded_is_cut() -> None:
     assert any(isinstance(one, Cut) for one in send(response, b"this is no gzip"))
 
 
+class Pin(Values):
+    """Finds one value that is known."""
+
+    def clears(self, text: str) -> bool:
+        return "k9#x" not in text
+
+    def detect(self, text: str, after: int = 0) -> Sequence[Match]:
+        at = text.find("k9#x", after)
+        return [Match("KNOWN_PIN", at, at + 4, 1.0)] if at >= 0 else []
+
+
+def test_a_known_secret_is_found_in_a_key_however_short_it_is() -> None:
+    section = both(find=Find(known=(("pin", "k9#x"),)))
+    exchange, _ = walk(section, b'{"a": 1, "k9#x": 2}', layer=Redaction(Pin, KEY))
+    assert re.fullmatch(r'{"a": 1, "<KNOWN_PIN_\w+>": 2}', text_of(exchange))
+
+
 # what is left of an exchange
 
 

@@ -24,7 +24,7 @@ from tenantguard.rules.redaction.conflicts import distinct, settle
 from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from tenantguard.adapters.pii.finder import Finder, Span
     from tenantguard.adapters.pii.prefilter import Plan
@@ -190,16 +190,14 @@ class CascadeDetector:
 class _Body:
     """A cascade for the texts of one body."""
 
-    __slots__ = ("_budget", "_cascade", "passed", "reach")
+    __slots__ = ("_budget", "_cascade", "clears", "passed", "reach")
 
     def __init__(self, cascade: CascadeDetector) -> None:
+        self.clears: Callable[[str], bool] = cascade.clears
         self.reach = cascade.reach
         self.passed = 0
         self._cascade = cascade
         self._budget = Budget()
-
-    def clears(self, text: str) -> bool:
-        return self._cascade.clears(text)
 
     def detect(self, text: str, after: int = 0) -> list[Match]:
         cascade = self._cascade

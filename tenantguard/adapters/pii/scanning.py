@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_left
-from contextlib import suppress
 from functools import lru_cache
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -258,7 +257,11 @@ class FastScanner:
         self._plans = plans
         self._accepted = accepted
         self._slow = slow
+        import hyperscan  # noqa: PLC0415 - the extra `fast`
+
         self._exact, self._loose = _databases([plans[at] for at in accepted])
+        self._scratch = hyperscan.Scratch
+        self._terminated = hyperscan.ScanTerminated
         refused = sorted({*range(len(plans))} - {*accepted})
         self._refused = KeyScanner(plans, refused) if refused else None
         self._own = threading.local()
@@ -297,14 +300,14 @@ class FastScanner:
             return self._own.openers  # type: ignore[no-any-return]
 
     def _scan(self, database: Any, scanned: bytes, hits: list[int], most: int) -> None:
-        import hyperscan  # noqa: PLC0415 - the extra `fast`
-
         try:
             scratches = self._own.scratches
         except AttributeError:
-            scratches = self._own.scratches = {one: hyperscan.Scratch(one) for one in (self._exact, self._loose)}
-        with suppress(hyperscan.ScanTerminated):
+            scratches = self._own.scratches = {one: self._scratch(one) for one in (self._exact, self._loose)}
+        try:  # noqa: SIM105 - a text of a few words is scanned in the time that ``suppress`` takes
             database.scan(scanned, match_event_handler=_seen, context=(hits, most), scratch=scratches[database])
+        except self._terminated:
+            pass
 
 
 def _seen(plan: int, _start: int, end: int, _flags: int, context: tuple[list[int], int]) -> bool:

@@ -62,6 +62,7 @@ _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
 _MARK_BYTES_MAX: Final = 4
+_PLAIN_UTF8: Final = frozenset({"", UTF8})
 _MARKS_BEGIN: Final = frozenset(mark[:1] for mark, _ in _BYTE_ORDER_MARKS)
 
 
@@ -313,7 +314,9 @@ def rewrite_encoded(data: bytes, rule: TextRule, shape: Shape | None, scope: Sco
 
 def charset_of(head: bytes, charset: str) -> tuple[str, int]:
     """The charset that a text begins in, if the head says ``charset``, and the length of its byte order mark."""
-    for mark, name in _BYTE_ORDER_MARKS if head[:1] in _MARKS_BEGIN else ():
+    if charset in _PLAIN_UTF8 and head[:1] not in _MARKS_BEGIN:
+        return UTF8, 0
+    for mark, name in _BYTE_ORDER_MARKS:
         if head.startswith(mark) and charset in {"", name, name[:6]}:
             return name, len(mark)
     if charset in {"utf-16", "utf-32"} and head:

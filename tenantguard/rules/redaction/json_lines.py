@@ -146,6 +146,8 @@ class JsonArray:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return what may leave."""
+        if self._array is None and not self._rest and chunk[:1] == b"{":
+            self._array = False
         if self._array is False:
             return self._whole.feed(chunk)
         self._rest += chunk

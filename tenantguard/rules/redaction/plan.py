@@ -57,7 +57,8 @@ class Plan:
         }
         self._allowed = Allowed(find.allow)
         self._denied = Denied(find.deny)
-        self._lists = bool(self._allowed) or bool(self._denied)
+        self._allows = bool(self._allowed)
+        self._lists = self._allows or bool(self._denied)
         self._normalizes = find.normalize
         self.secrets = secrets
         self._secret_chars_min = min([FORMAT_CHARS_MIN, *(len(value) for _, value in find.known)])
@@ -75,9 +76,11 @@ class Plan:
 
     def identifying(self, making: Callable[[], Detecting]) -> Identifiers:
         """What finds secrets, but what the policy allows, by a detector for :attr:`identifiers` that is made so."""
-        allowed = self._allowed
-        around = (lambda: Listed(making(), allowed, Denied(NOTHING_LISTED))) if allowed else making
-        return Identifiers(around, self.secrets, self._secret_chars_min)
+        if self._allows:
+            return Identifiers(
+                lambda: Listed(making(), self._allowed, Denied(NOTHING_LISTED)), self.secrets, self._secret_chars_min
+            )
+        return Identifiers(making, self.secrets, self._secret_chars_min)
 
     def settle(self, matches: Iterable[Match]) -> list[Match]:
         """Conflicts settled as the detector for ``find`` settles them."""

@@ -170,7 +170,8 @@ class Identifiers:
 
     def find(self, text: str) -> list[Match]:
         """The secrets in ``text``, or in texts with :data:`BETWEEN` between them, by start, not overlapping."""
-        if max(map(len, text.split(BETWEEN))) < self._chars_min:
+        least = self._chars_min
+        if len(text) < least or (BETWEEN in text and max(map(len, text.split(BETWEEN))) < least):
             return []
         if self._detector is None:
             self._detector = self._making()

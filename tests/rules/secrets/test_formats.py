@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from random import Random
+from re import _parser as parser  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,8 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenantguard.rules.redaction.rule import FORMAT_CHARS_MIN
+from tenantguard.rules.secrets import pem
 from tenantguard.rules.secrets.catalog import FORMATS
 from tenantguard.rules.secrets.checks import (
     base62_crc32,
@@ -54,6 +57,12 @@ def test_every_expression_compiles(secret: SecretFormat) -> None:
         assert "(?=" not in expression
         assert "(?!" not in expression
         assert "(?<" not in expression
+
+
+@each_format
+def test_no_secret_is_shorter_than_the_shortest_name_that_is_searched(secret: SecretFormat) -> None:
+    assert parser.parse(secret.expression, secret.flags).getwidth()[0] >= FORMAT_CHARS_MIN
+    assert len(pem.MARK) >= FORMAT_CHARS_MIN
 
 
 @each_format
