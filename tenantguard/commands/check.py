@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tenantguard.model.price import TokenPrice
     from tenantguard.model.redact_section import Direction, Listing, RedactSection
     from tenantguard.model.route import Route
-    from tenantguard.model.sections import BudgetRule, QuotaRule, RateRule, RateSection
+    from tenantguard.model.sections import BudgetRule, QuotaRule, RateRule, RateSection, Scope
     from tenantguard.model.token_price import Rates
     from tenantguard.settings import ResolvedPolicy, Settings
 
@@ -255,7 +255,7 @@ def _rate(rule: RateRule) -> str:
     from tenantguard.model.rate import REQUESTS  # noqa: PLC0415
 
     counts = str(rule.rate) if rule.unit == REQUESTS else f"{rule.unit}: {rule.rate}"
-    told = [f"{counts}, for each {rule.scope.value}"]
+    told = [f"{counts}, {_for(rule.scope)}"]
     if rule.group is not None:
         told.append(f"of {', '.join([*rule.group.routes, *rule.group.models])}")
     if rule.shadow:
@@ -263,10 +263,14 @@ def _rate(rule: RateRule) -> str:
     return "; ".join(told)
 
 
+def _for(scope: Scope) -> str:
+    return "for everybody" if scope.value == "global" else f"for each {scope.value}"
+
+
 def _slots(rule: ConcurrencyRule) -> str:
     from tenantguard.model.concurrency import WhenFull  # noqa: PLC0415
 
-    told = [f"{rule.limit} at a time, for each {rule.scope.value}"]
+    told = [f"{rule.limit} at a time, {_for(rule.scope)}"]
     if rule.by:
         told.append(f"by {', '.join(rule.by)}")
     if rule.group is not None:
