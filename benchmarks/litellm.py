@@ -140,7 +140,7 @@ class Ours:
     async def whole(self) -> None:
         """The request is read as it will be sent, and priced before and after."""
         call = read_call(DECODER, BODY, "/v1/chat/completions")
-        prepared = prepare(DECODER, SENT, call, 4096)
+        prepared = prepare(DECODER, SENT, BODY, call, 4096)
         quote = self._prices.quote(call.model)
         assert quote is not None
         bound = quote.bound_nanos(len(prepared.body), prepared.output_tokens or 0, service_tier=call.service_tier)

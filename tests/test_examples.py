@@ -48,6 +48,18 @@ acme reads:     Write to ann@example.com or call +1 415 555 2671 about card ****
 globex sends one: 403 The request holds a secret (URL_PASSWORD, body messages[0].content), which may not be sent here.
 """
 
+RATES_TOUR = """\
+acme: a picture  200 rendered, "tenant-60s";r=2;t=20
+acme: a picture  200 rendered, "tenant-60s";r=1;t=10
+acme: a picture  200 rendered, "tenant-60s";r=0;t=10
+acme: a picture  429 rate.exceeded, "tenant-60s";r=0;t=10, Retry-After: 10
+acme: a film     422 rate.impossible
+
+rendered now: globex 1, globex 2; 4 wait
+globex 6 comes too:   429 concurrency.queue_full, Retry-After: 1
+begun in this order:  globex 1, globex 2, globex 3, initech 1, globex 4, globex 5
+"""
+
 QUOTAS_TOUR = """\
 acme orders a report                 200 report 1
 acme asks again, under the same key  200 report 1
@@ -134,6 +146,7 @@ def clean() -> Iterator[None]:
         ("custom_layer.py", LAYER_TOUR),
         ("llm_proxy.py", MODEL_TOUR),
         ("quotas.py", QUOTAS_TOUR),
+        ("rates.py", RATES_TOUR),
         ("redaction.py", REDACTION_TOUR),
     ],
 )
@@ -174,11 +187,13 @@ def test_the_layers_own_tests_are_tests(tmp_path: Path) -> None:
 
 def test_every_example_is_shown() -> None:
     web = {"fastapi_app.py", "flask_app.py", "django_app.py", "tour.py"}
-    shown = web | {"custom_layer.py", "llm_proxy.py", "quotas.py", "redaction.py"}
+    shown = web | {"custom_layer.py", "llm_proxy.py", "quotas.py", "rates.py", "redaction.py"}
     assert {file.name for file in EXAMPLES.glob("*.py")} == shown
 
 
-@pytest.mark.parametrize("name", ["tenantguard.toml", "llm_proxy.toml", "quotas.toml", "redaction.toml"])
+@pytest.mark.parametrize(
+    "name", ["tenantguard.toml", "llm_proxy.toml", "quotas.toml", "rates.toml", "redaction.toml"]
+)
 def test_the_settings_of_the_examples_are_right(name: str) -> None:
     assert read_settings(EXAMPLES / name, environ={}).keys
 

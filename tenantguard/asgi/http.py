@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import anyio.to_thread
@@ -16,11 +16,11 @@ from tenantguard.errors import ClientLeftError, ResponseCut
 from tenantguard.flow.effects import COMPUTE_IN_PLACE_BYTES
 from tenantguard.flow.exchange import CURRENT
 from tenantguard.flow.http import (
-    Body,
     Headers,
     Response,
     describe_body,
 )
+from tenantguard.flow.session import State
 from tenantguard.guard import (
     cut_refusal,
     settle_refusal,
@@ -28,14 +28,17 @@ from tenantguard.guard import (
 from tenantguard.model.route import Success
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Message, Scope
 
+    from tenantguard.flow.effects import CallApp
     from tenantguard.model.decision import Deny
 
 
+_START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
+_BODIES: Final = frozenset({_BODY, *BYPASSES})
 _TRAILERS: Final = "http.response.trailers"
 
 
@@ -54,25 +57,38 @@ class HTTPRun(ClientWatch):
 
     async def run(self) -> None:
         """Serve the exchange from its head to its end."""
-        token = CURRENT.set(self.exchange)
+        exchange, session = self.exchange, self.session
+        token = CURRENT.set(exchange)
         try:
-            step = self.advance(None) or await self.resume()
+            step = self.advance(self._flow.send, None) or await self.resume()
             if isinstance(step, Response):
                 await self._answer_by_layer(step)
             else:
-                await self._call_app()
-            if not self._observed:
+                if exchange.request.replaced:
+                    self._replace_body()
+                try:
+                    if exchange.route.success is Success.RETURNED:
+                        await self._call_until_returned()
+                    else:
+                        await self.app(self.inner_scope(), self._receive, self._send)
+                except Exception as failure:
+                    if not await self._is_answered(failure):
+                        raise
+                else:
+                    if session.state is not State.DONE or session.outcome is not None:  # else it has ended in passing
+                        await self._app_returned()
+            if session.outcome is not None and not self._observed:
                 await self.observe()
             if self._cancelled is not None:
                 self.raise_cancelled()
         except GeneratorExit:  # the loop is gone, and nothing can be awaited: what is held expires
             raise
         except BaseException as failure:
-            left = isinstance(failure, ClientLeftError) and not self.session.called
+            left = isinstance(failure, ClientLeftError) and not session.called
             if isinstance(failure, anyio.get_cancelled_exc_class()):
                 await self._look_for_client()
             self.close_flow()
-            await self.settle(self.session.conclude(error=None if left else failure, left=self._gone))
+            await self.settle(session.conclude(error=None if left else failure, left=self._gone))
             await self.observe()
             if isinstance(failure, Exception):
                 self.raise_cancelled()
@@ -80,36 +96,34 @@ class HTTPRun(ClientWatch):
                 raise
         finally:
             CURRENT.reset(token)
-            self.leave()
+            if exchange.outer is not None:
+                self.leave()
             if self._drain_place:
                 self._give_up_drain()
             if self._peeked is not None:
                 self._peeked.cancel()
 
-    # the request's body
-
     # the application
 
-    async def _call_app(self) -> None:
+    def _replace_body(self) -> None:
+        """The application receives what a layer has put in the body's place, and a head that describes it."""
         request = self.exchange.request
-        if request.replaced and isinstance(request.body_read, Body):
-            self._replay = deque([{"type": "http.request", "body": request.body_read.data, "more_body": False}])
-            describe_body(request.headers, len(request.body_read.data))
-        scope = self.inner_scope()
-        try:
-            if self.exchange.route.success is Success.RETURNED:
-                await self._call_until_returned(scope)
-            else:
-                await self.app(scope, self._receive, self._send)
-        except Exception as failure:
-            if self._stop is None or not stems_from(failure, self._stop):
-                if self.session.response is not None or self.session.settled:
-                    raise
-                step = self.advance(failure) or await self.resume()
-                assert isinstance(step, Response)
-                await self._answer_by_layer(step, error=failure)
-                return
-        await self._app_returned()
+        data = request.body
+        self._replay = deque([{"type": "http.request", "body": data, "more_body": False}])
+        describe_body(request.headers, len(data))
+
+    async def _is_answered(self, failure: Exception) -> bool:
+        """The application has failed: whether a layer answers in its place, or it only stopped when it was told to."""
+        if self._stop is not None and stems_from(failure, self._stop):
+            await self._app_returned()
+            return True
+        if self.session.response is not None or self.session.settled:
+            return False
+        self._failed = failure
+        step = self.advance(self._flow.throw, failure) or await self.resume()
+        assert isinstance(step, Response)
+        await self._answer_by_layer(step, error=failure)
+        return True
 
     async def _app_returned(self) -> None:
         if self._parked:
@@ -127,7 +141,7 @@ class HTTPRun(ClientWatch):
             head, self._head = self._head, None
             await self._hand_over(head)
 
-    async def _call_until_returned(self, scope: Scope) -> None:
+    async def _call_until_returned(self) -> None:
         """Hold the end of the response until the application has returned, at most the guard's bound."""
         failed: BaseException | None = None
         self._parked = []
@@ -135,7 +149,7 @@ class HTTPRun(ClientWatch):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._release_late)
             try:
-                await self.app(scope, self._receive, self._send)
+                await self.app(self.inner_scope(), self._receive, self._send)
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException as failure:  # noqa: BLE001 - raised below: a group would wrap it
@@ -169,9 +183,35 @@ class HTTPRun(ClientWatch):
     # messages towards the client
 
     def _send(self, message: Message) -> Awaitable[None]:
-        return self._pass(message) if self._bare and not self.exchange.resolvers else self._handle(message)
+        """Handle a message: at once as far as nothing has to be waited for, else when its turn has come.
 
-    async def _handle(self, message: Message) -> None:
+        What nobody rewrites and nobody watches costs no coroutine: the server's own ``send`` is what is awaited.
+        """
+        kind = message["type"]
+        if self._bare and not self.exchange.resolvers:
+            if self.exchange.observers:
+                return self._pass(message)
+            if kind in _BODIES and self.session.count(message.get("body", b""), more=message.get("more_body", False)):
+                self.session.settle_bare(left=False)
+            return self.send(message)
+        if kind == _BODY:
+            return self._in_turn(self._body, message)
+        if kind != _START:
+            return self._in_turn(self._other, message)
+        if self._busy or self._closed or self._stop is not None:
+            return self._in_turn(self._start, message)
+        step = self._meet(message)
+        if step is None or step.body is not None:
+            return self._in_turn(self._answered_head, message, step)
+        head = self._lead(message, step)
+        if head is None:
+            return _nothing()
+        if not self._bare:
+            return self._in_turn(self._hand_over, head)
+        return self._hand_over(head) if self.exchange.observers else self.send(head)
+
+    async def _in_turn(self, handle: Callable[..., Awaitable[None]], *given: Any) -> None:
+        """Frameworks send from several tasks: one message is handled after the other."""
         if self._busy:
             await self._wait_turn()
         self._busy = True
@@ -179,17 +219,7 @@ class HTTPRun(ClientWatch):
             if self._stop is not None:
                 raise self._stop
             if not self._closed:
-                kind = message["type"]
-                if kind == _BODY:
-                    await self._body(message)
-                elif kind == "http.response.start":
-                    await self._start(message)
-                elif kind in BYPASSES and self.guard.layers:
-                    raise RuntimeError(f"the application sent {kind}, which was not offered to it")
-                elif kind == _TRAILERS and self.session.rewrites:
-                    await self._hand_over({**message, "headers": []})  # they tell of a body that is another now
-                else:
-                    await self._hand_over(message)
+                await handle(*given)
         finally:
             self._busy = False
             if self._idle is not None:
@@ -198,7 +228,6 @@ class HTTPRun(ClientWatch):
             self.raise_cancelled()
 
     async def _wait_turn(self) -> None:
-        """Frameworks send from several tasks: one message is handled after the other."""
         if self._turn is None:
             self._turn = anyio.Lock()
         async with self._turn:
@@ -216,10 +245,9 @@ class HTTPRun(ClientWatch):
             self._idle = None
 
     async def _pass(self, message: Message) -> None:
-        """Nothing rewrites and nothing ends with this response: forward what comes, as it comes."""
+        """Nothing rewrites and nothing ends with this response, but it is watched: forward what comes, as it comes."""
         session = self.session
-        kind = message["type"]
-        ends = (kind == _BODY or kind in BYPASSES) and session.count(
+        ends = message["type"] in _BODIES and session.count(
             message.get("body", b""), more=message.get("more_body", False)
         )
         try:
@@ -233,28 +261,53 @@ class HTTPRun(ClientWatch):
             if self._cancelled is not None:
                 self.raise_cancelled()
 
-    async def _start(self, message: Message) -> None:
-        session = self.session
-        if session.response is not None:
+    def _meet(self, message: Message) -> Response | None:
+        """The application's head meets the layers: what they make of it, None where one of them waits."""
+        if self.session.response is not None:
             raise RuntimeError("the application started its response twice")
-        raw = message.get("headers", ())
-        response = Response(message["status"], Headers(raw))
+        response = Response(message["status"], Headers(message.get("headers", ())))
         try:
-            step = self.advance(response) or await self.resume()
+            return cast("Response | None", self.advance(self._flow.send, response))
         except Exception as failure:
             self._stop = self._abort = failure  # a layer's fault, whatever the application makes of it
             raise
+
+    def _lead(self, message: Message, response: Response) -> Message | None:
+        """The head as it leaves; None where it waits for the first bytes."""
+        session = self.session
+        session.respond(response)
+        if response.headers.raw is not message.get("headers") or response.status != message["status"]:
+            message = {**message, "status": response.status, "headers": response.headers.raw}
+        if session.holds_head:
+            self._head = message
+            return None
+        self._bare = session.bare and self.exchange.route.success is not Success.RETURNED
+        return message
+
+    async def _start(self, message: Message) -> None:
+        await self._answered_head(message, self._meet(message))
+
+    async def _answered_head(self, message: Message, step: CallApp | Response | None) -> None:
+        if step is None:
+            try:
+                step = await self.resume()
+            except Exception as failure:
+                self._stop = self._abort = failure  # as above
+                raise
         assert isinstance(step, Response)
         if step.body is not None:
             await self._answer_by_layer(step)
             return
-        session.respond(step)
-        if step.headers.raw is not raw or step.status != message["status"]:
-            message = {**message, "status": step.status, "headers": step.headers.raw}
-        if session.holds_head:
-            self._head = message
-            return
-        self._bare = session.bare and self.exchange.route.success is not Success.RETURNED
+        head = self._lead(message, step)
+        if head is not None:
+            await self._hand_over(head)
+
+    async def _other(self, message: Message) -> None:
+        kind = message["type"]
+        if kind in BYPASSES and self.guard.layers:
+            raise RuntimeError(f"the application sent {kind}, which was not offered to it")
+        if kind == _TRAILERS and self.session.rewrites:
+            message = {**message, "headers": []}  # they tell of a body that is another now
         await self._hand_over(message)
 
     async def _body(self, message: Message) -> None:
@@ -265,8 +318,8 @@ class HTTPRun(ClientWatch):
         chunk = given if isinstance(given, bytes) else bytes(given)  # frameworks send memoryviews too
         more: bool = message.get("more_body", False)
         size = len(chunk)
-        if not more or session.received + size == session.declared:  # what was held back is searched now
-            size += session.received
+        if session.rewrites and (not more or session.received + size == session.declared):
+            size += session.received  # what was held back is searched now
         if session.rewrites and size * session.work > COMPUTE_IN_PLACE_BYTES:
             feed = partial(session.feed, chunk, more=more)
             out = await self._undisturbed(anyio.to_thread.run_sync(feed, limiter=workers()))
@@ -386,6 +439,10 @@ class HTTPRun(ClientWatch):
         if self.session.bodiless(response):
             body = b""
         await self._hand_over(
-            {"type": "http.response.start", "status": response.status, "headers": response.headers.raw},
+            {"type": _START, "status": response.status, "headers": response.headers.raw},
         )
         await self._hand_over({"type": _BODY, "body": body, "more_body": False})
+
+
+async def _nothing() -> None:
+    """For who awaits a ``send`` that has nothing to send yet."""

@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from tenantguard.asgi.waiting import kept, library, workers
 from tenantguard.errors import ClientLeftError, LayerError, PortError
-from tenantguard.flow.effects import Ask, CallApp, Compute, Effect, Promise, ReadBody
+from tenantguard.flow.effects import CALL_APP, Ask, CallApp, Compute, Promise, ReadBody
 from tenantguard.flow.exchange import Exchange
 from tenantguard.flow.http import (
     Body,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from tenantguard.flow.effects import Flow
+    from tenantguard.flow.effects import Effect, Flow
     from tenantguard.flow.http import Outcome
     from tenantguard.flow.walk import Asked
 
@@ -54,7 +54,7 @@ class Run:
     _cancelled: BaseException | None = None  # came while resolvers or observers ran, and is raised after them
     _settled_event: anyio.Event | None = None
     _observed = False
-    _failed: Exception | None = None  # of the application: a layer saw it
+    _failed: Exception | None = None  # of the application, thrown into the flow
     _asked: Asked  # by the flow, which waits for it
     _peeked: asyncio.Future[Message] | None = None  # asked for ahead of the application
 
@@ -111,33 +111,16 @@ class Run:
         if outer is not None:
             self.scope["state"][STATE_KEY] = outer
 
-    def advance(self, answer: Response | Exception | None) -> CallApp | Response | None:
+    def advance(self, resume: Callable[[Any], Effect[Any]], answer: object) -> CallApp | Response | None:
         """Run the flow until it calls the application or returns its response; a failed port becomes a refusal.
 
-        None where something has to be waited for: :meth:`resume` does that, and goes on. Most flows never wait, and
-        a coroutine for each step of theirs would cost more than the step.
+        ``resume`` is the flow's ``send`` or ``throw``. None where something has to be waited for: :meth:`resume` does
+        that, and goes on. Most flows never wait, and a coroutine for each step of theirs would cost more than the step.
         """
-        if isinstance(answer, Exception):
-            self._failed = answer
-            return self._step(self._flow.throw, answer)
-        return self._step(self._flow.send, answer)
-
-    async def resume(self) -> CallApp | Response:
-        """Wait for what the flow asks, and go on, until it calls the application or returns its response."""
-        step = None
-        while step is None:
-            try:
-                answer = await self.answer(self._asked)
-            except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
-                step = self._step(self._flow.throw, failure)
-            else:
-                step = self._step(self._flow.send, answer)
-        return step
-
-    def _step(self, resume: Callable[[Any], Effect[Any]], answer: object) -> CallApp | Response | None:
         session = self.session
         try:
-            asked = walk(self._flow, resume(answer), self.guard.ports)
+            effect = resume(answer)
+            asked = effect if effect is CALL_APP else walk(self._flow, effect, self.guard.ports)
         except StopIteration as stop:
             if not isinstance(stop.value, Response):
                 raise LayerError("a layer's handle must return a Response") from None
@@ -151,6 +134,18 @@ class Run:
             return asked
         self._asked = asked
         return None
+
+    async def resume(self) -> CallApp | Response:
+        """Wait for what the flow asks, and go on, until it calls the application or returns its response."""
+        step = None
+        while step is None:
+            try:
+                answer = await self.answer(self._asked)
+            except Exception as failure:  # noqa: BLE001 - the layer decides what a failure means
+                step = self.advance(self._flow.throw, failure)
+            else:
+                step = self.advance(self._flow.send, answer)
+        return step
 
     async def answered(self, answer: Promise[T] | Awaitable[T]) -> T:
         """Wait for what a port answers later; for a turn in a queue only as long as the client does."""

@@ -63,7 +63,7 @@ class WebSocketRun(Run):
         """Serve the socket from connect to close."""
         token = CURRENT.set(self.exchange)
         try:
-            step = self.advance(None) or await self.resume()
+            step = self.advance(self._flow.send, None) or await self.resume()
             if isinstance(step, Response):
                 await self._next()  # the connect
                 await self._refuse(step)
@@ -161,9 +161,15 @@ class WebSocketRun(Run):
         if kind == "websocket.send":
             session.sent += _frame_length(message)
 
-    async def _accept(self, message: Message) -> None:
-        step = self.advance(Response(101, Headers(message.get("headers", ())))) or await self.resume()
+    async def _head_of(self, message: Message, status: int) -> Response:
+        """The application's head, when it has passed the layers, or a response of theirs."""
+        response = Response(status, Headers(message.get("headers", ())))
+        step = self.advance(self._flow.send, response) or await self.resume()
         assert isinstance(step, Response)
+        return step
+
+    async def _accept(self, message: Message) -> None:
+        step = await self._head_of(message, 101)
         if step.body is None and any(transform.rewrites for transform in step.transforms):
             step = self.exchange.deny(cut_refusal(Reason.RESPONSE_UNREADABLE))  # a body's, which a socket has none of
         if step.body is not None:
@@ -180,8 +186,7 @@ class WebSocketRun(Run):
         """The application refuses with a response of its own, which passes the layers as any other."""
         if self.session.response is not None:
             raise RuntimeError("the application started its response twice")
-        step = self.advance(Response(message["status"], Headers(message.get("headers", ())))) or await self.resume()
-        assert isinstance(step, Response)
+        step = await self._head_of(message, message["status"])
         if step.body is not None:
             await self._refuse(step)
             return

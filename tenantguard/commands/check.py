@@ -251,11 +251,15 @@ def _entries(listing: Listing) -> int:
     return sum(map(len, (listing.exact, listing.regex, listing.domains, listing.networks)))
 
 
+def _whose(scope: Scope) -> str:
+    return "for everybody together" if scope.value == "global" else f"for each {scope.value}"
+
+
 def _rate(rule: RateRule) -> str:
     from tenantguard.model.rate import REQUESTS  # noqa: PLC0415
 
     counts = str(rule.rate) if rule.unit == REQUESTS else f"{rule.unit}: {rule.rate}"
-    told = [f"{counts}, {_for(rule.scope)}"]
+    told = [f"{counts}, {_whose(rule.scope)}"]
     if rule.group is not None:
         told.append(f"of {', '.join([*rule.group.routes, *rule.group.models])}")
     if rule.shadow:
@@ -263,14 +267,10 @@ def _rate(rule: RateRule) -> str:
     return "; ".join(told)
 
 
-def _for(scope: Scope) -> str:
-    return "for everybody" if scope.value == "global" else f"for each {scope.value}"
-
-
 def _slots(rule: ConcurrencyRule) -> str:
     from tenantguard.model.concurrency import WhenFull  # noqa: PLC0415
 
-    told = [f"{rule.limit} at a time, {_for(rule.scope)}"]
+    told = [f"{rule.limit} at a time, {_whose(rule.scope)}"]
     if rule.by:
         told.append(f"by {', '.join(rule.by)}")
     if rule.group is not None:
@@ -302,7 +302,7 @@ def _terms(rule: BudgetRule | QuotaRule) -> str:
     from tenantguard.model.ledger import CarryOver, Counted  # noqa: PLC0415
     from tenantguard.model.sections import Mode  # noqa: PLC0415
 
-    told = [f"for each {rule.scope.value}"]
+    told = [_whose(rule.scope)]
     if rule.mode is Mode.SOFT:
         told.append("soft: nothing is refused")
     if rule.carry.over is CarryOver.UNUSED:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tenantguard.flow.exchange import Exchange
-    from tenantguard.flow.http import Response, Transform
+    from tenantguard.flow.http import RawHeaders, Response, Transform
 
 SUCCESS: Final = range(200, 400)
 """The statuses of a response that may be charged."""
@@ -67,6 +67,17 @@ _DESCRIBING: Final = (
     "repr-digest",
     "accept-ranges",
 )  # headers that describe the application's own bytes, wrong once these are rewritten
+
+
+def _length_of(headers: RawHeaders) -> int | None:
+    """How long a response says that it is, by its first ``content-length``; None where that is no plain number."""
+    for name, value in headers:
+        if len(name) == 14 and name.lower() == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None
+
+
+_UNREAD: Final = -1
 
 
 class State(IntEnum):
@@ -100,7 +111,7 @@ class Session:
     work = 1
     bare = False
     holds_head = False
-    declared: int | None = None
+    _declared: int | None = None
     received = 0
     sent = 0
     end_seen = False
@@ -128,18 +139,24 @@ class Session:
         assert _CALLED <= self.state <= _HEADED
         self.state = _HEADED
         self.response = response
-        bodiless = self.bodiless(response)
-        self.declared = None
-        if bodiless:
-            response.marker = None
-        else:
-            length = response.headers.get("content-length")
-            if length is not None and length.isascii() and length.isdigit():
-                self.declared = int(length)
-            if response.transforms:
+        self._declared = _UNREAD
+        if response.transforms or response.marker is not None:
+            if self.bodiless(response):
+                response.marker = None
+            elif response.transforms:
+                self._declared = _length_of(response.headers.raw)  # before it is dropped
                 self._enlist(response)
         self.bare = not self.transforms and not self.exchange.resolvers and response.marker is None
-        self.holds_head = not self.bare and (bodiless or self.declared is not None)
+        self.holds_head = not self.bare and (self.declared is not None or self.bodiless(response))
+
+    @property
+    def declared(self) -> int | None:
+        """How long the response says that it is; read when it is first asked for, since most end with a last chunk."""
+        if self._declared == _UNREAD:
+            response = self.response
+            assert response is not None
+            self._declared = None if self.bodiless(response) else _length_of(response.headers.raw)
+        return self._declared
 
     def refuse(self, response: Response, *, error: BaseException | None = None) -> bool:
         """A layer answers, for ``error`` of the application where it is given; the body is whole.
@@ -171,7 +188,8 @@ class Session:
         self.received += len(chunk)
         if self.end_seen:
             return self._after_end(chunk)
-        complete = self.declared is not None and self.received >= self.declared
+        declared = self.declared
+        complete = declared is not None and self.received >= declared
         ending = complete or not more
         if self.transforms:
             chunk = self._transform(chunk, ending=ending)
@@ -188,9 +206,10 @@ class Session:
         length = len(chunk)
         self.received = received = self.received + length
         self.sent += length
-        if not more or (self.declared is not None and received >= self.declared):
-            self.end_seen = True
-        return self.end_seen and self.state is _HEADED
+        if more and (self.declared is None or received < self.declared):
+            return False
+        self.end_seen = True
+        return self.state is _HEADED
 
     def settle_bare(self, *, left: bool) -> None:
         """Nothing was taken that must end; the outcome matters to observers alone."""

@@ -212,8 +212,9 @@ class Charge:
             return _deny(Reason.OUTPUT_UNBOUNDED, 400, "The request asks for more than can be priced.")
         if bill.held_nanos > 0:
             least = bill.held_nanos
-            if bill.output_tokens > self._least_output(account) and caps_output(route.usage or ""):
-                least = bill.bound(self._least_output(account))
+            least_output = self._least_output(account)
+            if bill.output_tokens > least_output and caps_output(route.usage or ""):
+                least = bill.bound(least_output)
             account.legs = plan.money(tenant, route.name, bill.held_in, bill.held_nanos, least)
             account.holds_money = len(account.legs)
         if plan.units:
@@ -318,15 +319,15 @@ class Charge:
 
     def _amounts(self, account: _Account, nanos: int, units: int) -> tuple[int, ...]:
         """What each leg is settled with: money, units that were used, and nothing of units that come back."""
+        money = (nanos,) * account.holds_money
+        quotas = account.legs[account.holds_money :]
+        if not quotas:
+            return money
         route = account.bill.route
         used = {REQUESTS: 1, **dict(route.takes)}
         if route.unit is not None:
             used[route.unit] = used.get(route.unit, 0) + units
-        money = [nanos] * account.holds_money
-        quotas = [
-            0 if leg.unit in account.comes_back else used[leg.unit] for leg in account.legs[account.holds_money :]
-        ]
-        return (*money, *quotas)
+        return (*money, *[0 if leg.unit in account.comes_back else used[leg.unit] for leg in quotas])
 
     # the response
 
@@ -424,12 +425,14 @@ def _read(
 def _prepared(decoder: str, body: Body, path: str, form: str | None, max_output: int | None) -> tuple[Call, Prepared]:
     parsed = body.json() if form is None else read_form(form, body.data)
     call = read_call(decoder, parsed, path)
-    return call, prepare(decoder, body.data, call, max_output)
+    return call, prepare(decoder, body.data, parsed, call, max_output)
 
 
 def _brought_tokens(route: Route, brought: Brought) -> int | Deny:
     """The most that a request makes the model read beside its bytes."""
     tokens = brought.images * route.image_tokens
+    if not brought.files and not brought.context:
+        return tokens
     for count, most, what in (
         (brought.files, route.file_tokens, "a file"),
         (int(brought.context), route.context_tokens, "an earlier conversation"),

@@ -24,7 +24,7 @@ from tenantguard.model.tenant import Tenant
 from tenantguard.rules.encodings import decoding
 from tenantguard.rules.media import content_of
 from tenantguard.rules.placeholders import Vault, tenant_key
-from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, Passing, Refused, WholeBody, body_for
+from tenantguard.rules.redaction.bodies import JSON_BYTES_MAX, Passing, Refused, WholeBody, binary_kind, body_for
 from tenantguard.rules.redaction.buffered import NAMES_WORK, Buffered, Naming, with_names
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.frames import MessageText
@@ -106,15 +106,14 @@ class Redaction:
     ) -> None:
         tenant_key(key, "")  # refuses a short key now
         self._detector_for = detector_for
-        self._key_of = lru_cache(maxsize=_TENANTS)(partial(tenant_key, key))
-        self._keys_of = lru_cache(maxsize=_TENANTS)(self._tenant_keys)
-        self._cipher_for = cipher_for
+        self._ring = _KeyRing(key, cipher_for)
+        self._encrypts = cipher_for is not None
         self._request_limit = request_limit
         self._response_limit = response_limit
         self._functions = functions
         self._decoders = decoders
-        self._compiled = lru_cache(maxsize=_PLANS)(self._compile)
-        self._plans: dict[tuple[int, int], tuple[Direction, Plan]] = {}
+        self._plan = lru_cache(maxsize=_PLANS)(self._compile)
+        self._ways: dict[int, _Ways] = {}
 
     def prepare(self, section: RedactSection) -> None:
         """Build all that the section needs, so that no request waits for it.
@@ -132,51 +131,47 @@ class Redaction:
         section = section.of(exchange.route.name) if section is not None else None
         if section is None or section.off:
             return (yield from proceed(exchange))
-        tenant = str(exchange.get(Tenant).id)
-        is_socket = exchange.request.protocol == "websocket"
-        vault = Vault(self._key_of(tenant), _SOCKET_VALUES if is_socket else None)
-        inward = self._plan(section.request, self._request_limit) if section.request is not None else None
-        outward = self._plan(section.response, self._response_limit) if section.response is not None else None
-        for plan in (inward, outward):
+        ways = self._ways_of(section)
+        for plan in (ways.inward, ways.outward):
             if (
                 plan is not None
                 and not plan.ready
                 and not (yield from compute(partial(self._try_ready, plan), _LONG))
             ):
                 return exchange.deny(_UNREADY)
-        encrypts = (inward is not None and inward.encrypts) or (outward is not None and outward.encrypts)
-        keys = self._keys_of(tenant, encrypts)
-        walk = _Walk(exchange, inward, outward, vault, keys, section.restore, self._identifiers)
-        if inward is not None:
-            denial = yield from self._mask(walk, inward)
-            if vault.count or is_socket:
+        walk = _Walk(exchange, ways, self._ring, self._identifiers)
+        if ways.inward is not None:
+            denial = yield from self._mask(walk, ways.inward)
+            if walk.remembers:
+                vault = walk.vault
                 exchange.observe(lambda _: vault.erase())
             if denial is not None:
                 return exchange.deny(denial)
-        if outward is not None:
+        if ways.outward is not None:
             exchange.request.headers.remove("accept-encoding", "range", "if-range")
         response = yield from proceed(exchange)
-        if is_socket and response.status == 101 and response.body is None:
+        if response.status == 101 and response.body is None and exchange.request.protocol == "websocket":
             return self._join(walk, response)
-        if outward is None:
+        if ways.outward is None:
             return response
-        return (yield from self._scrub(walk, outward, response))
+        return (yield from self._scrub(walk, ways.outward, response))
 
     # what is ready
 
-    def _plan(self, direction: Direction, limit: int) -> Plan:
-        """The direction's plan. It is looked up by the very object first: to hash long lists takes long."""
-        place = (id(direction), limit)
-        kept = self._plans.get(place)
-        if kept is None:
-            if len(self._plans) >= _PLANS:
-                self._plans.clear()
-            kept = self._plans[place] = (direction, self._compiled(direction, limit))  # keeps the id taken
-        return kept[1]
+    def _ways_of(self, section: RedactSection) -> _Ways:
+        """The section's plans. They are looked up by the very object first: to hash long lists takes long."""
+        ways = self._ways.get(id(section))
+        if ways is None:
+            if len(self._ways) >= _PLANS:
+                self._ways.clear()
+            inward = self._plan(section.request, self._request_limit) if section.request is not None else None
+            outward = self._plan(section.response, self._response_limit) if section.response is not None else None
+            ways = self._ways[id(section)] = _Ways.of(section, inward, outward)
+        return ways
 
     def _compile(self, direction: Direction, limit: int) -> Plan:
         plan = Plan(direction, self._functions, limit)
-        if plan.encrypts and self._cipher_for is None:
+        if plan.encrypts and not self._encrypts:
             raise ConfigurationError("redact: the operator 'encrypt' needs a cipher, and there is none")
         return plan
 
@@ -185,9 +180,7 @@ class Redaction:
 
     def _identifiers(self, plan: Plan) -> Identifiers | None:
         find = plan.identifiers
-        if find is None:
-            return None
-        return Identifiers(lambda: plan.around_identifiers(self._detector_for(find)), plan.secrets)
+        return plan.identifying(lambda: self._detector_for(find)) if find is not None else None
 
     def _make_ready(self, plan: Plan) -> None:
         """Build what the plan needs (seconds); :class:`ConfigurationError` for what cannot be."""
@@ -207,10 +200,6 @@ class Redaction:
                 plan.ready = False
         return bool(plan.ready)
 
-    def _tenant_keys(self, tenant: str, encrypts: bool) -> TenantKeys:  # noqa: FBT001 - a key of a cache
-        cipher = self._cipher_for(tenant) if encrypts and self._cipher_for is not None else None
-        return TenantKeys.of(self._key_of(tenant), cipher)
-
     # the request
 
     def _mask(self, walk: _Walk, plan: Plan) -> Flow[Deny | None]:
@@ -229,16 +218,17 @@ class Redaction:
         rule = walk.mask(plan.around(detector))
         body: Rewriting | None = None
         decoder: Decoder | None = None
-        terms = plan.terms(model_call=_is_model_call(exchange))
+        is_call = _is_model_call(exchange)
+        terms = plan.terms(model_call=is_call)
         found = body_for(content, rule, terms)
-        if read is None and isinstance(found, Passing) and not _is_model_call(exchange):
+        if read is None and isinstance(found, Passing) and not is_call:
             read = Body(b"")  # it passes unread
         if read is None:
             read = yield from ReadBody(plan.limit_bytes)
         if isinstance(read, Unreadable):
             return Deny(_NAME, read.reason, read.status, read.message)
         if read.data:
-            if isinstance(found, Passing) and _is_model_call(exchange):
+            if isinstance(found, Passing) and is_call:
                 found = Refused("is of a type that cannot be redacted: send JSON")
             if isinstance(found, Refused):
                 return self._unreadable(walk, plan, found.problem)
@@ -279,6 +269,10 @@ class Redaction:
         is_empty = _is_empty(exchange.request, response)
         if is_empty and not plan.direction.headers:
             return response
+        content = content_of(response.headers.raw)
+        if not plan.direction.headers and response.status != 206 and (kind := binary_kind(content)):
+            exchange.allow(_NAME, "response", replaced={}, skipped={kind: 1})
+            return response
         detector = self._detector_for(plan.find)  # a caller cannot use up what the response needs
         replacing = plan.replacing(walk.keys)
         rule = walk.scrub(plan.around(detector), replacing)
@@ -287,7 +281,6 @@ class Redaction:
         if is_empty:
             exchange.allow(_NAME, "response", **_counts(rule))
             return response
-        content = content_of(response.headers.raw)
         decoder = self._decoder(content, None)
         readable = response.status != 206 and not (content.encodings and decoder is None)
         terms = plan.terms(model_call=_is_model_call(exchange))
@@ -330,34 +323,99 @@ class Redaction:
         return response
 
 
-class _Walk(NamedTuple):
-    """One exchange on its way in and out."""
+class _Ways(NamedTuple):
+    """A section's two directions made ready; the section is kept, so that its id stays taken."""
 
-    exchange: Exchange
+    section: RedactSection
     inward: Plan | None
     outward: Plan | None
-    vault: Vault
-    keys: TenantKeys
-    restore: Restore
-    identifiers: Callable[[Plan], Identifiers | None]
+    encrypts: bool
+    escapes: bool
+    restores: bool
+    restores_arguments: bool
+
+    @classmethod
+    def of(cls, section: RedactSection, inward: Plan | None, outward: Plan | None) -> _Ways:
+        """Those of a section with these plans."""
+        encrypts = any(plan is not None and plan.encrypts for plan in (inward, outward))
+        restore = section.restore
+        text, arguments = Restore.TEXT in restore, Restore.ARGUMENTS in restore
+        return cls(section, inward, outward, encrypts, bool(restore), text, arguments)
+
+
+class _KeyRing:
+    """What is derived from the guard's key for tenants; deriving costs, so that of the latest is kept."""
+
+    def __init__(self, key: bytes, cipher_for: Callable[[str], Cipher] | None) -> None:
+        self.key_of = lru_cache(maxsize=_TENANTS)(partial(tenant_key, key))
+        self.keys_of = lru_cache(maxsize=_TENANTS)(self._keys)
+        self._cipher_for = cipher_for
+
+    def _keys(self, tenant: str, encrypts: bool) -> TenantKeys:  # noqa: FBT001 - a key of a cache
+        cipher = self._cipher_for(tenant) if encrypts and self._cipher_for is not None else None
+        return TenantKeys.of(self.key_of(tenant), cipher)
+
+
+class _Walk:
+    """One exchange on its way in and out. What only a text needs is made with the first one: many have none."""
+
+    __slots__ = ("_identifiers", "_keys", "_ring", "_vault", "exchange", "ways")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        ways: _Ways,
+        ring: _KeyRing,
+        identifiers: Callable[[Plan], Identifiers | None],
+    ) -> None:
+        self.exchange = exchange
+        self.ways = ways
+        self._ring = ring
+        self._identifiers = identifiers
+        self._vault: Vault | None = None
+        self._keys: TenantKeys | None = None
+
+    @property
+    def vault(self) -> Vault:
+        """What can be restored of this exchange."""
+        if self._vault is None:
+            most = _SOCKET_VALUES if self.exchange.request.protocol == "websocket" else None
+            self._vault = Vault(self._ring.key_of(str(self.exchange.get(Tenant).id)), most)
+        return self._vault
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there are values to forget once the exchange is over, or may be."""
+        return bool(self._vault is not None and self._vault.count) or self.exchange.request.protocol == "websocket"
+
+    @property
+    def keys(self) -> TenantKeys:
+        """What the tenant's values are hashed and encrypted with."""
+        if self._keys is None:
+            self._keys = self._ring.keys_of(str(self.exchange.get(Tenant).id), self.ways.encrypts)
+        return self._keys
 
     def mask(self, detector: Detecting, replacing: Replacing | None = None) -> RequestMask:
-        assert self.inward is not None
-        replacing = replacing if replacing is not None else self.inward.replacing(self.keys)
-        identifiers = self.identifiers(self.inward)
+        plan = self.ways.inward
+        assert plan is not None
         return RequestMask(
-            detector, self.vault, escape=bool(self.restore), replacing=replacing, identifiers=identifiers
+            detector,
+            self.vault,
+            escape=self.ways.escapes,
+            replacing=replacing if replacing is not None else plan.replacing(self.keys),
+            identifiers=self._identifiers(plan),
         )
 
     def scrub(self, detector: Detecting, replacing: Replacing | None = None) -> ResponseScrub:
-        assert self.outward is not None
+        plan = self.ways.outward
+        assert plan is not None
         return ResponseScrub(
             detector,
             self.vault,
-            restore=Restore.TEXT in self.restore,
-            restore_arguments=Restore.ARGUMENTS in self.restore,
-            replacing=replacing if replacing is not None else self.outward.replacing(self.keys),
-            identifiers=self.identifiers(self.outward),
+            restore=self.ways.restores,
+            restore_arguments=self.ways.restores_arguments,
+            replacing=replacing if replacing is not None else plan.replacing(self.keys),
+            identifiers=self._identifiers(plan),
         )
 
 
@@ -397,7 +455,7 @@ class _FailClosed:
     decoded.
     """
 
-    __slots__ = ("_body", "_decoder", "_exchange", "_open", "_plan", "_raw", "failed", "failure", "work")
+    __slots__ = ("_body", "_decoder", "_exchange", "_open", "_plain", "_plan", "_raw", "failed", "failure", "work")
     rewrites = True
 
     def __init__(self, decoder: Decoder | None, body: Rewriting, exchange: Exchange, plan: Plan) -> None:
@@ -408,11 +466,17 @@ class _FailClosed:
         self.work = _work(body)
         self._raw: list[bytes] | None = [] if plan.fails_open else None
         self._open = False
+        self._plain = decoder is None and self._raw is None
         self.failed = ""
         self.failure: Deny | None = None
 
     def feed(self, chunk: bytes) -> bytes | Cut:
         """Take the next bytes; return what may leave."""
+        if self._plain and chunk:
+            try:
+                return self._body.feed(chunk)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, the response ends
+                return self._end(failure)
         return self._through(chunk, last=False)
 
     def finish(self) -> bytes | Cut:
@@ -473,26 +537,27 @@ class _SocketFrames:
         self._walk = walk
         self._detector = detector
         self._shape = LLM_JSON if _is_model_call(walk.exchange) else ANY_JSON
-        self._inward = walk.inward.replacing(walk.keys) if walk.inward is not None else None
-        self._outward = walk.outward.replacing(walk.keys) if walk.outward is not None else None
+        ways = walk.ways
+        self._inward = ways.inward.replacing(walk.keys) if ways.inward is not None else None
+        self._outward = ways.outward.replacing(walk.keys) if ways.outward is not None else None
 
     def head(self, headers: Headers) -> Deny | None:
         """Rewrite the headers with which the socket is accepted; what cannot be is a reason not to accept it."""
-        plan = self._walk.outward
+        plan = self._walk.ways.outward
         if plan is None or not plan.direction.headers:
             return None
         return _scrub_headers(headers, self._walk.scrub(self._detector(plan), self._outward), plan)
 
     def inbound(self, message: str | bytes) -> str | bytes | Cut:
         """What the application receives."""
-        plan = self._walk.inward
+        plan = self._walk.ways.inward
         if plan is None:
             return message
         return self._through(message, plan, lambda: self._walk.mask(self._detector(plan), self._inward))
 
     def outbound(self, message: str | bytes) -> str | bytes | Cut:
         """What the client receives."""
-        plan = self._walk.outward
+        plan = self._walk.ways.outward
         if plan is None:
             return message
         return self._through(message, plan, lambda: self._walk.scrub(self._detector(plan), self._outward))
@@ -631,7 +696,10 @@ def _is_empty(request: Request, response: Response) -> bool:
         return True
     if response.body is not None:
         return not response.body
-    return response.headers.all("content-length") == ["0"] and not response.headers.all("transfer-encoding")
+    headers = response.headers
+    if headers.get("content-length") != "0":
+        return False
+    return headers.all("content-length") == ["0"] and not headers.all("transfer-encoding")
 
 
 def _failure(reason: Reason) -> Deny:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Flag, StrEnum, auto
 from typing import Final
 
@@ -163,10 +163,16 @@ class Find:
     ner: str = ""
     personal: bool = True
     kept: Kept = NOTHING_KEPT
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold <= 1.0:
             raise ConfigurationError("redact: threshold must be between 0 and 1")
+        object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in _FIND_FIELDS)))
+
+    def __hash__(self) -> int:
+        """Kept, since the detector of every body is looked up by it."""
+        return self._hash
 
     @property
     def searched(self) -> Find:
@@ -182,6 +188,9 @@ class Find:
             if self.secrets
             else None
         )
+
+
+_FIND_FIELDS: Final = tuple(one.name for one in fields(Find) if one.compare)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,12 +187,12 @@ class RouteTable:
     """
 
     routes: tuple[Route, ...] = ()
-    _exact: dict[tuple[str, str], tuple[int, Route]] = field(init=False, repr=False, compare=False)
+    _exact: dict[str, list[tuple[int, str, Route]]] = field(init=False, repr=False, compare=False)
     _patterns: dict[str, list[_Pattern]] = field(init=False, repr=False, compare=False)
     _depth: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        exact: dict[tuple[str, str], tuple[int, Route]] = {}
+        exact: dict[str, list[tuple[int, str, Route]]] = {}
         patterns: dict[str, list[_Pattern]] = {}
         for index, route in enumerate(self.routes):
             fixed, star, _ = route.path.partition("*")
@@ -200,7 +200,7 @@ class RouteTable:
                 pattern = (index, route.method, _compile(route.path), route)
                 patterns.setdefault(fixed[: fixed.rindex("/")], []).append(pattern)
             else:
-                exact.setdefault((route.method, route.path), (index, route))
+                exact.setdefault(route.path, []).append((index, route.method, route))
         object.__setattr__(self, "_exact", exact)
         object.__setattr__(self, "_patterns", patterns)
         object.__setattr__(self, "_depth", max([1 + fixed.count("/") for fixed in patterns], default=0))
@@ -224,10 +224,10 @@ class RouteTable:
         """
         method = method.upper()
         found: tuple[int, Route] | None = None
-        for wanted in ("*", "GET", "HEAD") if method == "HEAD" else ("*", method):
-            exact = self._exact.get((wanted, path))
-            if exact is not None and (found is None or exact[0] < found[0]):
-                found = exact
+        for index, wanted, route in self._exact.get(path, ()):
+            if wanted in ("*", method) or (wanted == "GET" and method == "HEAD"):
+                found = index, route
+                break
         end = 0
         for _ in range(self._depth):
             for index, wanted, pattern, route in self._patterns.get(path[:end], ()):

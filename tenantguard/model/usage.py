@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
@@ -29,6 +30,8 @@ _COUNTS: Final = (
     "reasoning_tokens",
     "image_input_tokens",
 )
+_counts_of: Final = attrgetter(*_COUNTS)
+_NO_UNITS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @frozen
@@ -68,9 +71,9 @@ class Usage:
     reported_cost: Amount | None = None
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
-            count = getattr(self, name)
+        for count in _counts_of(self):
             if type(count) is not int or not 0 <= count <= COUNT_MAX:
+                name = next(name for name in _COUNTS if not is_count(getattr(self, name)))
                 raise BadRequestError(f"usage: {name} must be a whole number from 0 to 2**53")
         if self.reasoning_tokens > self.output_tokens:
             raise BadRequestError("usage: reasoning_tokens are a part of output_tokens")
@@ -79,7 +82,7 @@ class Usage:
         units: dict[Any, Any] = dict(self.units)
         if units and not all(isinstance(name, str) and name and is_count(count) for name, count in units.items()):
             raise BadRequestError("usage: units must be whole numbers from 0 to 2**53 by name")
-        object.__setattr__(self, "units", MappingProxyType(units))
+        object.__setattr__(self, "units", MappingProxyType(units) if units else _NO_UNITS)
         if self.service_tier == "":
             raise BadRequestError("usage: service_tier must not be empty")
         if self.reported_cost is not None and self.reported_cost.nanos < 0:

@@ -26,11 +26,7 @@ if TYPE_CHECKING:
     from tenantguard.rules.rates import Conversion
     from tenantguard.rules.usage import UsageDecoder
 
-_EVIDENT: Final = (
-    ("input_tokens", "input"),
-    ("output_tokens", "output"),
-    ("cache_read_tokens", "cache_read"),
-    ("cache_write_tokens", "cache_write"),
+_SELDOM: Final = (
     ("cache_write_1h_tokens", "cache_write_1h"),
     ("reasoning_tokens", "reasoning"),
     ("audio_input_tokens", "audio_input"),
@@ -38,7 +34,7 @@ _EVIDENT: Final = (
     ("image_input_tokens", "image_input"),
     ("image_output_tokens", "image_output"),
 )
-_ALWAYS_EVIDENT: Final = 4  # the first of these are told also where they are 0
+"""Counts that are told where they are not 0, with their names in an entry."""
 
 _PREFIX: Final = re.compile(r"\A[a-z]{1,12}[-_]")
 """``chatcmpl-``, ``resp_``, ``msg_``: what servers write before the id proper."""
@@ -162,7 +158,7 @@ def is_callers_own(response_id: str, headers: Iterable[tuple[bytes, bytes]]) -> 
     if not values:
         return False
     all_said = _folded(b"\n".join(values))  # no value has a line break
-    return tail in all_said or any(said in given for said in all_said.split(b"\n"))
+    return tail in all_said or any(map(given.__contains__, all_said.split(b"\n")))
 
 
 def _folded(name: bytes) -> bytes:
@@ -260,10 +256,14 @@ def _used(bill: Bill, usage: Usage) -> Price:
 
 
 def _told(usage: Usage) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for position, (name, short) in enumerate(_EVIDENT):
-        count = getattr(usage, name)
-        if count or position < _ALWAYS_EVIDENT:
+    told: dict[str, Any] = {
+        "input": usage.input_tokens,
+        "output": usage.output_tokens,
+        "cache_read": usage.cache_read_tokens,
+        "cache_write": usage.cache_write_tokens,
+    }
+    for name, short in _SELDOM:
+        if count := getattr(usage, name):
             told[short] = count
     if usage.units:
         told["units"] = dict(usage.units)

@@ -10,6 +10,8 @@ from typing import Any, Final, NoReturn
 from tenantguard.errors import BadRequestError
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_SPACES: Final = b" \t\n\r"
+_compact: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class _NotJSONError(Exception):
@@ -52,6 +54,20 @@ def set_member(body: bytes, path: tuple[str, ...], value: Any) -> bytes:
     return (text[:start] + written + text[end:]).encode("utf-8")
 
 
+def add_member(body: bytes, parsed: dict[str, Any], path: tuple[str, ...], value: Any) -> bytes:
+    """As :func:`set_member`, for a ``body`` that was read as JSON before, without one key twice, as ``parsed``.
+
+    Where that lacks the first name of ``path``, nothing is searched for: the last brace ends the object.
+    """
+    if path[0] in parsed or b"NaN" in body or b"Infinity" in body:  # which Python reads, and JSON does not know
+        return set_member(body, path, value)
+    end = len(body.rstrip(_SPACES)) - 1
+    insert = len(body[:end].rstrip(_SPACES))
+    comma = "" if body.endswith(b"{", 0, insert) else ","
+    written = f"{comma}{_compact(path[0])}:{_write(path[1:], value)}"
+    return body[:insert] + written.encode() + body[insert:]
+
+
 def _edit(text: str, path: tuple[str, ...], value: Any) -> tuple[int, int, str]:
     found = _read_object(text, _skip_space(text, 0))
     if _skip_space(text, found.end) != len(text):
@@ -60,7 +76,7 @@ def _edit(text: str, path: tuple[str, ...], value: Any) -> tuple[int, int, str]:
         inner = path[depth + 1 :]
         if name not in found.values:
             comma = "," if found.values else ""
-            return found.insert, found.insert, f"{comma}{json.dumps(name)}:{_write(inner, value)}"
+            return found.insert, found.insert, f"{comma}{_compact(name)}:{_write(inner, value)}"
         start, end = found.values[name]
         if not inner or text[start:end] == "null":
             return start, end, _write(inner, value)
@@ -71,7 +87,7 @@ def _edit(text: str, path: tuple[str, ...], value: Any) -> tuple[int, int, str]:
 def _write(path: tuple[str, ...], value: Any) -> str:
     for name in reversed(path):
         value = {name: value}
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _compact(value)
 
 
 def _read_object(text: str, at: int) -> _Object:

@@ -68,7 +68,7 @@ class Media(NamedTuple):
     @property
     def is_json(self) -> bool:
         """Whether the type is JSON, or one that is written in JSON."""
-        return _JSON.fullmatch(self.type) is not None
+        return self.type == "application/json" or _JSON.fullmatch(self.type) is not None
 
 
 def content_of(head: Iterable[tuple[bytes, bytes]]) -> Content:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.frozen import frozen
@@ -142,7 +143,12 @@ def shown_model(model: str) -> str:
     It came from a caller, and many servers say it again, so it may be a secret or somebody's number. What is shown is
     made as vendors make names (of words, versions, sizes and one date, in short pieces), and has no secret's mark.
     """
-    if len(model) > _NAME_CHARS_MAX or _NAME.fullmatch(model) is None or marked(model):
+    return _shown(model) if len(model) <= _NAME_CHARS_MAX else WITHHELD
+
+
+@lru_cache(maxsize=256)  # callers choose names; each request and its response say one
+def _shown(model: str) -> str:
+    if _NAME.fullmatch(model) is None or marked(model):
         return WITHHELD
     digits = sum(map(len, _NUMBER.findall(_DATE.sub("", model, count=1))))
     return model if digits <= _DIGITS_MAX else WITHHELD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import re
@@ -397,7 +398,7 @@ def test_equal_policies_that_are_made_anew_are_compiled_once() -> None:
     layer = Redaction(Values, KEY)
     for _ in range(3):
         walk(both(find=Find(deny=Listing(exact=("x" * 9,)))), b'"a"', layer=layer)
-    assert layer._compiled.cache_info().misses == 2  # one each way, since their limits differ
+    assert layer._plan.cache_info().misses == 2  # one each way, since their limits differ
 
 
 # routes
@@ -673,3 +674,31 @@ def test_an_open_response_that_cannot_be_decoded_is_cut() -> None:
     section = RedactSection(None, Direction(on_error=OnError.OPEN))
     _, response = walk(section, app=says({**JSON, "content-encoding": "gzip"}))
     assert any(isinstance(one, Cut) for one in send(response, b"this is no gzip"))
+
+
+# what is left of an exchange
+
+
+@pytest.mark.parametrize("headers", [JSON, SSE, {"content-type": "text/plain"}, {"content-type": "image/png"}])
+def test_an_exchange_leaves_nothing_for_the_collector_of_garbage(headers: dict[str, str]) -> None:
+    layer = Redaction(Values, KEY)
+    section = RedactSection(restore=Restore.ALL)
+    said = b"data: " + json.dumps({"say": SECRET}).encode() + b"\n\n" if headers is SSE else b'"one more text"'
+
+    def serve() -> None:
+        exchange, response = walk(section, json.dumps({"to": MAIL}).encode(), says(headers), layer=layer)
+        for transform in response.transforms:
+            transform.feed(said)
+            transform.finish()
+        end(exchange)
+        exchange.resolvers.clear()
+        exchange.observers.clear()
+
+    serve()
+    gc.collect()
+    gc.disable()
+    try:
+        serve()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

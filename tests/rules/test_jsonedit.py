@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.errors import BadRequestError
-from tenantguard.rules.jsonedit import set_member
+from tenantguard.rules.jsonedit import add_member, set_member
 
 J: TypeAlias = "dict[str, Any]"
 LEAVES = st.one_of(
@@ -133,6 +133,30 @@ def test_what_is_no_unambiguous_json_object_is_refused(body: bytes) -> None:
 def test_a_parent_that_is_no_unambiguous_object_is_refused(parent: bytes) -> None:
     with pytest.raises(BadRequestError):
         set_member(b'{"o":' + parent + b"}", ("o", "n"), 1)
+
+
+@given(OBJECTS, STYLES, st.lists(NAMES, min_size=1, max_size=2), VALUES, st.sampled_from(["", " ", "\r\n\t"]))
+def test_a_member_is_added_to_a_body_that_was_read_as_to_any(
+    document: J, style: J, path: list[str], value: object, space: str
+) -> None:
+    body = (space + json.dumps(document, **style) + space).encode()
+    if len(path) > 1 and not isinstance(document.get(path[0], {}), dict | None):
+        return
+    added = add_member(body, json.loads(body), tuple(path), value)
+    assert added == set_member(body, tuple(path), value)
+    assert add_member(added, json.loads(body), ("another",), 1) == set_member(added, ("another",), 1)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"{ }", b" {\n}\n", b'{"a": "}"} ', b'{"a": {"n": 1} }', b'{"a":[1 ]\n}'])
+def test_a_member_is_added_where_the_last_one_ends(body: bytes) -> None:
+    assert add_member(body, json.loads(body), ("n",), 1) == set_member(body, ("n",), 1)
+
+
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
+def test_what_python_alone_takes_for_a_number_is_refused_where_a_member_is_added(constant: bytes) -> None:
+    body = b'{"a":' + constant + b"}"
+    with pytest.raises(BadRequestError):
+        add_member(body, json.loads(body), ("n",), 1)
 
 
 @given(st.binary(max_size=40))

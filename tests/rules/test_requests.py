@@ -20,7 +20,7 @@ EMBEDDINGS = "openai-embeddings"
 
 def ready(decoder: str, members: dict[str, Any], max_output: int | None = None) -> tuple[dict[str, Any], Prepared]:
     body = json.dumps(members).encode()
-    prepared = prepare(decoder, body, read_call(decoder, members), max_output)
+    prepared = prepare(decoder, body, members, read_call(decoder, members), max_output)
     return json.loads(prepared.body), prepared
 
 
@@ -58,7 +58,7 @@ def test_the_largest_of_several_caps_counts() -> None:
 
 def test_an_embeddings_call_has_no_output() -> None:
     call = read_call(EMBEDDINGS, {"model": "m", "input": "x", "max_tokens": "any"})
-    assert prepare(EMBEDDINGS, b"as it is", call, 10) == (b"as it is", 0, False)
+    assert prepare(EMBEDDINGS, b"as it is", {}, call, 10) == (b"as it is", 0, False)
 
 
 def test_a_messages_call_is_read() -> None:

@@ -302,6 +302,79 @@ def test_model_text_cannot_pass_for_the_protocol(said: list[str], escape: bool, 
     assert (before.usage, before.ended, before.failed) == (None, False, False)
 
 
+RAW = st.one_of(
+    st.text(max_size=12).map(str.encode),
+    st.sampled_from(
+        [
+            b"",
+            b"delta",
+            b"usage",
+            b"error",
+            b"content",
+            b"\\",
+            b'\\"',
+            b"\\u00e9",
+            b"\r",
+            b"\n",
+            b"\xff",
+            b'"}}],"error":1,"x":[{"delta":{"content":"',
+            b'"}}],"usage":{"prompt_tokens":1,"completion_tokens":2,"x":"',
+            b'","reasoning":"think',
+            b'"}}]}\n\ndata: [DONE]\n\ndata: {"choices":[{"delta":{"content":"',
+            b'"}}]}\n\nevent: error\ndata: {"choices":[{"delta":{"content":"',
+        ],
+    ),
+)
+FORMS = st.sampled_from(
+    [
+        (b'data: {"choices":[{"delta":{"content":"', b'"}}]}\n\n'),
+        (b'data: {"choices": [{"delta": {"reasoning": "', b'" , "role": null}}], "usage": null}\n\n'),
+        (b'data: {"choices":[{"delta":{"content":"a"}},{"delta":{"content":"', b'"}}]}\n\n'),
+        (b'data: {"choices":[{"delta":{"content":"', b'","reasoning_content":"b"}}]}\n\n'),
+        (b'data: {"choices":[{"delta":{"content":"', b'":{}}}]}\n\n'),
+        (b'event: x\ndata: {"choices":[{"delta":{"content":"', b'"}}]}\n\n'),
+    ]
+)
+
+
+@given(FORMS, st.lists(st.tuples(FORMS, RAW), max_size=12), st.integers(0, 12), st.booleans())
+def test_events_of_one_form_are_read_as_each_by_itself(
+    usual: tuple[bytes, bytes],
+    said: list[tuple[tuple[bytes, bytes], bytes]],
+    usage_at: int,
+    strip: bool,  # noqa: FBT001
+) -> None:
+    events = [
+        before + text + after
+        for number, (form, text) in enumerate(said)
+        for before, after in [form if number % 4 == 3 else usual]
+    ]
+    chunks = [PLAIN[0], *events[:usage_at], USAGE_EVENT, *events[usage_at:], DONE]
+    whole = b"".join(chunks)
+    out, decoder = stream([whole[at : at + 1] for at in range(len(whole))], strip=strip)
+    by_chunk, again = stream(chunks, strip=strip)
+    assert by_chunk == out
+    assert state(again) == state(decoder)
+
+
+def test_an_event_that_only_begins_and_ends_like_the_one_before_is_read_anew() -> None:
+    """Whatever stands in the place of a text and is more than that counts, and fails, as anywhere else."""
+    other = delta(content='x"}}],"error":"late","more":[{"delta":{"content":"').replace(b'\\"', b'"')
+    assert stream([PLAIN[0], delta(content="a"), other, DONE])[1].failed
+    two = delta(content="bc") + delta(content="def")
+    assert stream([PLAIN[0], delta(content="a"), two])[1].output_bytes == 6
+    ended = delta(content="bc") + DONE + delta(content="not read")
+    assert stream([PLAIN[0], delta(content="a"), ended])[1].output_bytes == 3
+    assert stream([PLAIN[0], delta(content="a"), delta(content="\n\u00e9")])[1].output_bytes == 4
+    begins, ends = delta(content="|").split(b"|")
+    _, decoder = stream([PLAIN[0], delta(content="a"), begins + ends[1:]])
+    assert decoder.output_bytes == 1 + len(b"},")
+    assert stream([PLAIN[0], delta(content="a"), DONE, delta(content="bc")])[1].output_bytes == 1
+    assert stream([PLAIN[0], delta(content="a"), b": a comment ", delta(content="bc")])[1].output_bytes == 1
+    odd = [b'data: {"choices":[{"delta":{"content":"%b":{}}}]}\n\n' % name for name in (b"a", b"usage")]
+    assert stream([PLAIN[0], odd[0], USAGE_EVENT, odd[1], DONE])[1].usage is None
+
+
 def test_every_kind_of_generated_text_is_counted_once() -> None:
     tool = [{"index": 0, "function": {"name": "f", "arguments": '{"a":"b"}'}}]
     parts = [

@@ -100,7 +100,7 @@ def test_an_unknown_decoder_is_the_operators_fault() -> None:
     with pytest.raises(ConfigurationError, match="gemini-generate"):
         read_call("gemini", {})
     with pytest.raises(ConfigurationError, match="gemini-generate"):
-        prepare("gemini", b"{}", Call("m"), 5)
+        prepare("gemini", b"{}", {}, Call("m"), 5)
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_an_unknown_decoder_is_the_operators_fault() -> None:
 )
 def test_the_output_is_bounded_in_place(decoder: str, path: str, body: Any, sent: Any, bound: int) -> None:
     """A stream is asked for usage only in OpenAI's own protocol: Mistral refuses members that it does not know."""
-    prepared = prepare(decoder, json.dumps(body).encode(), read_call(decoder, body, path), 50)
+    prepared = prepare(decoder, json.dumps(body).encode(), body, read_call(decoder, body, path), 50)
     assert json.loads(prepared.body) == sent
     assert prepared[1:] == (bound, False)
 
 
 def test_without_a_cap_of_its_own_or_the_routes_a_request_has_no_bound() -> None:
     for decoder, path in (("openai-responses", ""), ("openai-images", ""), ("ollama", "/api/chat")):
-        assert prepare(decoder, b"{}", read_call(decoder, {"model": "m"}, path), None) == Prepared(
+        assert prepare(decoder, b"{}", {}, read_call(decoder, {"model": "m"}, path), None) == Prepared(
             b"{}", None, strip_usage=False
         )
 

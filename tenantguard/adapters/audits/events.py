@@ -48,22 +48,16 @@ def event_of(record: AuditRecord) -> dict[str, Any]:
 
 
 def _decision(decision: Decision) -> Mapping[str, Any]:
+    shown: dict[str, Any]
     if decision.kind == "allow":
-        return {
-            "kind": "allow",
+        shown = {"kind": "allow", "layer": decision.layer, "matched_by": decision.matched_by}
+    else:
+        shown = {
+            "kind": "deny",
             "layer": decision.layer,
-            "matched_by": decision.matched_by,
-            **_shown(decision.details),
+            "reason": str(decision.reason),
+            "status": decision.status,
         }
-    return {
-        "kind": "deny",
-        "layer": decision.layer,
-        "reason": str(decision.reason),
-        "status": decision.status,
-        **_shown(decision.details),
-    }
-
-
-def _shown(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Details with amounts as ``charged`` has them; a log that knows no amounts would write their ``repr``."""
-    return {name: str(value) if isinstance(value, Amount) else value for name, value in details.items()}
+    for name, value in decision.details.items():  # amounts as ``charged`` has them: a log may know none
+        shown[name] = str(value) if isinstance(value, Amount) else value
+    return shown

@@ -38,8 +38,8 @@ _NARROW: Final = 64
 """So much before a core belongs to its window whatever stands there; what may be longer is measured."""
 
 _HITS_MIN: Final = 4_096
-"""A text may have so many hits and two for every character; one with more is scanned for cores that do not overlap,
-of which there are fewer."""
+"""A text may have so many hits and three for every two characters; one with more is scanned for cores that do not
+overlap, of which there are fewer."""
 
 _PLACE_BITS: Final = 40
 _PLACE_MASK: Final = (1 << _PLACE_BITS) - 1
@@ -273,7 +273,7 @@ class FastScanner:
         """See :class:`Scanner`."""
         scanned = shadow(text)
         hits: list[int] = []
-        most = _HITS_MIN + len(scanned) * 2
+        most = _HITS_MIN + len(scanned) * 3 // 2
         self._scan(self._exact, scanned, hits, most)
         if len(hits) >= most:
             return self._slow.windows(text, after)

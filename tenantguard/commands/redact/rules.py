@@ -10,7 +10,7 @@ from tenantguard.model.redact_section import Direction, OperatorKind, RedactSect
 from tenantguard.rules.placeholders import KEY_BYTES_MIN, Vault, tenant_key
 from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import Identifiers, RequestMask
+from tenantguard.rules.redaction.rule import RequestMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,11 +55,8 @@ class _Redactor:
 
     def rule(self, detector: Detecting) -> RequestMask:
         """A rule for one input."""
-        plan, making = self.plan, self._identifiers
-        identifiers = None
-        if making is not None:
-            identifiers = Identifiers(lambda: plan.around_identifiers(making()), plan.secrets)
-        replacing = plan.replacing(self._keys)
+        identifiers = self.plan.identifying(self._identifiers) if self._identifiers is not None else None
+        replacing = self.plan.replacing(self._keys)
         return RequestMask(detector, self._vault(), escape=False, replacing=replacing, identifiers=identifiers)
 
 

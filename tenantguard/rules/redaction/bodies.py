@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from io import StringIO
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +62,7 @@ _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
 _MARK_BYTES_MAX: Final = 4
+_MARKS_BEGIN: Final = frozenset(mark[:1] for mark, _ in _BYTE_ORDER_MARKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +96,17 @@ class Terms:
     limit: int = JSON_BYTES_MAX
     unknown: Unknown = Unknown.SCRUB
 
-    @property
-    def scope(self) -> Scope:
-        """The same for structured bodies."""
-        plain = self.fields.everything and not self.keys and not self.numbers
-        return EVERYWHERE if plain else Scope(self.fields, self.keys, self.numbers)
+    scope: Scope = field(init=False)
+    """The same for structured bodies."""
 
-    @property
-    def whole(self) -> Scope:
-        """The same for what is looked at as a whole."""
-        return Scope(keys=self.keys, numbers=self.numbers) if self.keys or self.numbers else EVERYWHERE
+    whole: Scope = field(init=False)
+    """The same for what is looked at as a whole."""
+
+    def __post_init__(self) -> None:
+        whole = Scope(keys=self.keys, numbers=self.numbers) if self.keys or self.numbers else EVERYWHERE
+        object.__setattr__(self, "whole", whole)
+        scope = whole if self.fields.everything else Scope(self.fields, self.keys, self.numbers)
+        object.__setattr__(self, "scope", scope)
 
 
 _TERMS: Final = Terms()
@@ -137,7 +139,7 @@ def body_for(content: Content, rule: TextRule, terms: Terms) -> Rewriting | Pass
             return Refused("names no boundary")
         opening = partial(_part, rule=rule, terms=terms, is_form=kind == _FORM_DATA)
         return MultipartBody(content.boundary, rule, opening, terms.scope)
-    if _BINARY.fullmatch(kind):
+    if _binary_kind(kind):
         return passing(content, rule)
     if _TEXT.fullmatch(kind):
         return TextBody(rule, content.charset, terms)
@@ -153,11 +155,23 @@ def passing(content: Content, rule: TextRule, kind: str = "unknown") -> Passing:
 
     No more of a type is told, since it may hold anything.
     """
-    if _BINARY.fullmatch(content.type):
-        top, _, sub = content.type.partition("/")
-        kind = content.type if top == "application" and not sub.startswith("vnd.") else top
+    kind = _binary_kind(content.type) or kind
     rule.skipped[kind] = rule.skipped.get(kind, 0) + 1
     return Passing(kind)
+
+
+def binary_kind(content: Content) -> str:
+    """What a body is counted as that passes whatever the policy says, since its type is binary; "" for any other."""
+    kind = _binary_kind(content.type)
+    return kind if kind and not content.is_json else ""
+
+
+@lru_cache(maxsize=64)  # as media types are remembered
+def _binary_kind(media_type: str) -> str:
+    if _BINARY.fullmatch(media_type) is None:
+        return ""
+    top, _, sub = media_type.partition("/")
+    return media_type if top == "application" and not sub.startswith("vnd.") else top
 
 
 class WholeBody:
@@ -299,7 +313,7 @@ def rewrite_encoded(data: bytes, rule: TextRule, shape: Shape | None, scope: Sco
 
 def charset_of(head: bytes, charset: str) -> tuple[str, int]:
     """The charset that a text begins in, if the head says ``charset``, and the length of its byte order mark."""
-    for mark, name in _BYTE_ORDER_MARKS:
+    for mark, name in _BYTE_ORDER_MARKS if head[:1] in _MARKS_BEGIN else ():
         if head.startswith(mark) and charset in {"", name, name[:6]}:
             return name, len(mark)
     if charset in {"utf-16", "utf-32"} and head:
@@ -351,7 +365,7 @@ def _part(part: Part, rule: TextRule, terms: Terms, *, is_form: bool) -> Rewriti
         raise MalformedTextError("a part of the multipart body is one itself")
     if not content.is_json and not looked_at:
         return None
-    untold = not content.type or (is_form and _BINARY.fullmatch(content.type) is not None)
+    untold = not content.type or (is_form and _binary_kind(content.type) != "")
     kind = content._replace(type="text/plain") if untold else content
     body = body_for(kind, rule, replace(terms, fields=fields))
     if isinstance(body, Refused):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from tenantguard.rules.redaction.base64_text import OPAQUE, read_base64
 from tenantguard.rules.redaction.fields import ALL_FIELDS, EVERYWHERE, Fields, Scope, compile_fields, shown
 from tenantguard.rules.redaction.rule import (
+    BETWEEN,
     Edit,
     MalformedTextError,
     SecretFoundError,
@@ -82,9 +83,6 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _FIGURES: Final = re.compile(r"[^A-Za-z]{7,}")  # more than an index: may be a card or a telephone number
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.:/+=-]*")
 _NUMBER: Final = re.compile(r"-?[0-9][0-9.eE+-]*")
-_BETWEEN: Final = "\n\0\n"
-"""Between texts that are looked at together: no pattern takes both a line's end and this character for its own."""
-
 _BRACKETS: Final = bytes(range(256)).translate(None, b"[]{}")
 _DEEPER: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 LITERAL: Final = re.compile(f"({STRING})")
@@ -295,8 +293,8 @@ def rewrite_text(text: str, rule: TextRule, shape: Shape | None = ANY_JSON, scop
     quick = _read_quickly(text, shape, scope)
     if quick is not None:
         one_rule = rule.arguments is rule
-        asked = _BETWEEN.join([*(value for _, _, value in quick.texts), *quick.asked])
-        clear = rule.clears(asked) and (one_rule or rule.arguments.clears(asked))
+        asked = BETWEEN.join([value for _, _, value in quick.texts] + quick.asked)
+        clear = not asked or (rule.clears(asked) and (one_rule or rule.arguments.clears(asked)))
         used = clear or (quick.simple and (one_rule or not quick.arguments))
         if used and not (quick.own and rule.own(quick.own)):
             if opaque := quick.opaque + (quick.hidden if clear else 0):
@@ -341,7 +339,8 @@ def _read_quickly(text: str, shape: Shape | None, scope: Scope) -> _Quick | None
     if parts is None:
         return None
     frame = '""'.join(parts[::2])
-    if frame.count("[") + frame.count("{") > _QUICK or _depth(frame) > DEPTH_MAX:
+    containers = frame.count("[") + frame.count("{")
+    if containers > _QUICK or (containers > DEPTH_MAX and _depth(frame) > DEPTH_MAX):
         return None
     if scope.numbers and len(frame) > _QUICK:
         return None
@@ -398,7 +397,7 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
                 elif (path and path[0] in shape.json_keys) or ("\\" in value and _is_coded(value)):
                     _see_through(quick, value)
         path = ()
-    quick.own = _BETWEEN.join([*left, *names])
+    quick.own = BETWEEN.join([*left, *names])
     if quick.arguments and left:  # some of these may be no identifiers, but a tool's
         quick.asked += left
         quick.simple = False
@@ -438,10 +437,7 @@ def _rewrite_quickly(text: str, quick: _Quick, rule: TextRule, shape: Shape) -> 
 
 
 def _depth(frame: str) -> int:
-    """At least how many containers are in one another, at most how many there are."""
-    count = frame.count("[") + frame.count("{")
-    if count <= DEPTH_MAX:
-        return count
+    """How many containers are in one another."""
     brackets = frame.encode("ascii", "replace").translate(None, _BRACKETS)
     return max(accumulate(map(_DEEPER.__getitem__, brackets)), default=0)
 

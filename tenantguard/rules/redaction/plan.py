@@ -12,7 +12,7 @@ from tenantguard.rules.redaction.fields import Scope, compile_fields
 from tenantguard.rules.redaction.lists import Allowed, Denied, Listed
 from tenantguard.rules.redaction.normal import Normalized
 from tenantguard.rules.redaction.operators import Operators
-from tenantguard.rules.redaction.rule import Replacing
+from tenantguard.rules.redaction.rule import FORMAT_CHARS_MIN, Identifiers, Replacing
 from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Plan:
     """A :class:`~tenantguard.model.redact_section.Direction` with its lists, paths and operators compiled.
 
     ``find`` is what a detector is needed for, ``identifiers`` what one is for what a protocol has of its own (None:
-    nothing); :meth:`around` and :meth:`around_identifiers` put the rest of the search around them. ``functions``
+    nothing); :meth:`around` and :meth:`identifying` put the rest of the search around them. ``functions``
     are those that custom operators name. ``ready`` is for who builds the detector: None until that was tried, then
     whether it could be. A list, path or operator that cannot be is a :class:`ConfigurationError`.
     """
@@ -57,7 +57,10 @@ class Plan:
         }
         self._allowed = Allowed(find.allow)
         self._denied = Denied(find.deny)
+        self._lists = bool(self._allowed) or bool(self._denied)
+        self._normalizes = find.normalize
         self.secrets = secrets
+        self._secret_chars_min = min([FORMAT_CHARS_MIN, *(len(value) for _, value in find.known)])
         self._refused = secrets.__contains__ if refuses else None
 
     def terms(self, *, model_call: bool) -> Terms:
@@ -66,13 +69,15 @@ class Plan:
 
     def around(self, detector: Detecting) -> Detecting:
         """The detector with the policy's lists, of the text as it is read if the policy says so."""
-        if self._allowed or self._denied:
+        if self._lists:
             detector = Listed(detector, self._allowed, self._denied)
-        return Normalized(detector) if self.direction.find.normalize else detector
+        return Normalized(detector) if self._normalizes else detector
 
-    def around_identifiers(self, detector: Detecting) -> Detecting:
-        """A detector for :attr:`identifiers`, without what the policy allows."""
-        return Listed(detector, self._allowed, Denied(NOTHING_LISTED)) if self._allowed else detector
+    def identifying(self, making: Callable[[], Detecting]) -> Identifiers:
+        """What finds secrets, but what the policy allows, by a detector for :attr:`identifiers` that is made so."""
+        allowed = self._allowed
+        around = (lambda: Listed(making(), allowed, Denied(NOTHING_LISTED))) if allowed else making
+        return Identifiers(around, self.secrets, self._secret_chars_min)
 
     def settle(self, matches: Iterable[Match]) -> list[Match]:
         """Conflicts settled as the detector for ``find`` settles them."""

@@ -38,8 +38,11 @@ class Detecting(Protocol):
         ...
 
 
-_OWN_CHARS_MIN: Final = 4
-"""No secret is shorter: a known one has so many bytes, those of a format at least ten."""
+BETWEEN: Final = "\n\0\n"
+"""Between texts that are looked at together: no pattern takes both a line's end and this character for its own."""
+
+FORMAT_CHARS_MIN: Final = 10
+"""No secret of a format is shorter, with all that tells it (``pwd=`` for example)."""
 
 _MINTED: Final = "PLACEHOLDER"
 _OPAQUE_CHARS_MIN: Final = 256
@@ -150,18 +153,24 @@ class Replacing:
 
 
 class Identifiers:
-    """Finds ``secrets`` in what a protocol has of its own, by a detector that is made when there is such a thing."""
+    """Finds ``secrets`` in what a protocol has of its own, by a detector that is made when there is such a thing.
 
-    __slots__ = ("_detector", "_making", "_secrets")
+    None of them has less than ``chars_min`` characters.
+    """
 
-    def __init__(self, making: Callable[[], Detecting], secrets: Container[str]) -> None:
+    __slots__ = ("_chars_min", "_detector", "_making", "_secrets")
+
+    def __init__(
+        self, making: Callable[[], Detecting], secrets: Container[str], chars_min: int = FORMAT_CHARS_MIN
+    ) -> None:
         self._making = making
         self._secrets = secrets
+        self._chars_min = chars_min
         self._detector: Detecting | None = None
 
     def find(self, text: str) -> list[Match]:
-        """The secrets in ``text``, by start, not overlapping."""
-        if len(text) < _OWN_CHARS_MIN:
+        """The secrets in ``text``, or in texts with :data:`BETWEEN` between them, by start, not overlapping."""
+        if max(map(len, text.split(BETWEEN))) < self._chars_min:
             return []
         if self._detector is None:
             self._detector = self._making()
@@ -279,7 +288,7 @@ class ResponseScrub:
         self._detector = detector
         self._vault = vault
         self._restore = restore
-        self._arguments = self
+        self._arguments: ResponseScrub | None = None
         if restore_arguments is not None and restore_arguments is not restore:
             self._arguments = ResponseScrub(
                 detector, vault, restore=restore_arguments, replacing=self._replacing, identifiers=identifiers
@@ -289,7 +298,7 @@ class ResponseScrub:
     @property
     def arguments(self) -> ResponseScrub:
         """The rule for the arguments of tool calls: this one, unless other things are restored there."""
-        return self._arguments
+        return self if self._arguments is None else self._arguments
 
     @property
     def passed(self) -> int:

@@ -7,6 +7,7 @@ names (a URL, a file id), or a conversation that the provider remembers.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, NamedTuple
 
 from tenantguard.rules.requests.shapes import plain
@@ -18,18 +19,8 @@ _FILES: Final = frozenset({"file", "input_file", "document", "video", "video_url
 _CONTEXTS: Final = frozenset({"previousresponseid", "conversation", "cachedcontent", "container"})
 """Members of a body that bring what was said before (Responses, Gemini, Anthropic), as ``plain`` reads them."""
 
-_HINTS: Final = (
-    b"image",
-    b"file",
-    b"document",
-    b"video",
-    b"inline",
-    b"container",
-    b"conversation",
-    b"previous",
-    b"ached",
-)
-"""A body with none of these, in any letters, and without an escape, has no such part."""
+_HINT: Final = re.compile(rb"\\u|image|file|document|video|inline|container|conversation|previous|ached")
+"""A body without any of these, in small letters, has no such part: an escape may hide a letter."""
 
 
 class Brought(NamedTuple):
@@ -45,13 +36,8 @@ NOTHING: Final = Brought()
 
 def read_brought(data: bytes, body: Any) -> Brought:
     """Count what is in ``body``, the parsed ``data``."""
-    if b"\\u" not in data:
-        small = data.lower()
-        for hint in _HINTS:
-            if hint in small:
-                break
-        else:
-            return NOTHING
+    if _HINT.search(data.lower()) is None:
+        return NOTHING
     images = files = 0
     left: list[Any] = [body]
     while left:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from tenantguard.errors import BadRequestError
+from tenantguard.model.frozen import frozen
 from tenantguard.model.usage import is_count
-from tenantguard.rules.jsonedit import set_member
+from tenantguard.rules.jsonedit import add_member, set_member
 from tenantguard.rules.requests.shapes import CAPS, plain, shape_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _IDS: Final = frozenset({"id", "rid", "requestid", "responseid"})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """One call of a model as its request says it.
 
@@ -39,7 +39,7 @@ class Call:
     @property
     def output_cap(self) -> int | None:
         """The largest explicit cap (providers differ in which of several they obey), None where there is none."""
-        return max((cap for _, cap in self.caps), default=None)
+        return max([cap for _, cap in self.caps], default=None)
 
 
 class Prepared(NamedTuple):
@@ -62,10 +62,9 @@ def read_call(decoder: str, body: Any, path: str = "") -> Call:
     shape = shape_of(decoder)
     if not isinstance(body, dict):
         raise BadRequestError("the body must be an object")
-    _refuse_spellings(body, shape)
-    for place in (*shape.caps, shape.several or ()):
-        if len(place) > 1:
-            _refuse_spellings(_object(body, place[0]), shape)
+    names_response = _refuse_spellings(body, shape)
+    for name in shape.parents:
+        _refuse_spellings(_object(body, name), shape)
     if shape.passed_on is not None:
         _refuse_caps(_object(body, shape.passed_on), shape.passed_on)
     way = None
@@ -92,8 +91,7 @@ def read_call(decoder: str, body: Any, path: str = "") -> Call:
     asks = False
     if shape.reports_usage_on_demand and body.get("stream_options") is not None:
         asks = _read_flag(_object(body, "stream_options"), "include_usage", default=False)
-    named = any(plain(name) in _IDS for name in body)
-    return Call(model, stream, caps, choices or 1, asks, shape.tier(body), named)
+    return Call(model, stream, caps, choices or 1, asks, shape.tier(body), names_response)
 
 
 def caps_output(decoder: str) -> bool:
@@ -101,8 +99,8 @@ def caps_output(decoder: str) -> bool:
     return bool(shape_of(decoder).caps)
 
 
-def prepare(decoder: str, body: bytes, call: Call, max_output: int | None) -> Prepared:
-    """Bound the output of ``call`` and make its stream report usage, in place.
+def prepare(decoder: str, body: bytes, parsed: dict[str, Any], call: Call, max_output: int | None) -> Prepared:
+    """Bound the output of ``call`` and make its stream report usage, in place. ``parsed`` was read from ``body``.
 
     ``max_output`` is the route's cap in tokens a choice: written where the request has none, and in place of every
     explicit cap above it. Without either the body has no bound, and the caller of this function refuses it. Where
@@ -114,26 +112,32 @@ def prepare(decoder: str, body: bytes, call: Call, max_output: int | None) -> Pr
     cap = call.output_cap
     if max_output is not None:
         if cap is None and not shape.uncapped:
-            body = set_member(body, shape.caps[0], max_output)
+            body = add_member(body, parsed, shape.caps[0], max_output)
         for name, explicit in call.caps:
             if explicit > max_output:
                 body = set_member(body, tuple(name.split(".")), max_output)
         cap = max_output if cap is None else min(cap, max_output)
     strip_usage = shape.reports_usage_on_demand and call.stream and not call.include_usage
     if strip_usage:
-        body = set_member(body, ("stream_options", "include_usage"), value=True)
+        body = add_member(body, parsed, ("stream_options", "include_usage"), value=True)
     return Prepared(body, None if cap is None else cap * call.choices, strip_usage)
 
 
-def _refuse_spellings(parent: dict[str, Any], shape: Shape) -> None:
+def _refuse_spellings(parent: dict[str, Any], shape: Shape) -> bool:
+    """Refuse what a lenient server may take for a member that counts. Tells whether one of the others is an id."""
+    says_id = False
+    sensitive, spellings = shape.sensitive, shape.spellings
     for name in parent:
-        if name not in shape.sensitive:
-            meant = shape.spellings.get(plain(name))
+        if name not in sensitive:
+            read = plain(name)
+            meant = spellings.get(read)
             if meant is None:
+                says_id = says_id or read in _IDS
                 continue
             if meant in shape.refused:
                 raise BadRequestError(f"{meant} has no price and no bound here: leave it out")
             raise BadRequestError(f"a member of the body must be written {meant!r}")
+    return says_id
 
 
 def _refuse_caps(passed_on: dict[str, Any], where: str) -> None:
@@ -158,9 +162,9 @@ def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read_cap(body: dict[str, Any], place: tuple[str, ...], least: int) -> int | None:
-    for name in place[:-1]:
-        body = _object(body, name)
-    name = place[-1]
+    *parents, name = place
+    for parent in parents:
+        body = _object(body, parent)
     value = body.get(name)
     if value is None or (least == 0 and type(value) is int and value < 0):  # Ollama's -1 and -2: without end
         return None

@@ -55,7 +55,8 @@ class Shape:
     ``sensitive`` are the members that count: a spelling that a lenient server may take for one of them is refused.
     ``refused`` are members by which some server of this protocol serves another model than ``model``, or more output
     than ``caps`` say. ``passed_on`` is an object that the server hands to the model as it is, in the model's own
-    words: a cap in it may take the place of the one that was read.
+    words: a cap in it may take the place of the one that was read. ``parents`` are the objects inside the body in
+    which ``caps`` and ``several`` stand.
     """
 
     caps: tuple[tuple[str, ...], ...] = ()
@@ -71,9 +72,12 @@ class Shape:
     sensitive: frozenset[str] = field(default_factory=frozenset)
     refused: frozenset[str] = field(default_factory=frozenset)
     passed_on: str | None = None
+    parents: tuple[str, ...] = field(init=False, repr=False, compare=False)
     spellings: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        places = [*self.caps, self.several or ()]
+        object.__setattr__(self, "parents", tuple(dict.fromkeys(place[0] for place in places if len(place) > 1)))
         object.__setattr__(self, "spellings", {plain(name): name for name in self.sensitive | self.refused})
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 from tenantguard.errors import BadRequestError
 from tenantguard.model.money import NANOS, NANOS_MAX, Amount
-from tenantguard.model.usage import is_count
+from tenantguard.model.usage import COUNT_MAX, is_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +35,8 @@ def read_count(counts: Mapping[str, Any], name: str, default: int | None = None,
     missing without a default, or no count.
     """
     value = counts.get(name)
+    if type(value) is int and 0 <= value <= COUNT_MAX:
+        return value
     if value is None and default is not None:
         return default
     if floats and type(value) is float and value.is_integer():

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantguard.errors import BadRequestError
 from tenantguard.model.usage import Usage
 from tenantguard.rules.media import EVENT_STREAM
+from tenantguard.rules.sse import EVENT_BYTES_MAX
 from tenantguard.rules.usage.counts import read_cost, read_count, read_part, read_tier, usage_or_none
 from tenantguard.rules.usage.decoder import (
     Decoding,
@@ -44,6 +45,9 @@ _TEXT: Final = re.compile(
 )
 _ONLY_TEXT: Final = re.compile(rb'"delta":\{"content":"([^"\\]*+)"\}')
 """What nearly every event has, and nothing else that was generated: it is read in half the time."""
+_UNESCAPED: Final = re.compile(rb'[^"\\\r\n]*+')
+_FORMS_MAX: Final = 8
+"""How often a stream's form is learned: OpenAI pads its events with random text, so that no two are alike."""
 _NAMING_EVENTS: Final = 4
 """How many events are parsed for the model and the id: Azure's first one names neither."""
 
@@ -67,14 +71,18 @@ def _usage_of(document: Mapping[str, Any], *, writes: bool) -> Usage:
     counts = read_part(document, "usage") or read_part(_groq(document), "usage")
     prompt = read_count(counts, "prompt_tokens", floats=True)
     inside = read_part(counts, "prompt_tokens_details")
-    written = read_count(inside, "cache_write_tokens", 0, floats=True)
-    audio = read_count(inside, "audio_tokens", 0, floats=True)
+    written = audio = 0
+    if inside:
+        written = read_count(inside, "cache_write_tokens", 0, floats=True)
+        audio = read_count(inside, "audio_tokens", 0, floats=True)
     cached = _read_cached(counts, inside, prompt)
     completion = read_count(counts, "completion_tokens", floats=True) if writes else 0
     outside = read_part(counts, "completion_tokens_details")
-    reasoning = read_count(outside, "reasoning_tokens", 0, floats=True)
-    spoken = read_count(outside, "audio_tokens", 0, floats=True)
-    drawn = read_count(outside, "image_tokens", 0, floats=True)
+    reasoning = spoken = drawn = 0
+    if outside:
+        reasoning = read_count(outside, "reasoning_tokens", 0, floats=True)
+        spoken = read_count(outside, "audio_tokens", 0, floats=True)
+        drawn = read_count(outside, "image_tokens", 0, floats=True)
     on_top = counts.get("total_tokens") == prompt + completion + reasoning
     return Usage(
         prompt - cached - written - audio,
@@ -92,6 +100,8 @@ def _usage_of(document: Mapping[str, Any], *, writes: bool) -> Usage:
 
 
 def _read_cached(counts: Mapping[str, Any], inside: Mapping[str, Any], prompt: int) -> int:
+    if counts.get("prompt_cache_hit_tokens") is None and counts.get("prompt_cache_miss_tokens") is None:
+        return read_count(inside, "cached_tokens", 0, floats=True)  # of more than the prompt no usage is made
     hit = read_count(counts, "prompt_cache_hit_tokens", read_count(inside, "cached_tokens", 0, floats=True))
     if hit != read_count(inside, "cached_tokens", hit, floats=True):
         raise BadRequestError("usage: two counts of what was read from the cache")
@@ -102,6 +112,8 @@ def _read_cached(counts: Mapping[str, Any], inside: Mapping[str, Any], prompt: i
 
 def _read_reported(counts: Mapping[str, Any]) -> Any:
     cost = counts.get("cost")
+    if cost is None:
+        return None
     if counts.get("is_byok") is not True:
         return read_cost([cost])
     details = counts.get("cost_details")
@@ -125,12 +137,31 @@ class _Document(DocumentDecoder):
 
 
 class _Stream(StreamDecoder):
-    __slots__ = ("_latest", "_naming")
+    """Of most servers' streams nearly every event is the one before with another text in one place.
+
+    ``_form`` is what such an event has before its text and after it. What is like it, and has no quote and no escape
+    in its text, has the same members: only the text is counted.
+    """
+
+    __slots__ = ("_form", "_forms_left", "_latest", "_naming")
 
     def __init__(self, rewrites: bool) -> None:  # noqa: FBT001 - as the registry builds it
         super().__init__(rewrites=rewrites)
         self._naming = _NAMING_EVENTS
         self._latest: bytes | None = None
+        self._form: tuple[bytes, bytes] | None = None
+        self._forms_left = _FORMS_MAX
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read the lines that the next bytes complete."""
+        if self._form is not None and self._between and not self._passing:
+            before, after = self._form
+            if chunk.startswith(before) and chunk.endswith(after) and len(chunk) <= EVENT_BYTES_MAX:
+                text = _UNESCAPED.fullmatch(chunk, len(before), len(chunk) - len(after))
+                if text is not None:
+                    self._text_bytes += text.end() - text.start()
+                    return chunk
+        return super().feed(chunk)
 
     @property
     def usage_so_far(self) -> Usage | None:
@@ -156,6 +187,16 @@ class _Stream(StreamDecoder):
         elif usage:
             self._latest = data
             self.usage = None
+        elif self._forms_left and start >= 0:
+            self._learn(data, start)
+
+    def _learn(self, data: bytes, start: int) -> None:
+        """Keep the form of an event that generated one text, and said nothing else that is read here."""
+        self._forms_left -= 1
+        texts = list(_TEXT.finditer(data, start))
+        if len(texts) == 1 and data[texts[0].end() :].lstrip()[:1] in {b"}", b","}:
+            begins, ends = texts[0].span(2)
+            self._form = b"data: " + data[:begins], data[ends:] + b"\n\n"
 
     def _count(self, texts: list[tuple[bytes, bytes]]) -> None:
         twice = len(texts) > 1 and any(name == b"reasoning_content" for name, _ in texts)

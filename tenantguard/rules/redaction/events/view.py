@@ -35,10 +35,11 @@ class Said(NamedTuple):
 class Event:
     """The values of one event's JSON by their paths, as they are written; of a container the first bracket."""
 
-    __slots__ = ("values",)
+    __slots__ = ("_heads", "values")
 
     def __init__(self, values: dict[Path, str]) -> None:
         self.values = values
+        self._heads: tuple[Iterable[str], str] = ((), "")
 
     @classmethod
     def of(cls, found: Iterable[Place], text: str) -> Event:
@@ -59,7 +60,11 @@ class Event:
 
     def head(self, names: Iterable[str]) -> str:
         """The members of these names, as they are written, if not personal; behind each a comma."""
-        return "".join([f'"{name}":{raw},' for name in names if (raw := self.plain(name))])
+        known, head = self._heads
+        if known is not names:
+            head = "".join([f'"{name}":{raw},' for name in names if (raw := self.plain(name))])
+            self._heads = names, head
+        return head
 
     def plain(self, name: str) -> str:
         """What is written under ``name``, "" unless it is a number, a literal or an identifier."""
