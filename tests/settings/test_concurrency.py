@@ -145,6 +145,6 @@ def test_the_check_shows_what_each_tenant_gets(tmp_path: Path, capsys: pytest.Ca
     file.write_text(text_of(table.replace("\n", " ")))
     assert main(["check", str(file)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "concurrency 9 at a time, for each global; 100 wait, 30 s at most; weight 2" in shown
+    assert "concurrency 9 at a time, for everybody together; 100 wait, 30 s at most; weight 2" in shown
     assert "concurrency 1 at a time, for each tenant; by user; of chat" in shown
     assert "concurrencies combine override, on error closed" in shown

@@ -40,31 +40,8 @@ local late = ARGV[2] ~= '' and now > tonumber(ARGV[2])
 local asked = ARGV[3]
 
 local m  -- the latest instant, the last fence, the last number, how many wait
-local places, lines, tickets = {}, {}, {}  -- what was read or made; false: it is not there
+local places, lines, tickets  -- what was read or made; false: it is not there
 local caller, lease, ticked, changed, mine, others, lapsed, out
-
-local function forget_all()
-  for id in pairs(places) do
-    call('DEL', TURNS .. id)
-  end
-  for process in pairs(others or {}) do
-    call('DEL', NEWS .. process)
-  end
-  call('DEL', base, QUEUES, LINES, OWNED, DUE, PROCESSES)
-end
-
-local function load()
-  places, lines, tickets = {}, {}, {}
-  caller, lease, ticked, changed, mine, others, lapsed = nil, 0, false, false, {}, {}, {}
-  local raw = call('HGET', base, 'm')
-  m = raw and um(raw) or {0, 0, 0, 0}
-  if not raw or m[1] - now > AHEAD_US then
-    forget_all()
-    m = {0, m[2], 0, 0}
-  end
-  now = max(now, m[1])
-  out = {pack('<dd', now, 0)}
-end
 
 local function big(n)
   return pack('>I8', n)
@@ -565,56 +542,75 @@ end
 
 local kinds = {e = enter, l = leave, b = beat, v = view}
 
-local function decide_all()
-  load()
+local function decide()
   local pos = 1
   while pos <= #asked do
     pos = kinds[sub(asked, pos, pos)](pos + 1)
   end
-  if changed then
-    m[1] = now
-    local sets, drops = {'m', mp(m)}, {}
-    local function keep(field, value)
-      if value then
-        sets[#sets + 1], sets[#sets + 2] = field, mp(value)
-      else
-        drops[#drops + 1] = field
-      end
+end
+
+local is_broken = false
+repeat
+  local is_read, kept = pcall(um, redis.pcall('HGET', base, 'm'))
+  m = is_read and kept or {0, 0, 0, 0}
+  if is_broken or not is_read or m[1] - now > AHEAD_US then
+    for id in pairs(places or {}) do
+      call('DEL', TURNS .. id)
     end
-    for id, p in pairs(places) do
-      keep('p' .. id, p and (p[HELD] > 0 or p[WAITING] > 0) and p)
+    for process in pairs(others or {}) do
+      call('DEL', NEWS .. process)
     end
-    for id, line in pairs(lines) do
-      keep('l' .. id, line)
+    call('DEL', base, QUEUES, LINES, OWNED, DUE, PROCESSES)
+    m = {0, m[2], 0, 0}
+  end
+  now = max(now, m[1])
+  places, lines, tickets = {}, {}, {}
+  caller, lease, ticked, changed, mine, others, lapsed = nil, 0, false, false, {}, {}, {}
+  out = {pack('<dd', now, 0)}
+  local is_done, problem = pcall(decide)
+  if not is_done then
+    local refused = type(problem) == 'table' and problem.err or problem
+    local by_server = refused ~= problem or sub(problem, 1, 1) == '@'  -- before Redis 7
+    if is_broken or (by_server and not string.find(refused, 'WRONGTYPE', 1, true)) then
+      return redis.error_reply(refused)  -- it is full, or may not write
     end
-    for id, t in pairs(tickets) do
-      keep('t' .. id, t)
+    is_broken = true
+  end
+until is_done
+
+if changed then
+  m[1] = now
+  local sets, drops = {'m', mp(m)}, {}
+  local function keep(field, value)
+    if value then
+      sets[#sets + 1], sets[#sets + 2] = field, mp(value)
+    else
+      drops[#drops + 1] = field
     end
-    for at = 1, #sets, 2000 do
-      call('HSET', base, unpack(sets, at, min(at + 1999, #sets)))
-    end
-    for at = 1, #drops, 2000 do
-      call('HDEL', base, unpack(drops, at, min(at + 1999, #drops)))
-    end
-    for process, items in pairs(others) do
-      call('RPUSH', NEWS .. process, items)
-      call('PEXPIRE', NEWS .. process, NEWS_MS)
-    end
-    local keep_ms = math.ceil(2 * lease / 1000) + SLACK_MS
-    for _, key in ipairs({base, QUEUES, LINES, OWNED, DUE, PROCESSES}) do
-      call('PEXPIRE', key, keep_ms)
-    end
+  end
+  for id, p in pairs(places) do
+    keep('p' .. id, p and (p[HELD] > 0 or p[WAITING] > 0) and p)
+  end
+  for id, line in pairs(lines) do
+    keep('l' .. id, line)
+  end
+  for id, t in pairs(tickets) do
+    keep('t' .. id, t)
+  end
+  for at = 1, #sets, 2000 do
+    call('HSET', base, unpack(sets, at, min(at + 1999, #sets)))
+  end
+  for at = 1, #drops, 2000 do
+    call('HDEL', base, unpack(drops, at, min(at + 1999, #drops)))
+  end
+  for process, items in pairs(others) do
+    call('RPUSH', NEWS .. process, items)
+    call('PEXPIRE', NEWS .. process, NEWS_MS)
+  end
+  local keep_ms = math.ceil(2 * lease / 1000) + SLACK_MS
+  for _, key in ipairs({base, QUEUES, LINES, OWNED, DUE, PROCESSES}) do
+    call('PEXPIRE', key, keep_ms)
   end
 end
 
-local done, problem = pcall(decide_all)
-if not done then
-  local refused = type(problem) == 'table' and problem.err or problem  -- by the server: a table, before Redis 7 '@...'
-  local by_server = refused ~= problem or sub(problem, 1, 1) == '@'
-  if by_server and not string.find(refused, 'WRONGTYPE', 1, true) then
-    return redis.error_reply(refused)  -- it is full, or may not write
-  end
-  forget_all()
-  decide_all()
-end
 return table.concat(out)
