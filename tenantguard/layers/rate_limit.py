@@ -229,8 +229,6 @@ class RateLimit:
             exchange.resolve(taking)
             answer = yield shape.command(taking.id, asked.takes, shape.plan.section.on_error)
         if isinstance(answer, Shortage):
-            if taking is not None:  # and took nothing
-                exchange.unresolve(taking)
             return exchange.deny(self._refusal(exchange, shape, answer))
         lines = self._allow(exchange, shape, answer)
         response = yield from proceed(exchange)

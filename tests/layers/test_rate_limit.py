@@ -489,6 +489,18 @@ def test_a_request_that_a_later_layer_refuses_leaves_no_trace() -> None:
     assert "0 open ids" in repr(requests.ports.limits)
 
 
+def test_a_flood_of_refusals_leaves_nothing_in_the_store() -> None:
+    """Which remembers what it answered to an id until that ends, a refusal too."""
+
+    @check
+    def passes(_: Exchange) -> None:
+        return None
+
+    requests = Requests(RateLimit(), passes)
+    assert requests.statuses(50, ACME, policy(RateRule(Rate(2, 60 * SECOND)))) == [200] * 2 + [429] * 48
+    assert "0 open ids" in repr(requests.ports.limits)
+
+
 def test_one_layer_alone_is_middleware() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
