@@ -372,7 +372,10 @@ class _Channel:
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what may leave."""
-        return self._json.feed(text) if self._json is not None else join(self._text.feed(text))
+        if self._json is not None:
+            return self._json.feed(text)
+        pieces = self._text.feed(text)
+        return join(pieces) if pieces else ""
 
     def finish(self) -> str:
         """The text has ended; return the rest of it."""

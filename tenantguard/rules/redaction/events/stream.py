@@ -205,7 +205,7 @@ class _Usual:
         new = events.more(self.usual, text)
         if new is None or new == text:
             return None if new is None else chunk
-        return b"%b%b%b" % (head, escape(new).encode(), rest)
+        return head + rest if not new else b"%b%b%b" % (head, escape(new).encode(), rest)
 
 
 def _usual_after(event: SSEEvent, text: str, events: JsonEvents, before: _Usual | None) -> _Usual | None:
