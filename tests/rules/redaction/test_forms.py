@@ -85,6 +85,13 @@ def feed(rule: TextRule, chunks: list[bytes], forms: int | None) -> list[bytes]:
         return [*map(stream.feed, chunks), stream.finish()]
 
 
+def test_a_text_ends_with_a_reason_to_finish_though_events_before_it_had_an_empty_one(tools: Any) -> None:
+    texts = ("m", "", ""), ("gpt-5", "", ""), ("gpt-5", "write to john@", "stop")
+    said = [openai(name, 0, "refusal", text, reason, ended=True) for name, text, reason in texts]
+    chunks = [f"data: {json.dumps(one)}\n\n".encode() for one in said]
+    assert feed(tools.scrub(), chunks, 16) == feed(tools.scrub(), chunks, None)
+
+
 @settings(deadline=None)
 @given(said=OPENAI | ANTHROPIC | RESPONSES | GEMINI)
 def test_an_event_becomes_what_it_becomes_to_who_has_seen_no_other(tools: Any, said: list[dict[str, Any]]) -> None:

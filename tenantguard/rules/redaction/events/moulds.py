@@ -35,7 +35,7 @@ NUMBER: Final = re.compile("(?<![0-9.eE+-])(?:0|[1-9][0-9]{0,15})(?![0-9.eE])")
 
 _CHARS_MAX: Final = 2048  # finding tokens in what is no JSON may cost the square of this
 _MOULDS: Final = 256
-_READ: Final = frozenset({"type", "index", *openai_responses.PLACE})
+_READ: Final = frozenset({"type", "index", "finish_reason", *openai_responses.PLACE})
 """What views tell events and channels apart by."""
 
 _HEADS: Final = frozenset({*openai_chat.HEAD, *gemini.HEAD})
