@@ -30,6 +30,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenantguard.adapters.http_client import Pool
 from tenantguard.errors import BadRequestError, ConfigurationError
 from tenantguard.proxy import Upstream, UpstreamLost, upstream_app
 from tenantguard.testing.serving import serve
@@ -870,6 +871,37 @@ def test_who_waits_for_a_connection_gets_the_next_that_is_free(wire: Wire) -> No
     assert second.head()[0] == "HTTP/1.1 200 OK"
     second.send(get("/third"))
     assert wire.upstream().head()[0] == "GET /third HTTP/1.1"
+
+
+def test_who_stops_waiting_for_a_connection_keeps_the_others_in_order(wire: Wire) -> None:
+    """Whoever gives up wakes nobody, and nobody loses a place by it."""
+
+    async def main() -> None:
+        pool = Pool(
+            "127.0.0.1", wire.listener.getsockname()[1], secure=False, limit=1, connect_timeout_s=30, keepalive_s=30
+        )
+        taken: list[str] = []
+
+        async def wait(name: str) -> None:
+            connection = await pool.take()
+            taken.append(name)
+            pool.give_back(connection)
+
+        connection = await pool.take()
+        waiting = []
+        for name in ("first", "second", "third"):
+            waiting.append(asyncio.create_task(wait(name)))
+            await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        pool.give_back(connection)
+        await asyncio.gather(*waiting[1:])
+        assert taken == ["second", "third"]
+        await pool.close()
+
+    asyncio.run(main())
 
 
 def test_an_idle_connection_is_closed_after_its_time(wire: Wire) -> None:

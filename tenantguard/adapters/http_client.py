@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -274,7 +274,7 @@ class Pool:
         self._connecting = 0
         self._idle: deque[tuple[float, Connection]] = deque()  # by when they became so
         self._sweeping: asyncio.TimerHandle | None = None
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()  # the longest waiting first
         self.closed = False
 
     async def take(self) -> Connection:
@@ -285,11 +285,14 @@ class Pool:
         async with asyncio.timeout(self._connect_timeout_s):
             while len(self._open) + self._connecting >= self._limit:
                 turn: asyncio.Future[None] = self._loop.create_future()
-                self._queue.append(turn)
+                self._queue[turn] = None
                 try:
                     await turn
                 except BaseException:
-                    self._call_next()  # it may have been our turn
+                    if turn in self._queue:
+                        del self._queue[turn]
+                    else:  # it was our turn
+                        self._call_next()
                     raise
                 rested = self._rested()
                 if rested is not None:
@@ -352,7 +355,7 @@ class Pool:
 
     def _call_next(self) -> None:
         while self._queue:
-            turn = self._queue.popleft()
+            turn, _ = self._queue.popitem(last=False)
             if not turn.done():
                 turn.set_result(None)
                 return

@@ -62,9 +62,8 @@ class Run:
         self.scope = scope
         self.receive = receive
         self.send = send
-        self._cancelled: BaseException | None = (
-            None  # came while resolvers or observers ran, and is raised after them
-        )
+        # A cancellation that came while resolvers or observers ran, and is raised after them.
+        self._cancelled: BaseException | None = None
         self._peeked: asyncio.Future[Message] | None = None  # asked for ahead of the application
         state = scope.get("state")
         client = scope.get("client")
