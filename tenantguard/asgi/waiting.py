@@ -13,7 +13,7 @@ import anyio
 from anyio.lowlevel import RunVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from tenantguard.flow.effects import Promise
 
@@ -32,6 +32,7 @@ class Mailbox:
         self.loop = weakref.ref(loop)
         self._kept: deque[asyncio.Future[bool]] = deque()
         self._waiting: dict[float, dict[asyncio.Future[bool], float]] = {}
+        self._bell = self._ring  # made once: a set finds the same object sooner
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Mailbox:
@@ -47,6 +48,8 @@ class Mailbox:
 
     async def wait(self, promise: Promise[Any], loop: asyncio.AbstractEventLoop) -> bool:
         """Wait on ``loop``, which is this mailbox's, until ``promise`` is kept; False at its deadline."""
+        if promise.wait(0):
+            return True
         future: asyncio.Future[bool] = loop.create_future()
         deadline_s = promise.deadline_s
         waiting = self._waiting.get(deadline_s)
@@ -63,7 +66,7 @@ class Mailbox:
     def _post(self, future: asyncio.Future[bool]) -> Callable[[], None]:
         """Deliver ``future`` when the bell that is returned is rung; from any thread."""
         self._kept.append(future)
-        return self._ring
+        return self._bell
 
     def _ring(self) -> None:
         loop = self.loop()
@@ -92,19 +95,19 @@ class Mailbox:
         del self._waiting[deadline_s]
 
 
-async def kept(promise: Promise[Any]) -> bool:
+def kept(promise: Promise[Any]) -> Coroutine[Any, Any, bool]:
     """Wait until ``promise`` is kept; False at its deadline."""
-    if promise.wait(0):
-        return True
     if library() == "trio":
-        return await _kept_trio(promise)
+        return _kept_trio(promise)
     loop = asyncio.get_running_loop()
-    return await Mailbox.of(loop).wait(promise, loop)
+    return Mailbox.of(loop).wait(promise, loop)
 
 
 async def _kept_trio(promise: Promise[Any]) -> bool:
     import trio  # noqa: PLC0415 - only where trio already runs the application
 
+    if promise.wait(0):
+        return True
     event = trio.Event()
     token = trio.lowlevel.current_trio_token()
 

@@ -10,6 +10,7 @@ import pytest
 
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import Rate
+from tenantguard.model.sections import OnError
 
 from .conftest import SECOND, one
 
@@ -212,6 +213,70 @@ def test_leased_and_exact_are_taken_together_or_not_at_all(asked: Callable[..., 
     assert answers[-1].failing == (1,)
     store.store.close()
     other.until(lambda: other.level(leased)[0] == 997)
+
+
+def test_who_waits_for_a_chunk_is_served_in_the_order_of_coming(asked: Callable[..., Asked], proxy: Proxy) -> None:
+    """Whatever their plans, and whether they have ids."""
+    clock = Standing()
+    store = asked(proxy.uri, lease=4, clock=clock, test_clock=clock)
+    take = one(Rate(100, SECOND, 40))
+    assert isinstance(store.take(Take(take.bucket, take.rate, 30)), Taken)  # leaves 10, 4 of them here
+    assert store.admitted(take, 4) == 4
+    commands = [TakeTokens(None, (take,)) for _ in range(3)]
+    commands.append(TakeTokens(store.new_id(), (take,)))
+    commands += [TakeTokens(None, (Take(take.bucket, take.rate, 1),)) for _ in range(3)]
+    proxy.passes.clear()
+    promises = [store.store.execute(command) for command in commands]
+    assert proxy.held.wait(5)
+    assert store.store.take_in_place(commands[0].takes) is None
+    late = store.store.execute(TakeTokens(None, (Take(take.bucket, take.rate, 2),)))
+    proxy.passes.set()
+    assert all(promise.wait(5) for promise in [*promises, late])
+    answers = [promise.result() for promise in promises]
+    assert [isinstance(answer, Taken) for answer in answers] == [True] * 6 + [False]
+    assert isinstance(late.result(), Shortage)
+    assert store.level(take)[0] == 0
+
+
+def test_those_who_waited_for_one_chunk_are_told_what_is_left_of_it(
+    asked: Callable[..., Asked], proxy: Proxy
+) -> None:
+    clock = Standing()
+    store = asked(proxy.uri, lease=64, clock=clock, test_clock=clock)
+    take = one(FAST)
+    assert store.admitted(take, 65) == 65
+    proxy.passes.clear()
+    command = TakeTokens(None, (take,))
+    promises = [store.store.execute(command) for _ in range(5)]
+    proxy.passes.set()
+    assert all(promise.wait(5) for promise in promises)
+    assert [promise.result().levels[0][0] for promise in promises] == [1000 - 70] * 5
+    assert store.store.take_in_place(command.takes).levels[0][0] == 1000 - 71
+
+
+@pytest.mark.parametrize("is_seen", [True, False], ids=["before the chunk is shared out", "while it is"])
+def test_who_gave_up_gets_nothing_of_a_chunk(
+    asked: Callable[..., Asked], proxy: Proxy, monkeypatch: pytest.MonkeyPatch, *, is_seen: bool
+) -> None:
+    """A claim decides, also where it is made between the look whether somebody waits and the answer."""
+    clock = Standing()
+    store = asked(proxy.uri, lease=64, clock=clock, test_clock=clock)
+    other = asked(clock=clock, test_clock=clock)
+    take = one(FAST)
+    assert store.admitted(take, 65) == 65
+    proxy.passes.clear()
+    command = TakeTokens(None, (take,), OnError.OPEN)
+    promises = [store.store.execute(command) for _ in range(5)]
+    assert proxy.held.wait(5)
+    assert promises[1].late().degraded
+    if not is_seen:
+        monkeypatch.setattr(type(promises[1]), "waits", lambda decision: True)
+    proxy.passes.set()
+    assert all(promise.wait(5) for promise in promises)
+    assert [promise.result().degraded for promise in promises] == [False, True, False, False, False]
+    monkeypatch.undo()
+    store.store.close()
+    other.until(lambda: other.level(take)[0] == 1000 - 69)
 
 
 def test_a_server_that_hangs_leaves_what_is_leased(asked: Callable[..., Asked], own_redis: Any) -> None:

@@ -113,7 +113,7 @@ class Decision(Sent):
         self.taking = taking
         self.plan = plan
         self.slot = plan.slot
-        self.drawn: list[Any] = []
+        self.drawn: Sequence[Any] = ()
         self.local = False
 
     def prepare(self) -> None:

@@ -84,6 +84,8 @@ class _Lease:
 Drawn: TypeAlias = tuple[int, _Lease, _Chunk | None, int]
 """The index of a take, its lease, and the units that it has of a chunk; None where it took nothing."""
 
+_Missing: TypeAlias = "tuple[_Lease, Sequence[End | _Refill]]"
+
 
 class Leases:
     """The leases of one process."""
@@ -96,14 +98,15 @@ class Leases:
     def at_once(self, plan: Plan, now_ns: int) -> Taken | None:
         """Draw takes that are all leased and final; None where there is not enough."""
         takes, leases = plan.takes, plan.leases
+        if leases[0].chunk.left < takes[0].cost:  # without the lock: whoever finds too little waits for a chunk
+            return None
         levels: list[Level] = []
         with self._lock:
             for index, lease in enumerate(leases):
                 chunk, cost = lease.chunk, takes[index].cost
                 left = chunk.left - cost
                 if left < 0:
-                    for before, spent in zip(leases[:index], takes, strict=False):
-                        before.chunk.left += spent.cost
+                    _unspend(takes[:index], leases)
                     return None
                 chunk.left = left
                 lease.used_ns = now_ns
@@ -113,25 +116,43 @@ class Leases:
 
     def draw(self, decision: Decision, now_ns: int, bells: set[Bell] | None = None) -> bool:
         """Draw every leased take or none; False where the decision waits for a chunk, or was refused."""
+        plan = decision.plan
         with self._lock:
-            needed = self._draw(decision, now_ns)
-            if needed is None:
-                return True
-            asked = [] if isinstance(needed, Shortage) else self._wait(decision, *needed, now_ns)
-        if isinstance(needed, Shortage):
-            decision.answer_with(needed, bells)
-        elif asked and not self._host.send(*asked):
-            self.lost(needed[0], PortError("limits", "the server does not answer"), bells)
+            lease = plan.leases[0] if plan.leases else None
+            if lease is not None and lease.asking and now_ns >= lease.refused_until_ns:
+                cost = plan.takes[plan.leased[0]].cost
+                if cost > lease.chunk.left:  # as most who wait do: join those who wait for the same
+                    lease.used_ns = now_ns
+                    lease.waiting.append(decision)
+                    lease.wanted += cost
+                    return False
+            missing = self._draw_or_wait(decision, now_ns)
+        if missing is None:
+            return True
+        self._follow(decision, missing, bells)
         return False
 
-    def _wait(self, decision: Decision, lease: _Lease, cost: int, now_ns: int) -> list[End | _Refill]:
-        """Wait for a chunk; the answer is what is to be sent for that: the end of the last, and a wish for more."""
+    def _draw_or_wait(self, decision: Decision, now_ns: int) -> Shortage | _Missing | None:
+        """Draw; else the refusal, or the lease of which the decision waits for a chunk, and what is to be sent."""
+        needed = self._draw(decision, now_ns)
+        if needed is None or isinstance(needed, Shortage):
+            return needed
+        lease, cost = needed
         lease.waiting.append(decision)
         lease.wanted += cost
         if lease.asking:
-            return []
+            return lease, ()
         lease.asking = True
-        return [*self._retire(lease), _Refill(self, self._host, now_ns, lease, cost)]
+        return lease, (*self._retire(lease), _Refill(self, self._host, now_ns, lease, cost))
+
+    def _follow(self, decision: Decision, missing: Shortage | _Missing, bells: set[Bell] | None) -> None:
+        """Do what follows where a decision did not draw."""
+        if isinstance(missing, Shortage):
+            decision.answer_with(missing, bells)
+            return
+        lease, asked = missing
+        if asked and not self._host.send(*asked):
+            self.lost(lease, PortError("limits", "the server does not answer"), bells)
 
     def _draw(self, decision: Decision, now_ns: int) -> Shortage | tuple[_Lease, int] | None:
         """Draw; else the refusal, or the lease that needs another chunk of so many units at least."""
@@ -151,7 +172,8 @@ class Leases:
             if refused is not None and take.shadow:
                 drawn.append((index, lease, None, cost))
                 continue
-            _put_back(drawn, opens=opens)
+            if drawn:
+                _put_back(drawn, opens=opens)
             return (lease, cost) if refused is None else self._refusal(plan, now_ns)
         decision.drawn = drawn
         plan.leases = [lease for _, lease, _, _ in drawn]
@@ -269,11 +291,32 @@ class Leases:
             else:
                 lease.refused_until_ns = sent_ns + _REFUSED_NS
             waiting, lease.waiting, lease.wanted = lease.waiting, [], 0
-        for decision in waiting:
-            if not decision.waits():
-                continue
-            if self.draw(decision, now_ns, bells):
+            served: list[Decision] = []
+            others: list[tuple[Decision, Shortage | _Missing | None]] = []
+            for decision in waiting:  # under one lock, so that nobody who comes now draws before them
+                if not decision.waits():
+                    continue
+                if decision.taking.id is not None or not _spend(decision.plan, now_ns):
+                    others.append((decision, self._draw_or_wait(decision, now_ns)))
+                elif decision.claim():
+                    served.append(decision)
+                else:
+                    _unspend(decision.plan.takes, decision.plan.leases)
+        self._serve(served, now_ns, bells)
+        for decision, missing in others:
+            if missing is None:
                 self._host.go_on(decision, bells)
+            else:
+                self._follow(decision, missing, bells)
+
+    def _serve(self, decisions: Sequence[Decision], now_ns: int, bells: set[Bell]) -> None:
+        """Answer those that spent all that they take and were claimed: one plan has one answer, what is left now."""
+        plan = answer = None
+        for decision in decisions:
+            if answer is None or decision.plan is not plan:
+                plan = decision.plan
+                answer = Taken(tuple([self._level(take, now_ns) for take in plan.takes]))
+            decision.keep(answer, bells)
 
     def lost(self, lease: _Lease, problem: PortError, bells: set[Bell] | None) -> None:
         """No chunk came: those who wait for it decide without the server."""
@@ -327,6 +370,25 @@ class Leases:
     def _send(self, ends: Sequence[End]) -> None:
         for end in ends:
             self._host.send(end)
+
+
+def _spend(plan: Plan, now_ns: int) -> bool:
+    """Draw takes that are all leased and final, or none; as :meth:`Leases.at_once`, but for the levels."""
+    if plan.asked or not plan.leases:
+        return False
+    for index, lease in enumerate(plan.leases):
+        left = lease.chunk.left - plan.takes[index].cost
+        if left < 0:
+            _unspend(plan.takes[:index], plan.leases)
+            return False
+        lease.chunk.left = left
+        lease.used_ns = now_ns
+    return True
+
+
+def _unspend(takes: Sequence[Take], leases: Sequence[_Lease]) -> None:
+    for take, lease in zip(takes, leases, strict=False):
+        lease.chunk.left += take.cost
 
 
 def _put_back(drawn: Sequence[Drawn], *, opens: bool) -> None:
