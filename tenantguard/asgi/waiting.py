@@ -97,9 +97,9 @@ class Mailbox:
 
 def kept(promise: Promise[Any]) -> Coroutine[Any, Any, bool]:
     """Wait until ``promise`` is kept; False at its deadline."""
-    if library() == "trio":
+    loop = asyncio._get_running_loop()  # noqa: SLF001 - as in library(), which would make it two system calls
+    if loop is None:
         return _kept_trio(promise)
-    loop = asyncio.get_running_loop()
     return Mailbox.of(loop).wait(promise, loop)
 
 

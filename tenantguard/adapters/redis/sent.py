@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tenantguard.adapters.promise import StorePromise
 from tenantguard.errors import PortTimeout
@@ -10,19 +10,27 @@ from tenantguard.errors import PortTimeout
 _CLAIM_S: Final = 1.0
 
 
+class Host(Protocol):
+    """Whose command it is, and how long that may take."""
+
+    deadline_s: float
+
+
 class Sent(StorePromise):
-    """A command on its way. Only who claims it answers it."""
+    """A command of ``host`` on its way. Only who claims it answers it."""
 
-    __slots__ = ("_unclaimed", "begun_ns", "command", "count", "keys", "sent", "size", "slot")
+    __slots__ = ("_unclaimed", "begun_ns", "command", "count", "host", "keys", "sent", "size", "slot")
 
+    host: Any
     keys: bytes
     count: int
     command: bytes
     size: int
     slot: int
 
-    def __init__(self, deadline_s: float, begun_ns: int) -> None:
-        super().__init__(deadline_s)
+    def __init__(self, host: Host, begun_ns: int) -> None:
+        super().__init__(host.deadline_s)
+        self.host = host
         self.begun_ns = begun_ns
         self.sent = False
         self._unclaimed = [True]

@@ -95,12 +95,9 @@ class Host(Protocol):
 class Sent(sent.Sent):
     """A command of limits."""
 
-    __slots__ = ("host",)
+    __slots__ = ()
     port = "limits"
-
-    def __init__(self, host: Host, begun_ns: int) -> None:
-        super().__init__(host.deadline_s, begun_ns)
-        self.host = host
+    host: Host
 
 
 class Decision(Sent):

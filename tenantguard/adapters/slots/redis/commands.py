@@ -76,12 +76,12 @@ class Entering(Sent):
     ``early`` is what was told of it before the answer was read.
     """
 
-    __slots__ = ("early", "entering", "host")
+    __slots__ = ("early", "entering")
     port = "slots"
+    host: Host
 
     def __init__(self, host: Host, begun_ns: int, entering: EnterSlot, command: bytes) -> None:
-        super().__init__(host.deadline_s, begun_ns)
-        self.host = host
+        super().__init__(host, begun_ns)
         self.entering = entering
         self.early: list[News] = []
         self.keys, self.count, self.command, self.slot = wire.KEYS, 1, command, host.slot
@@ -179,12 +179,12 @@ class Restoring(Unheard):
 class View(Sent):
     """Some of all tickets; the answer is rows, and after which the next ones are."""
 
-    __slots__ = ("host",)
+    __slots__ = ()
     port = "slots"
+    host: Host
 
     def __init__(self, host: Host, begun_ns: int, command: bytes) -> None:
-        super().__init__(host.deadline_s, begun_ns)
-        self.host = host
+        super().__init__(host, begun_ns)
         self.keys, self.count, self.command, self.slot = wire.KEYS, 1, command, host.slot
 
     def answer(self, reply: bytes, at: int, now: int, sent_ns: int, bells: set[Bell]) -> None:
