@@ -238,6 +238,51 @@ def test_who_waits_for_a_chunk_is_served_in_the_order_of_coming(asked: Callable[
     assert store.level(take)[0] == 0
 
 
+def test_buckets_that_run_out_together_are_asked_for_together(asked: Callable[..., Asked], own_redis: Any) -> None:
+    """Four buckets need as many trips as one."""
+    import redis
+
+    store = asked(own_redis.uri, lease=64)
+    takes = tuple([one(FAST) for _ in range(4)])
+    store.take(*takes)
+    own_redis.ask("CONFIG", "RESETSTAT")
+    for _ in range(300):
+        assert isinstance(store.execute(TakeTokens(None, takes)), Taken)
+    with redis.Redis(unix_socket_path=str(own_redis.socket)) as client:
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] <= 300 / 64 + 2
+
+
+def test_who_waits_for_several_chunks_is_served_in_the_order_of_coming(
+    asked: Callable[..., Asked], proxy: Proxy
+) -> None:
+    clock = Standing()
+    store = asked(proxy.uri, lease=4, clock=clock, test_clock=clock)
+    scarce, plenty = one(Rate(100, SECOND, 40)), one(FAST)
+    assert isinstance(store.take(Take(scarce.bucket, scarce.rate, 34)), Taken)  # leaves 6, 4 of them here
+    takes = (plenty, scarce, one(FAST))
+    commands = [TakeTokens(store.new_id() if number % 2 else None, takes) for number in range(9)]
+    proxy.passes.clear()
+    promises = [store.store.execute(command) for command in commands]
+    proxy.passes.set()
+    assert all(promise.wait(5) for promise in promises)
+    assert [isinstance(promise.result(), Taken) for promise in promises] == [True] * 6 + [False] * 3
+
+
+def test_what_came_for_who_was_refused_elsewhere_is_given_back(asked: Callable[..., Asked]) -> None:
+    """More than a chunk is never kept from others."""
+    clock = Standing()
+    store = asked(lease=64, clock=clock, test_clock=clock)
+    other = asked(clock=clock, test_clock=clock)
+    spent, plenty = one(FAST), one(FAST, cost=100)
+    assert isinstance(other.take(Take(spent.bucket, FAST, 1000)), Taken)
+    refused = store.take(spent, plenty)
+    assert isinstance(refused, Shortage)
+    assert refused.failing == (0,)
+    other.until(lambda: other.level(plenty)[0] == 1000)
+    assert isinstance(store.take(plenty), Taken)
+    assert other.level(plenty)[0] == 1000 - 164
+
+
 def test_those_who_waited_for_one_chunk_are_told_what_is_left_of_it(
     asked: Callable[..., Asked], proxy: Proxy
 ) -> None:

@@ -6,7 +6,8 @@ where the next one is taken, where its lease was not used for a second, and at t
 still be settled stays open until that is.
 
 How much is stranded: at most one chunk in each process, which for all processes together is what refills in a tenth
-of a second and a quarter of a burst, and what was taken for requests that were given up meanwhile.
+of a second and a quarter of a burst, and what was taken for requests that were given up meanwhile. What came for
+those that another bucket refused goes back with its chunk.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class _Lease:
 Drawn: TypeAlias = tuple[int, _Lease, _Chunk | None, int]
 """The index of a take, its lease, and the units that it has of a chunk; None where it took nothing."""
 
-_Missing: TypeAlias = "tuple[_Lease, Sequence[End | _Refill]]"
+_Asked: TypeAlias = "dict[int, list[End | _Refill]]"
+"""What is to be sent, by its slot."""
 
 
 class Leases:
@@ -118,7 +120,7 @@ class Leases:
         """Draw every leased take or none; False where the decision waits for a chunk, or was refused."""
         plan = decision.plan
         with self._lock:
-            lease = plan.leases[0] if plan.leases else None
+            lease = plan.leases[0] if len(plan.leases) == 1 else None
             if lease is not None and lease.asking and now_ns >= lease.refused_until_ns:
                 cost = plan.takes[plan.leased[0]].cost
                 if cost > lease.chunk.left:  # as most who wait do: join those who wait for the same
@@ -132,32 +134,41 @@ class Leases:
         self._follow(decision, missing, bells)
         return False
 
-    def _draw_or_wait(self, decision: Decision, now_ns: int) -> Shortage | _Missing | None:
-        """Draw; else the refusal, or the lease of which the decision waits for a chunk, and what is to be sent."""
+    def _draw_or_wait(self, decision: Decision, now_ns: int) -> Shortage | _Asked | None:
+        """Draw; else the refusal, or what is to be sent for the chunks that the decision waits for.
+
+        It waits for the last of them, since those that are sent together come in their order.
+        """
         needed = self._draw(decision, now_ns)
         if needed is None or isinstance(needed, Shortage):
             return needed
-        lease, cost = needed
-        lease.waiting.append(decision)
-        lease.wanted += cost
-        if lease.asking:
-            return lease, ()
-        lease.asking = True
-        return lease, (*self._retire(lease), _Refill(self, self._host, now_ns, lease, cost))
+        asked: _Asked = {}
+        for lease, cost in needed:
+            lease.wanted += cost
+            if not lease.asking:
+                lease.asking = True
+                sends = asked.setdefault(lease.plan.slot, [])
+                sends += self._retire(lease)
+                sends.append(_Refill(self, self._host, now_ns, lease, cost))
+        needed[-1][0].waiting.append(decision)
+        return asked
 
-    def _follow(self, decision: Decision, missing: Shortage | _Missing, bells: set[Bell] | None) -> None:
+    def _follow(self, decision: Decision, missing: Shortage | _Asked, bells: set[Bell] | None) -> None:
         """Do what follows where a decision did not draw."""
         if isinstance(missing, Shortage):
             decision.answer_with(missing, bells)
             return
-        lease, asked = missing
-        if asked and not self._host.send(*asked):
-            self.lost(lease, PortError("limits", "the server does not answer"), bells)
+        for asked in missing.values():
+            if not self._host.send(*asked):
+                problem = PortError("limits", "the server does not answer")
+                for one in asked:
+                    one.lose(problem, bells)
 
-    def _draw(self, decision: Decision, now_ns: int) -> Shortage | tuple[_Lease, int] | None:
-        """Draw; else the refusal, or the lease that needs another chunk of so many units at least."""
+    def _draw(self, decision: Decision, now_ns: int) -> Shortage | list[tuple[_Lease, int]] | None:
+        """Draw; else the refusal, or the leases that need another chunk, each of so many units at least."""
         plan, opens = decision.plan, decision.taking.id is not None
         drawn: list[Drawn] = []
+        needed: list[tuple[_Lease, int]] = []
         for index in plan.leased:
             take = plan.takes[index]
             lease = self._leases.get(take.bucket) or self._begun(take)
@@ -169,12 +180,16 @@ class Leases:
                 drawn.append((index, lease, chunk, cost))
                 continue
             refused = self._refused(lease, take, now_ns)
-            if refused is not None and take.shadow:
+            if refused is None:
+                needed.append((lease, cost))
+            elif take.shadow:
                 drawn.append((index, lease, None, cost))
-                continue
-            if drawn:
+            else:
                 _put_back(drawn, opens=opens)
-            return (lease, cost) if refused is None else self._refusal(plan, now_ns)
+                return self._refusal(plan, now_ns)
+        if needed:
+            _put_back(drawn, opens=opens)
+            return needed
         decision.drawn = drawn
         plan.leases = [lease for _, lease, _, _ in drawn]
         return None
@@ -292,7 +307,7 @@ class Leases:
                 lease.refused_until_ns = sent_ns + _REFUSED_NS
             waiting, lease.waiting, lease.wanted = lease.waiting, [], 0
             served: list[Decision] = []
-            others: list[tuple[Decision, Shortage | _Missing | None]] = []
+            others: list[tuple[Decision, Shortage | _Asked | None]] = []
             for decision in waiting:  # under one lock, so that nobody who comes now draws before them
                 if not decision.waits():
                     continue
@@ -302,12 +317,28 @@ class Leases:
                     served.append(decision)
                 else:
                     _unspend(decision.plan.takes, decision.plan.leases)
+            ends = self._surplus([decision.plan for decision, missing in others if isinstance(missing, Shortage)])
+        self._send(ends)
         self._serve(served, now_ns, bells)
         for decision, missing in others:
             if missing is None:
                 self._host.go_on(decision, bells)
             else:
                 self._follow(decision, missing, bells)
+
+    def _surplus(self, plans: Sequence[Plan]) -> list[End]:
+        """The ends of chunks that have more than a chunk left, since those that some was meant for were refused."""
+        leases = {id(lease): lease for plan in plans for lease in self._known(plan)}
+        return [
+            end
+            for lease in leases.values()
+            if lease.chunk.left > self._host.chunk_of(lease.plan.takes[0].rate)
+            for end in self._retire(lease)
+        ]
+
+    def _known(self, plan: Plan) -> list[_Lease]:
+        leases = [self._leases.get(plan.takes[index].bucket) for index in plan.leased]
+        return [lease for lease in leases if lease is not None]
 
     def _serve(self, decisions: Sequence[Decision], now_ns: int, bells: set[Bell]) -> None:
         """Answer those that spent all that they take and were claimed: one plan has one answer, what is left now."""
