@@ -299,27 +299,22 @@ def test_those_who_waited_for_one_chunk_are_told_what_is_left_of_it(
     assert store.store.take_in_place(command.takes).levels[0][0] == 1000 - 71
 
 
-@pytest.mark.parametrize("is_seen", [True, False], ids=["before the chunk is shared out", "while it is"])
-def test_who_gave_up_gets_nothing_of_a_chunk(
-    asked: Callable[..., Asked], proxy: Proxy, monkeypatch: pytest.MonkeyPatch, *, is_seen: bool
-) -> None:
-    """A claim decides, also where it is made between the look whether somebody waits and the answer."""
+@pytest.mark.parametrize("with_id", [False, True])
+def test_who_gave_up_gets_nothing_of_a_chunk(asked: Callable[..., Asked], proxy: Proxy, *, with_id: bool) -> None:
     clock = Standing()
     store = asked(proxy.uri, lease=64, clock=clock, test_clock=clock)
     other = asked(clock=clock, test_clock=clock)
     take = one(FAST)
+    takes = (take,)
     assert store.admitted(take, 65) == 65
     proxy.passes.clear()
-    command = TakeTokens(None, (take,), OnError.OPEN)
-    promises = [store.store.execute(command) for _ in range(5)]
+    commands = [TakeTokens(store.new_id() if with_id else None, takes, OnError.OPEN) for _ in range(5)]
+    promises = [store.store.execute(command) for command in commands]
     assert proxy.held.wait(5)
     assert promises[1].late().degraded
-    if not is_seen:
-        monkeypatch.setattr(type(promises[1]), "waits", lambda decision: True)
     proxy.passes.set()
     assert all(promise.wait(5) for promise in promises)
     assert [promise.result().degraded for promise in promises] == [False, True, False, False, False]
-    monkeypatch.undo()
     store.store.close()
     other.until(lambda: other.level(take)[0] == 1000 - 69)
 

@@ -309,14 +309,13 @@ class Leases:
             served: list[Decision] = []
             others: list[tuple[Decision, Shortage | _Asked | None]] = []
             for decision in waiting:  # under one lock, so that nobody who comes now draws before them
-                if not decision.waits():
-                    continue
-                if decision.taking.id is not None or not _spend(decision.plan, now_ns):
+                if decision.taking.id is None and _spend(decision.plan, now_ns):
+                    if decision.claim():
+                        served.append(decision)
+                    else:
+                        _unspend(decision.plan.takes, decision.plan.leases)
+                elif decision.waits():
                     others.append((decision, self._draw_or_wait(decision, now_ns)))
-                elif decision.claim():
-                    served.append(decision)
-                else:
-                    _unspend(decision.plan.takes, decision.plan.leases)
             ends = self._surplus([decision.plan for decision, missing in others if isinstance(missing, Shortage)])
         self._send(ends)
         self._serve(served, now_ns, bells)
