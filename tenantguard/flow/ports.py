@@ -160,19 +160,45 @@ class TakeTokens(PortEffect["Taken | Shortage"]):
         return ports.limits.execute(self)
 
 
+class TokenGrant:
+    """What a store has ``taken`` in place, and can still be given back: the end of it needs no id."""
+
+    __slots__ = ("taken",)
+
+    taken: Taken
+
+    def end(self, costs: tuple[int | None, ...] | None) -> None:
+        """End it, at once; only the first end counts. ``costs`` are as in :class:`EndTokenGrant`."""
+        raise NotImplementedError
+
+
 @frozen
-class TakeInPlace(PortEffect["Taken | Shortage | None"]):
-    """Take from several buckets, all or none, finally: nothing can be returned or settled.
+class TakeInPlace(PortEffect["Taken | TokenGrant | Shortage | None"]):
+    """Take from several buckets, all or none: :class:`Taken` where that is ``final``, else a :class:`TokenGrant`.
 
     None where the store cannot answer without a wait: who waits may be cancelled, and then needs an id to give back
     what was taken.
     """
 
     takes: tuple[Take, ...]
+    final: bool = True
 
     def perform(self, ports: Ports) -> Any:
         """Ask the limit store."""
-        return ports.limits.take_in_place(self.takes)
+        return ports.limits.take_in_place(self.takes, final=self.final)
+
+
+@frozen
+class EndTokenGrant(PortEffect[None]):
+    """End what was taken in place: ``costs`` as in :class:`SettleTokens`, or None where all of it is given back."""
+
+    grant: TokenGrant
+    costs: tuple[int | None, ...] | None = ()
+
+    def perform(self, ports: Ports) -> Any:
+        """Ask the store that gave it."""
+        del ports
+        self.grant.end(self.costs)
 
 
 @frozen
@@ -226,7 +252,9 @@ class LimitStore(Protocol):
         """The command's answer, an awaitable of it or a :class:`Promise`."""
         ...
 
-    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage | None:
+    def take_in_place(
+        self, takes: tuple[Take, ...], /, *, final: bool = True
+    ) -> Taken | TokenGrant | Shortage | None:
         """The answer to :class:`TakeInPlace`; None, and nothing taken, where that would be a wait."""
         ...
 

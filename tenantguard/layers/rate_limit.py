@@ -1,9 +1,12 @@
 """The rate limit layer: one token bucket for everything that a limit counts, all taken or none.
 
 Requests are counted when they are made: what one took stays taken once the application was called, and is given back
-otherwise, so that a request which a layer further in refuses leaves no trace. Where there is no such layer, and the
-store answers in place, nothing can come between, and the take is final. Tokens of a model are reserved by estimate,
-and settled with what the response says was used.
+otherwise, so that a request which a layer further in refuses leaves no trace. Where there is no such layer, the take
+is final. Tokens of a model are reserved by estimate, and settled with what the response says was used.
+
+A store that answers in place is asked first: nothing can come between its answer and the layer, so that what it took
+needs no id, and nothing is known of what it refused. One that must be waited for takes under an id, whose end is
+registered before.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from tenantguard.flow.effects import ReadBody, compute
 from tenantguard.flow.http import BODY_LIMIT_BYTES, Unreadable
 from tenantguard.flow.layer import call_app
 from tenantguard.flow.ports import (
+    EndTokenGrant,
     ReturnTokens,
     SettleTokens,
     Shortage,
@@ -23,6 +27,7 @@ from tenantguard.flow.ports import (
     TakeInPlace,
     TakeTokens,
     TakeWithWindows,
+    TokenGrant,
 )
 from tenantguard.model.charge import Reported
 from tenantguard.model.decision import Allow, Deny, Reason
@@ -92,7 +97,7 @@ class _Shape:
 class _Asked:
     """What one caller's requests take on one route: a take for each limit."""
 
-    __slots__ = ("in_place", "shape", "takes")
+    __slots__ = ("finally_in_place", "in_place", "shape", "takes")
 
     def __init__(self, shape: _Shape, tenant: Tenant | None, model: str | None = None) -> None:
         self.shape = shape
@@ -103,7 +108,9 @@ class _Asked:
                 for limit, cost in zip(shape.limits, shape.costs, strict=True)
             ]
         )
-        self.in_place = TakeInPlace(self.takes) if shape.command is TakeTokens else None
+        is_plain = shape.command is TakeTokens
+        self.in_place = TakeInPlace(self.takes, final=False) if is_plain else None
+        self.finally_in_place = TakeInPlace(self.takes) if is_plain else None
 
 
 class _Planned(LimitPlan):
@@ -142,20 +149,27 @@ class _Meter:
 
 
 class _Taking:
-    """What a request took under an id, until that ends."""
+    """What a request took, by the store's grant or under an id, until that ends."""
 
-    __slots__ = ("asked", "exchange", "id", "meter")
+    __slots__ = ("asked", "exchange", "grant", "meter")
 
-    def __init__(self, exchange: Exchange, asked: _Asked, meter: _Meter | None) -> None:
-        self.id = exchange.new_id()
+    def __init__(self, exchange: Exchange, asked: _Asked, meter: _Meter | None, grant: TokenGrant | bytes) -> None:
         self.exchange = exchange
         self.asked = asked
         self.meter = meter
+        self.grant = grant
+
+    def end(self, costs: tuple[int | None, ...] | None = ()) -> EndTokenGrant | ReturnTokens | SettleTokens:
+        """What ends it; see :class:`EndTokenGrant` for the costs."""
+        grant = self.grant
+        if isinstance(grant, TokenGrant):
+            return EndTokenGrant(grant, costs)
+        return ReturnTokens(grant) if costs is None else SettleTokens(grant, costs)
 
     def __call__(self, outcome: Outcome) -> Flow[None]:
         """End it with its exchange."""
         if not outcome.called:
-            yield from ReturnTokens(self.id)
+            yield self.end(None)
             return
         costs: tuple[int | None, ...] = ()
         meter = self.meter
@@ -163,7 +177,7 @@ class _Taking:
             used = tokens_used(outcome, meter.decoder, self.exchange.find(Reported), meter.input_bytes)
             if used is not None:
                 costs = tuple([used if limit.unit == TOKENS else None for limit in self.asked.shape.limits])
-        yield from SettleTokens(self.id, costs)
+        yield self.end(costs)
 
 
 class RateLimit:
@@ -220,14 +234,21 @@ class RateLimit:
             shape = asked.shape
         if not asked.takes:
             return (yield from proceed(exchange))
-        answer: Taken | Shortage | None = None
+        in_place = asked.finally_in_place if proceed is call_app and meter is None else asked.in_place
+        given = (yield in_place) if in_place is not None else None
+        answer: Taken | Shortage
         taking: _Taking | None = None
-        if proceed is call_app and meter is None and asked.in_place is not None:
-            answer = yield asked.in_place
-        if answer is None:
-            taking = _Taking(exchange, asked, meter)
+        if given is None:
+            taking_id = exchange.new_id()
+            taking = _Taking(exchange, asked, meter, taking_id)
             exchange.resolve(taking)
-            answer = yield shape.command(taking.id, asked.takes, shape.plan.section.on_error)
+            answer = yield shape.command(taking_id, asked.takes, shape.plan.section.on_error)
+        elif isinstance(given, TokenGrant):
+            taking = _Taking(exchange, asked, meter, given)
+            exchange.resolve(taking)
+            answer = given.taken
+        else:
+            answer = given
         if isinstance(answer, Shortage):
             return exchange.deny(self._refusal(exchange, shape, answer))
         lines = self._allow(exchange, shape, answer)
@@ -236,7 +257,7 @@ class RateLimit:
             meter.tap(exchange, response)
         elif taking is not None and response.body is None:  # the application's: what was taken stays, before the end
             try:
-                yield SettleTokens(taking.id)
+                yield taking.end()
             except PortError:  # then as the end of the exchange, where it fails alone
                 pass
             else:

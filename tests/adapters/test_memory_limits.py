@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.system import SystemClock
 from tenantguard.errors import ConfigurationError, LayerError
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens, TokenGrant
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, draw_all
 from tenantguard.testing import ManualClock
@@ -274,6 +274,32 @@ def test_threads_that_take_in_place_admit_exactly_the_burst(locks: int) -> None:
     assert sum(admitted) == SLOW_MANY.burst
     assert take(store, "a", rate=SLOW_MORE, cost=SLOW_MORE.burst - SLOW_MANY.burst)
     assert not take(store, "a", rate=SLOW_MORE)
+
+
+@pytest.mark.usefixtures("eager_switching")
+@pytest.mark.parametrize("locks", [1, 64])
+def test_of_threads_that_end_one_grant_one_gives_its_units_back(locks: int) -> None:
+    store = MemoryLimits(SystemClock(), locks=locks)
+    takes = Take("a", SLOW_MANY, 1), Take("b", SLOW_MANY, 2)
+    assert take(store, "a", rate=SLOW_MANY, cost=SLOW_MANY.burst - 100)
+    grants = [store.take_in_place(takes, final=False) for _ in range(100)]
+    start = threading.Barrier(4)
+
+    def worker() -> None:
+        start.wait()
+        for grant in grants:
+            assert isinstance(grant, TokenGrant)
+            grant.end(None)
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert take(store, "a", rate=SLOW_MANY, cost=100)
+    assert not take(store, "a", rate=SLOW_MANY)
+    assert take(store, "b", rate=SLOW_MANY, cost=SLOW_MANY.burst)
+    assert not take(store, "b", rate=SLOW_MANY)
 
 
 @pytest.mark.parametrize("take_", [Take("a", SLOW, 1), Take("a", SLOW, 2), Take("a", SLOW, 0), Take("a", FAST, 1)])

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 
 from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.adapters.limits.redis.store import RedisLimits
+from tenantguard.errors import LayerError
 from tenantguard.flow.effects import Promise
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, TakeInPlace, Taken, TakeTokens
+from tenantguard.flow.ports import (
+    ReturnTokens,
+    SettleTokens,
+    Shortage,
+    Take,
+    TakeInPlace,
+    Taken,
+    TakeTokens,
+    TokenGrant,
+)
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, bucket_key, dipped, draw_all, level, settled
 
@@ -465,6 +475,35 @@ def test_what_is_taken_in_place_is_final_and_where_it_cannot_be_nothing_is_taken
     assert buckets.store.take_in_place((take,)) == Shortage((0,), SECOND // 2, ((0, SECOND),))
 
 
+def test_what_is_granted_in_place_ends_once_and_is_known_to_the_store_in_full(buckets: Buckets) -> None:
+    take = one(Rate(2, SECOND))
+    grant = buckets.store.take_in_place((take,), final=False)
+    if grant is None:
+        assert buckets.level(take) == (2, 0)
+        return
+    assert isinstance(grant, TokenGrant)
+    assert grant.taken == Taken(((1, SECOND // 2),))
+    grant.end(None)
+    assert buckets.level(take) == (2, 0)
+    assert buckets.admitted(take, 3) == 2
+    grant.end(None)
+    grant.end((0,))
+    assert buckets.level(take)[0] == 0
+
+
+@pytest.mark.parametrize("costs", [(1, 1), (-1,)])
+def test_what_a_grant_cannot_be_settled_with_is_refused_and_it_stays_open(
+    buckets: Buckets, costs: tuple[int, ...]
+) -> None:
+    take = one(Rate(2, SECOND))
+    grant = buckets.store.take_in_place((take,), final=False)
+    if isinstance(grant, TokenGrant):
+        with pytest.raises(LayerError, match="what is settled"):
+            grant.end(costs)
+        grant.end(None)
+    assert buckets.level(take) == (2, 0)
+
+
 def test_a_shadow_refuses_nothing_and_says_that_it_would(buckets: Buckets) -> None:
     rate = Rate(2, SECOND)
     shadow, free = Take(bucket_key("acme", "dark"), rate, 1, shadow=True), one(Rate(10, SECOND))
@@ -595,18 +634,22 @@ TAKINGS = st.builds(
 COSTS = st.lists(st.one_of(st.none(), st.integers(0, 12)), min_size=4, max_size=4).map(tuple)
 SETTLINGS = st.one_of(st.builds(SettleTokens, IDS), st.builds(SettleTokens, IDS, COSTS))
 WAITS = st.one_of(st.integers(0, SECOND), st.sampled_from([SECOND // 3, SECOND // 2, SECOND]))
-FINAL = st.builds(TakeInPlace, st.lists(TAKES, min_size=1, max_size=4).map(tuple))
-STEPS = st.one_of(TAKINGS, TAKINGS, FINAL, st.builds(ReturnTokens, IDS), SETTLINGS, WAITS)
+IN_PLACE = st.builds(TakeInPlace, st.lists(TAKES, min_size=1, max_size=4).map(tuple), st.booleans())
+GRANT_ENDS = st.tuples(st.integers(0, 3), st.one_of(st.none(), st.just(()), COSTS))
+"""Which of the grants that are open ends, counted from the latest, and how."""
+
+STEPS = st.one_of(TAKINGS, TAKINGS, IN_PLACE, GRANT_ENDS, st.builds(ReturnTokens, IDS), SETTLINGS, WAITS)
 
 
 @settings(max_examples=400)
 @given(steps=st.lists(STEPS, min_size=20, max_size=60), name=NAMES)
 def test_a_store_answers_as_the_rule_does_and_settling_leaves_what_never_taking_would_have(
-    steps: list[TakeTokens | TakeInPlace | ReturnTokens | SettleTokens | int], name: str
+    steps: list[TakeTokens | TakeInPlace | ReturnTokens | SettleTokens | tuple[int, Any] | int], name: str
 ) -> None:
     """Twelve thousand commands and more, with the levels of all buckets after each."""
     buckets = Buckets(name)
     model = Model()
+    grants: list[tuple[bytes, TokenGrant]] = []
     for step in steps:
         now = buckets.clock.now_ns * TICKS_PER_NANO
         if isinstance(step, int):
@@ -616,9 +659,21 @@ def test_a_store_answers_as_the_rule_does_and_settling_leaves_what_never_taking_
                 continue  # a store may still know it, or not
             assert buckets.execute(step) == model.take(step, now)
         elif isinstance(step, TakeInPlace):
-            answer = buckets.store.take_in_place(step.takes)
+            answer = buckets.store.take_in_place(step.takes, final=step.final)
             if answer is not None:
-                assert answer == model.take(TakeTokens(None, step.takes), now)
+                taking = None if step.final else buckets.new_id()
+                granted = answer.taken if isinstance(answer, TokenGrant) else answer
+                assert granted == model.take(TakeTokens(taking, step.takes), now)
+                assert isinstance(answer, TokenGrant) == (isinstance(granted, Taken) and not step.final)
+                if taking is not None and isinstance(answer, TokenGrant):
+                    grants.append((taking, answer))
+        elif isinstance(step, tuple):
+            back, costs = step
+            if back < len(grants):
+                taking, grant = grants.pop(-1 - back)
+                costs = costs and costs[: len(model.taken[taking][2])]
+                grant.end(costs)
+                model.end(ReturnTokens(taking) if costs is None else SettleTokens(taking, costs), now)
         else:
             taken = model.taken.get(step.id)
             if isinstance(step, SettleTokens) and step.costs and taken is not None and taken[2]:

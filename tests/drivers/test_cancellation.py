@@ -320,6 +320,8 @@ def built_in_layers(clerk: Clerk, success: Success = Success.ENDED) -> Run:
         def execute(self, command: Any) -> Any:
             return Answer(clerk, type(command).__name__, lambda: limits.execute(command))
 
+        def take_in_place(self, takes: Any, *, final: bool = True) -> None: ...
+
         def close(self) -> None: ...
 
     class Slots:

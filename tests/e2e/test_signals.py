@@ -135,7 +135,7 @@ def test_what_waiting_does_not_mend_is_not_tried_again(world: World, layers: tup
 
 
 def test_a_store_that_cannot_be_asked_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(*_: object) -> object:
+    def late(*_: object, **__: object) -> object:
         raise PortError("limits", "late")
 
     monkeypatch.setattr(world.ports.limits, "take_in_place", late)

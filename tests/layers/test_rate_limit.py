@@ -15,6 +15,7 @@ from tenantguard.flow.effects import CallApp, ReadBody
 from tenantguard.flow.http import Ending, Headers, Outcome, Response
 from tenantguard.flow.layer import call_app, check, stack
 from tenantguard.flow.ports import (
+    EndTokenGrant,
     ReturnTokens,
     SettleTokens,
     Shortage,
@@ -23,6 +24,7 @@ from tenantguard.flow.ports import (
     Taken,
     TakeTokens,
     TakeWithWindows,
+    TokenGrant,
 )
 from tenantguard.guard import Guard
 from tenantguard.layers.rate_limit import RateLimit
@@ -65,6 +67,14 @@ def further_in(exchange: Exchange) -> Flow[Response]:
 
 
 def start(layer: RateLimit, *facts: object, route: Route = CHAT) -> tuple[Exchange, Script[Response]]:
+    """Until the layer takes under an id, from a store that must be waited for."""
+    exchange, script = start_in_place(layer, *facts, route=route)
+    if isinstance(script.effect, TakeInPlace):
+        script.answer(None)
+    return exchange, script
+
+
+def start_in_place(layer: RateLimit, *facts: object, route: Route = CHAT) -> tuple[Exchange, Script[Response]]:
     exchange = make_exchange(route=route, facts=facts)
     return exchange, Script(layer.handle(exchange, further_in))
 
@@ -246,6 +256,47 @@ def test_a_layer_that_answers_in_place_of_the_application_decides_nothing_about_
     script.answer(Response(200, body=b"from a cache"))
     assert script.done
     assert len(exchange.resolvers) == 1
+
+
+# a store that answers in place
+
+
+def granted() -> TokenGrant:
+    grant = TokenGrant()
+    grant.taken = Taken(((9, SECOND // 10),))
+    return grant
+
+
+def test_what_is_granted_in_place_is_settled_by_its_grant_once_the_application_answers() -> None:
+    exchange, script = start_in_place(RateLimit("10/second"))
+    assert script.effect == TakeInPlace((Take("|tenant|layer-tenant-1s", TEN),), final=False)
+    grant = granted()
+    assert isinstance(script.answer(grant), CallApp)
+    assert len(exchange.resolvers) == 1
+    assert script.answer(Response(200)) == EndTokenGrant(grant)
+    script.answer(None)
+    assert headers_of(script.result) == ('"layer-tenant-1s";q=10;w=1', '"layer-tenant-1s";r=9;t=1')
+    assert not exchange.resolvers
+    assert exchange.new_id() == (1).to_bytes(16, "big"), "it needs no id"
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_what_is_granted_in_place_is_given_back_unless_the_application_was_called(*, called: bool) -> None:
+    exchange, script = start_in_place(RateLimit("10/second"))
+    grant = granted()
+    script.answer(grant)
+    ((resolver, strict),) = exchange.resolvers
+    flow = resolver(Outcome(Ending.LEFT, called=called))
+    assert flow is not None
+    assert Script(flow).effect == EndTokenGrant(grant, () if called else None)
+    assert not strict
+
+
+def test_what_is_refused_in_place_leaves_nothing_to_end() -> None:
+    exchange, script = start_in_place(RateLimit("10/second"))
+    script.answer(Shortage((0,), SECOND, ((0, SECOND),)))
+    assert script.result.status == 429
+    assert not exchange.resolvers
 
 
 # the last layer

@@ -19,10 +19,10 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, overload
 
 from tenantguard.errors import ConfigurationError, LayerError
-from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Taken, TakeTokens
+from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Taken, TakeTokens, TokenGrant
 from tenantguard.model.rate import NANOS_PER_SECOND, TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, dipped, draw_all, level, settled
 
@@ -170,8 +170,20 @@ class _Together:
 _Drawn: TypeAlias = "tuple[_Shard, _Key, int, Take | None]"
 """A shard and a bucket, its TAT before, and what was taken of it, None where that was nothing."""
 
-_Grant: TypeAlias = "tuple[Taken | Shortage, int, list[_Drawn]]"
-"""An answer, when it was given, and what each take came to; empty where it was refused."""
+
+class _Granted(TokenGrant):
+    """What each take came to, and when; ``drawn`` is empty once that has ended."""
+
+    __slots__ = ("drawn", "store", "taken_at")
+
+    def __init__(self, store: MemoryLimits, taken: Taken, taken_at: int, drawn: list[_Drawn]) -> None:
+        self.store = store
+        self.taken = taken
+        self.taken_at = taken_at
+        self.drawn = drawn
+
+    def end(self, costs: tuple[int | None, ...] | None) -> None:
+        self.store.end(self, costs)
 
 
 class MemoryLimits:
@@ -203,7 +215,7 @@ class MemoryLimits:
         told: list[bool] = []
         self._shards = [_Shard(-(-max_keys // shards), self._locks[number], number, told) for number in numbers]
         self._mask = shards - 1
-        self._grants: dict[bytes, _Grant] = {}
+        self._grants: dict[bytes, _Granted | Shortage] = {}
         self._barring = threading.Lock()
         self._barred: set[bytes] = set()
         self._barred_before: set[bytes] = set()
@@ -221,12 +233,14 @@ class MemoryLimits:
         self._end(command)
         return None
 
-    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage:
-        """Take, finally: in two thirds of the time of ``execute`` where every bucket is kept and has enough."""
+    def take_in_place(self, takes: tuple[Take, ...], /, *, final: bool = True) -> Taken | TokenGrant | Shortage:
+        """Take: finally in two thirds of the time of ``execute`` where every bucket is kept and has enough."""
         shards, mask = self._shards, self._mask
         lock = self._lock_of(None, takes) if self._locks_mask else self._locks[0]
         lock.acquire()
         try:
+            if not final:
+                return self._decide(takes, keep=True)
             now = self._monotonic_ns() * TICKS_PER_NANO
             before: list[int] = []
             levels: list[Level] = []
@@ -249,7 +263,7 @@ class MemoryLimits:
                 return Taken(tuple(levels))
             for take, tat in zip(reversed(takes[: len(before)]), reversed(before), strict=True):
                 shards[hash(take.bucket) & mask].young[take.bucket] = tat
-            return self._decide(takes, keep=False)[0]
+            return self._decide(takes, keep=False)
         finally:
             lock.release()
 
@@ -347,17 +361,23 @@ class MemoryLimits:
         lock.acquire()
         try:
             if taking is None:
-                return self._decide(takes, keep=False)[0]
+                return self._decide(takes, keep=False)
             grant = self._grants.get(taking)
             if grant is None:
                 if taking in self._barred or taking in self._barred_before:
                     return ENDED
                 grant = self._grants[taking] = self._decide(takes, keep=True)
-            return grant[0]
+            return grant.taken if isinstance(grant, _Granted) else grant
         finally:
             lock.release()
 
-    def _decide(self, takes: tuple[Take, ...], *, keep: bool) -> _Grant:
+    @overload
+    def _decide(self, takes: tuple[Take, ...], *, keep: Literal[True]) -> _Granted | Shortage: ...
+
+    @overload
+    def _decide(self, takes: tuple[Take, ...], *, keep: Literal[False]) -> Taken | Shortage: ...
+
+    def _decide(self, takes: tuple[Take, ...], *, keep: bool) -> Taken | _Granted | Shortage:
         """Take from all or none, as ``draw_all`` does, which is asked where something fails.
 
         Each bucket is written at once, so that two takes of one add up, and put back where a later one fails. With
@@ -396,7 +416,7 @@ class MemoryLimits:
                 drawn.append((shard, key, tat, take))
             elif cost > 0 and not take.shadow:
                 drawn.append((shard, key, tat, None))
-                return self._refuse(takes, drawn, now, keep=keep), now, []
+                return self._refuse(takes, drawn, now, keep=keep)
             else:
                 assert cost >= 0, "a negative cost would mint tokens"
                 if cost:
@@ -405,7 +425,8 @@ class MemoryLimits:
                 levels.append(level(tat, rate, now))
                 continue
             levels.append((left // unit_ticks, -(-missing // TICKS_PER_NANO)))
-        return Taken(tuple(levels), shadowed), now, drawn
+        taken = Taken(tuple(levels), shadowed)
+        return _Granted(self, taken, now, drawn) if keep else taken
 
     def _refuse(self, takes: tuple[Take, ...], drawn: list[_Drawn], now: int, *, keep: bool) -> Shortage:
         """Put back what was taken so far, and say of all buckets why nothing is."""
@@ -443,25 +464,34 @@ class MemoryLimits:
             if grant is None:
                 self._bar(ended)
                 return
-            _, taken_at, drawn = grant
-            costs = _costs(command, drawn)
+            costs = command.costs if isinstance(command, SettleTokens) else None
+            if costs and isinstance(grant, _Granted):
+                _check(costs, grant.drawn)
             del self._grants[ended]
         finally:
             lock.release()
-        if not drawn:  # it was refused
-            return
-        buckets: threading.Lock | _Together = lock
+        if isinstance(grant, _Granted):
+            self.end(grant, costs)
+
+    def end(self, grant: _Granted, costs: tuple[int | None, ...] | None) -> None:
+        """End what was granted; it may have ended before."""
+        if costs:
+            _check(costs, grant.drawn)
+        lock: threading.Lock | _Together = self._locks[0]
         if self._locks_mask:
-            buckets = self._lock_of(None, [take for _, _, _, take in drawn if take is not None])
-        buckets.acquire()
+            lock = self._lock_of(None, [take for _, _, _, take in grant.drawn if take is not None])
+        lock.acquire()
         try:
-            if costs:
-                self._settle(drawn, costs, taken_at)
+            drawn, grant.drawn = grant.drawn, []
+            if costs is None:
+                self._settle(drawn, (0,) * len(drawn), grant.taken_at)
+            elif costs and drawn:
+                self._settle(drawn, costs, grant.taken_at)
             for shard, key, _, take in drawn:
                 if take is not None:
                     shard.unwatch(key)
         finally:
-            buckets.release()
+            lock.release()
 
     def _settle(self, drawn: list[_Drawn], costs: tuple[int | None, ...], taken_at: int) -> None:
         now = max(self._monotonic_ns() * TICKS_PER_NANO, self._latest)
@@ -485,17 +515,12 @@ class MemoryLimits:
         return _Together([self._locks[number] for number in sorted(numbers)])
 
 
-def _costs(command: ReturnTokens | SettleTokens, drawn: list[_Drawn]) -> tuple[int | None, ...]:
-    """What each take is settled with; empty where all stays as it is."""
-    if isinstance(command, ReturnTokens):
-        return (0,) * len(drawn)
-    costs = command.costs
-    if costs:
-        if drawn and len(costs) != len(drawn):
-            raise LayerError("what is settled has one number for each take, or none at all")
-        if any(cost is not None and cost < 0 for cost in costs):
-            raise LayerError("what is settled is never negative: it would mint tokens")
-    return costs
+def _check(costs: tuple[int | None, ...], drawn: list[_Drawn]) -> None:
+    """Refuse what nothing can be settled with."""
+    if drawn and len(costs) != len(drawn):
+        raise LayerError("what is settled has one number for each take, or none at all")
+    if any(cost is not None and cost < 0 for cost in costs):
+        raise LayerError("what is settled is never negative: it would mint tokens")
 
 
 def _shards_for(max_keys: int) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from limits.strategies import RateLimiter
 
     from tenantguard.adapters.limits.memory import MemoryLimits
-    from tenantguard.flow.ports import Clock, Level, Take, TakeWithWindows
+    from tenantguard.flow.ports import Clock, Level, Take, TakeWithWindows, TokenGrant
 
 _MARGIN_S: Final = 0.001
 """`limits` counts seconds since 1970 in floating point; a wait that is told must not end just before it is over."""
@@ -121,9 +121,9 @@ class WindowLimits:
             command = SettleTokens(command.id, tuple([command.costs[index] for index in buckets]))
         return self._buckets.execute(command)
 
-    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage:
-        """Take from buckets alone, finally."""
-        return self._buckets.take_in_place(takes)
+    def take_in_place(self, takes: tuple[Take, ...], /, *, final: bool = True) -> Taken | TokenGrant | Shortage:
+        """Take from buckets alone."""
+        return self._buckets.take_in_place(takes, final=final)
 
     def execute_with_windows(self, command: TakeWithWindows, /) -> Taken | Shortage:
         """Answer at once."""

@@ -133,8 +133,10 @@ class RedisLimits:
             raise PortError("limits", "the server does not answer")
         return refill
 
-    def take_in_place(self, takes: tuple[Take, ...], /) -> Taken | Shortage | None:
-        """Take finally, where leases have enough or a refusal is remembered; else None."""
+    def take_in_place(self, takes: tuple[Take, ...], /, *, final: bool = True) -> Taken | Shortage | None:
+        """Take finally, where leases have enough; refuse where a refusal is remembered; else None."""
+        if not final:
+            return self._denial(takes, self.now_ns()) if self._denied else None
         plan = self._plans.get(id(takes)) or self._planned(takes)
         now_ns = self.now_ns()
         if plan.leases and not plan.asked:
