@@ -366,7 +366,7 @@ class _Relay:
 
     __slots__ = (
         "_connection", "_left", "_looking", "_loop", "_pool", "_receive", "_rounds", "_send", "_sent", "_turn_since",
-        "_uploading", "_upstream", "_visits",
+        "_unread", "_uploading", "_upstream", "_visits",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
@@ -380,6 +380,7 @@ class _Relay:
         self._sent = False  # the request, whole: what ``receive`` gives now is the client's leaving
         self._turn_since: float | None = None  # since when it is the upstream's turn
         self._uploading: asyncio.Task[None] | None = None
+        self._unread: Exception | None = None  # of ``receive``, in place of the body's rest
         self._looking: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._left = False
@@ -431,6 +432,8 @@ class _Relay:
             except OSError as failure:
                 if self._left:
                     return None
+                if self._unread is not None:
+                    raise self._unread from None
                 if at_once and method in _REPEATABLE and self._was_stale():
                     self._release()
                     continue
@@ -462,7 +465,12 @@ class _Relay:
                 if not more:
                     break
                 self._turn_since = None
-                message = await self._receive()
+                try:
+                    message = await self._receive()
+                except Exception as failure:  # noqa: BLE001 - of middleware, which is to have it back
+                    self._unread = failure
+                    connection.fail(ConnectionAbortedError("the body's rest cannot be read"))
+                    return
                 if message["type"] == "http.disconnect":
                     self._leave()
                     return
@@ -488,6 +496,8 @@ class _Relay:
             except OSError as failure:
                 if self._left:
                     return
+                if self._unread is not None:
+                    raise self._unread from None
                 raise UpstreamLost(f"the upstream's response broke off: {type(failure).__name__}") from None
             more = not connection.is_read
             if not more:

@@ -22,6 +22,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 10.0
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio"), pytest.param(uvloop.new_event_loop, id="uvloop")]
 
 
 class Peer:
@@ -637,6 +639,120 @@ def test_silence_in_mid_body_breaks_the_response_off(wire: Wire) -> None:
     client, _ = wire.exchange(get(), b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
     client.head()
     assert client.until_closed() == b"half"
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_response_without_a_length_that_we_hang_up_on_is_not_whole(
+    wire: Wire, kind: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Its end is that the upstream hangs up, which nobody else does in its place."""
+
+    async def main() -> None:
+        app = upstream_app(f"http://{wire.authority}")
+        loop = asyncio.get_running_loop()
+
+        def begin() -> Peer:
+            upstream = wire.upstream()
+            upstream.head()
+            upstream.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+            return upstream
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            if message.get("body"):
+                await app.close()
+
+        beginning = loop.run_in_executor(None, begin)
+        with pytest.raises(UpstreamLost):
+            await app(scope(), messages(), send)
+        await beginning
+
+    sent: list[Any] = []
+    with asyncio.Runner(loop_factory=kind) as runner:
+        runner.run(main())
+    assert [message.get("body") for message in sent] == [None, b"half"]
+    assert sent[-1]["more_body"]
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("kind", LOOPS)
+def test_over_tls_a_response_without_a_length_ends_where_the_upstream_says_so(
+    wire: Wire,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Callable[[], asyncio.AbstractEventLoop],
+    *,
+    said: bool,
+) -> None:
+    """Anybody on the way can close a connection (RFC 9112 9.8)."""
+    certificate, key = certified(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def answer() -> None:
+        with context.wrap_socket(wire.listener.accept()[0], server_side=True) as peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+            if said:
+                peer.unwrap()
+            else:
+                peer.shutdown(socket.SHUT_WR)
+
+    async def main() -> None:
+        app = upstream_app(f"https://{wire.authority}")
+        answering = asyncio.get_running_loop().run_in_executor(None, answer)
+        with contextlib.nullcontext() if said else pytest.raises(UpstreamLost):
+            await app(scope(), messages(), collect(sent))
+        await answering
+        await app.close()
+
+    sent: list[Any] = []
+    with asyncio.Runner(loop_factory=kind) as runner:
+        runner.run(main())
+    assert b"".join(message.get("body", b"") for message in sent) == b"half"
+    assert sent[-1]["more_body"] is not said
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nx-endless: ", b"2;"])
+def test_what_an_upstream_sends_between_the_bytes_of_a_body_is_bounded(wire: Wire, endless: bytes) -> None:
+    """A trailer is kept until its line has ended, and each read made it longer."""
+    client = wire.client(get())
+    upstream = wire.upstream()
+    upstream.head()
+    upstream.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+    client.head()
+    assert client.chunk() == b"ok"
+    with contextlib.suppress(ConnectionError):  # the proxy hangs up before it has read all of that
+        upstream.send(endless + b"x" * 300_000)
+    assert client.until_closed() == b""
+
+
+def test_a_body_that_cannot_be_read_stops_the_request(wire: Wire) -> None:
+    """Middleware raises from ``receive`` what it answers with; the upstream is not left waiting for the rest."""
+
+    async def main() -> None:
+        app = upstream_app(f"http://{wire.authority}")
+        loop = asyncio.get_running_loop()
+        given = iter([{"type": "http.request", "body": b"half", "more_body": True}])
+
+        async def receive() -> Any:
+            for message in given:
+                return message
+            raise TimeoutError("the body is too slow")
+
+        calling = loop.create_task(app(scope(method="POST"), receive, collect(sent)))
+        upstream = await loop.run_in_executor(None, wire.upstream)
+        with pytest.raises(TimeoutError, match="too slow"):
+            async with asyncio.timeout(PATIENCE_S):
+                await calling
+        await loop.run_in_executor(None, upstream.head)
+        assert await loop.run_in_executor(None, upstream.until_closed) == b"4\r\nhalf\r\n"
+        await app.close()
+
+    sent: list[Any] = []
+    asyncio.run(main())
+    assert sent == []
 
 
 # --- what never comes ---

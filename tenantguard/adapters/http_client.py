@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._bodiless = bodiless
         self._has_head = False
         self._ends_with_connection = False
-        self._unread_bytes = 0  # of an unfinished head
+        self._unread_bytes = 0  # of a head, a chunk's extension or a trailer, which may never end
         self._pieces: list[bytes] = []
         self._held = 0
         self.status = 0
@@ -159,6 +159,7 @@ class Connection(asyncio.Protocol):
         if parser is None:
             return
         was_complete = self.complete
+        held = self._held
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -166,12 +167,12 @@ class Connection(asyncio.Protocol):
             return
         if was_complete:  # nobody has asked
             self.abort()
-        elif not self._has_head:
-            self._unread_bytes += len(data)
+        else:
+            self._unread_bytes = self._unread_bytes + len(data) if self._held == held else 0
             if self._unread_bytes > 2 * HEAD_BYTES_MAX:
-                self.fail(InvalidAnswerError("the head is too long"))
-        elif self._bodiless:
-            self._parser = HttpResponseParser(self)  # that one may wait for a body
+                self.fail(InvalidAnswerError("the head, or what stands between the body's bytes, is too long"))
+            elif self._bodiless and self._has_head:
+                self._parser = HttpResponseParser(self)  # that one may wait for a body
         self._wake()
 
     def pause_writing(self) -> None:
@@ -184,15 +185,19 @@ class Connection(asyncio.Protocol):
         if full is not None and not full.done():
             full.set_result(None)
 
+    def eof_received(self) -> None:
+        """The origin says no more, which ends an answer without a length."""
+        assert self._transport is not None
+        if self._ends_with_connection and not self.complete and _is_said(self._transport):
+            self.complete = True
+            self._wake()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed, by whomever."""
         self.is_lost = True
         self._parser = None  # which refers back here
         if not self.complete and self._failure is None:
-            if exc is None and self._ends_with_connection:
-                self.complete = True
-            else:
-                self._failure = exc or ConnectionError("the origin hung up")
+            self._failure = exc or ConnectionError("the origin hung up")
         self._wake()
         self.resume_writing()
         self._gone(self)
@@ -251,6 +256,17 @@ class Connection(asyncio.Protocol):
             self.complete = True
         else:
             self.headers = []
+
+
+def _is_said(transport: asyncio.Transport) -> bool:
+    """Whether the end is the origin's own: anybody on the way can close what carries TLS (RFC 9112 9.8)."""
+    secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    if secured is None:
+        return True
+    try:
+        return not secured.read(1)
+    except ssl.SSLError:
+        return False
 
 
 class Pool:
