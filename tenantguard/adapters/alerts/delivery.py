@@ -147,10 +147,16 @@ class Alerts:
 
     def _tell(self, notice: Notice, closing: threading.Event) -> bool:
         """Whether it is told to all."""
+        try:
+            alert = read_alert(notice.payload)
+        except Exception:  # noqa: BLE001 - perhaps a newer version's, whose process takes it when the lease lapses
+            _log.error("notice %d of the outbox cannot be read as an alert", notice.seq)
+            if notice.tries >= TRIES_MAX:
+                self._ledger.retry(notice.seq, NEVER_NS)
+            return False
         if len(self._told) > _TOLD_MAX:  # what other processes went on with
             self._told.clear()
         told = self._told.setdefault(notice.seq, set())
-        alert = read_alert(notice.payload)
         failed = False
         for sender in self._senders:
             if sender.name in told:

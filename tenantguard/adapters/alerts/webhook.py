@@ -103,6 +103,7 @@ class WebhookSender:
         connection = self._connect(deadline_ns)
         try:
             if self._is_tls:
+                connection.settimeout(self._left_s(deadline_ns))
                 connection = self._wrapped(connection)
             connection.settimeout(self._left_s(deadline_ns))
             connection.sendall(self._head(body) + body)

@@ -159,6 +159,23 @@ def test_what_a_lost_process_took_is_told_by_another(system: System, box: Box) -
     assert alerts.deliver() == 1
 
 
+def test_an_alert_that_cannot_be_read_keeps_no_other_back(
+    system: System, box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another version may have put it there."""
+    box.put(make_alert(50), make_alert(80))
+    box.payloads[1]["period"] = "fortnight"
+    sender = Telling("log")
+    alerts = Alerts(box, [sender], system)
+    assert alerts.deliver() == 1
+    assert list(box.payloads) == [1]
+    for _ in range(TRIES_MAX):
+        system.clock.advance(61)  # type: ignore[attr-defined]
+        assert alerts.deliver() == 0
+    assert box.due[1] == NEVER_NS
+    assert "fortnight" not in caplog.text
+
+
 def test_a_failing_ledger_is_told_to_who_delivers_and_does_not_end_the_thread(system: System, box: Box) -> None:
     sender = Telling("log")
     alerts = Alerts(box, [sender], system)

@@ -114,6 +114,24 @@ def test_a_receiver_that_stalls_or_drips_is_left_at_the_deadline(
     assert SystemClock.monotonic_ns() - before_ns < 10 * SHORT_S * 1e9
 
 
+def test_the_handshake_has_what_the_connecting_left_of_the_time(alert: Alert) -> None:
+    class Late(ManualClock):
+        """It has taken nearly all of the time to connect."""
+
+        looks = 0
+
+        def monotonic_ns(self) -> int:
+            self.looks += 1
+            return 0 if self.looks <= 2 else 10 * 10**9 - 10**7
+
+    before_ns = SystemClock.monotonic_ns()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/alerts"
+        with pytest.raises(PortError, match="in time"):
+            WebhookSender(url, SECRET, Late(), timeout_s=10).send(alert)
+    assert SystemClock.monotonic_ns() - before_ns < 5 * 10**9
+
+
 def test_a_receiver_that_answers_without_end_is_read_only_as_far_as_its_status(
     receiver: Receiver, alert: Alert
 ) -> None:
