@@ -135,6 +135,8 @@ class HTTPRun(ClientWatch):
             self.close_flow()
             await self.settle(session.conclude(error=self._abort, left=await self._client_gone()))
             self.raise_cancelled()
+        elif session.state is State.SETTLING:  # in another task of the application's, at the end of a drain
+            await self._undisturbed(self.settled_event().wait())
         if self._abort is not None:
             raise self._abort
         if self._head is not None:  # never followed by a body: forwarded so

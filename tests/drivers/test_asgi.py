@@ -665,6 +665,52 @@ def test_a_drain_ends_at_its_bound_whatever_the_application_makes_of_it() -> Non
     assert watching.outcome.received == 6
 
 
+def test_an_application_that_is_stopped_while_a_drain_ends_waits_for_its_settling() -> None:
+    """The task that hears of the bound settles, and the application stops that task when its own ``send`` fails."""
+    notes: list[str] = []
+
+    class Slow:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            async def settle() -> None:
+                settling.set()
+                await go_on.wait()
+                notes.append("settled")
+
+            def end(outcome: Outcome) -> Any:
+                yield from ask(settle)
+
+            exchange.on_disconnect = OnDisconnect.DRAIN
+            exchange.resolve(end)
+            exchange.observe(lambda outcome: notes.append("observed"))
+            return (yield from proceed(exchange))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        listening = asyncio.ensure_future(receive())
+        await settling.wait()
+        try:
+            await send(body(b"more", more=True))
+        finally:
+            listening.cancel()
+            tasks.append(asyncio.ensure_future(commit()))
+
+    async def commit() -> None:
+        await idle(20)
+        go_on.set()
+
+    async def main() -> None:
+        server = Server()
+        server.left.set()
+        guard = Guard([Slow()], ports=memory_ports(), drain_s=0.0)
+        await ASGIGuard(app, guard=guard)(http_scope(), server.receive, server.send)
+        notes.append("run over")
+
+    tasks: list[asyncio.Task[None]] = []
+    settling, go_on = asyncio.Event(), asyncio.Event()
+    asyncio.run(main())
+    assert notes == ["settled", "observed", "run over"]
+
+
 def test_looking_for_the_client_leaves_a_body_that_nobody_reads_where_it_is() -> None:
     till = Till()
     read = 0
