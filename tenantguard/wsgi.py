@@ -89,6 +89,7 @@ class _Run:
     _observed = False
     _closed = False
     _gone = False  # the server closed the response before its end: the client has left
+    _draining = False
     _exhausted = False
     _iterable: Iterable[bytes] = ()
     _iterator: Iterator[bytes] | None = None
@@ -279,7 +280,8 @@ class _Run:
         error = None if isinstance(failure, ClientLeftError) and not self.session.called else failure
         self._close_flow()
         try:
-            self.settle(self.session.conclude(error=error, left=self._gone))
+            drained = self._draining and isinstance(failure, Exception)  # else it was stopped
+            self.settle(self.session.conclude(error=error, left=self._gone, drained=drained))
         finally:
             self._stop_app()
             self.observe()
@@ -529,11 +531,12 @@ class _Run:
                 self._gone = True
                 drains = self.exchange.on_disconnect is OnDisconnect.DRAIN and self.exchange.resolvers
                 if drains and self.guard.start_drain():
+                    self._draining = True
                     try:
                         self._drain()
                     finally:
                         self.guard.end_drain()
-                self.settle(session.conclude(left=True))
+                self.settle(session.conclude(left=True, drained=session.due))
         except BaseException as failure:
             self._fail(failure)
             raise

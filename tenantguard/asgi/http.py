@@ -88,7 +88,9 @@ class HTTPRun(ClientWatch):
             if isinstance(failure, anyio.get_cancelled_exc_class()):
                 await self._look_for_client()
             self.close_flow()
-            await self.settle(session.conclude(error=None if left else failure, left=self._gone))
+            drained = self._draining and isinstance(failure, Exception)  # else it was stopped
+            error = None if left else failure
+            await self.settle(session.conclude(error=error, left=self._gone, drained=drained))
             await self.observe()
             if isinstance(failure, Exception):
                 self.raise_cancelled()
@@ -133,7 +135,8 @@ class HTTPRun(ClientWatch):
         session = self.session
         if not session.settled:
             self.close_flow()
-            await self.settle(session.conclude(error=self._abort, left=await self._client_gone()))
+            left = await self._client_gone()
+            await self.settle(session.conclude(error=self._abort, left=left, drained=self._draining))
             self.raise_cancelled()
         elif session.state is State.SETTLING:  # in another task of the application's, at the end of a drain
             await self._undisturbed(self.settled_event().wait())
@@ -354,7 +357,8 @@ class HTTPRun(ClientWatch):
     async def _settle_held(self) -> bool:
         """Settle at the settling point; where money could not be ended, what is held never leaves."""
         session = self.session
-        sound = await self.settle(session.conclude(left=await self._client_gone()))
+        left = await self._client_gone()
+        sound = await self.settle(session.conclude(left=left, drained=self._draining))
         self.raise_cancelled()
         if not sound:
             await self._break_off(settle_refusal())
@@ -424,7 +428,7 @@ class HTTPRun(ClientWatch):
         if not session.refuse(response, error=error):
             assert session.cut is not None
             response = session.response = self.exchange.deny(cut_refusal(session.cut.reason))
-        if not await self.settle(session.conclude(error=error, left=self._gone)):
+        if not await self.settle(session.conclude(error=error, left=self._gone, drained=self._draining)):
             denial = settle_refusal()
             response = self.exchange.deny(denial)
             session.withhold(denial.reason, response)

@@ -241,10 +241,14 @@ class Session:
         assert self.state is _SETTLING
         self.state = _DONE
 
-    def conclude(self, *, error: BaseException | None = None, left: bool = False) -> Outcome:
-        """How the exchange ends if it ends now. ``left``: the client is known to have gone."""
+    def conclude(self, *, error: BaseException | None = None, left: bool = False, drained: bool = False) -> Outcome:
+        """How the exchange ends if it ends now. ``left``: the client is known to have gone.
+
+        ``drained``: the application has not heard of that, so that it ended or failed by itself.
+        """
         ended = self._ended()
-        ending, reason = self._ending(error, left=left, ended=ended)
+        failed_unheard = drained and (error is not None or not ended)
+        ending, reason = self._ending(error, left=left and not failed_unheard, ended=ended)
         return self._outcome(ending, reason, error, ended=ended)
 
     def conclude_socket(self, code: int | None, *, left: bool, error: BaseException | None = None) -> Outcome:

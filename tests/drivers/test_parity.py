@@ -1247,6 +1247,19 @@ def test_a_drained_application_finishes_unheard_and_its_end_is_seen(world: World
     assert world.till.endings == ["left"]
 
 
+@pytest.mark.parametrize("fails", [2, None])
+def test_an_application_that_breaks_off_by_itself_while_it_is_drained_has_failed(
+    world: World, fails: int | None
+) -> None:
+    """It has not heard that its client left, so that is not why: nothing is charged for a response that failed."""
+    app = App(chunks=[b"one", b"two", b"three"], fails=fails)
+    watching = Watching()
+    seen = world.run([watching, DrainedHolding(), marking(Done())], app, leave_after=1)
+    assert seen.chunks == [b"one"]
+    assert (watching.outcome.ending, watching.outcome.ended) == ("failed", False)
+    assert world.till.endings == ["failed"]
+
+
 def test_a_drain_that_finds_no_place_is_none(world: World) -> None:
     app = App(chunks=[b"one", b"two", b"[DONE]"])
     watching = Watching()

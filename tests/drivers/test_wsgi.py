@@ -450,7 +450,7 @@ def test_a_cut_application_that_cannot_even_be_closed_changes_nothing(caplog: py
     assert app.closed == 1
 
 
-def test_an_application_that_fails_while_it_is_drained_has_been_left() -> None:
+def test_an_application_that_fails_while_it_is_drained_has_failed_and_leaves_its_place() -> None:
     from tenantguard.model.route import OnDisconnect
 
     class Drains:
@@ -465,8 +465,8 @@ def test_an_application_that_fails_while_it_is_drained_has_been_left() -> None:
     next(iterable)
     with pytest.raises(AppError):
         iterable.close()
-    assert watching.outcome.ending == "left"
-    assert till.endings == ["left"]
+    assert watching.outcome.ending == "failed"
+    assert till.endings == ["failed"]
     assert guard.guard.start_drain()
 
 

@@ -266,6 +266,17 @@ def test_a_client_that_left_is_told_from_a_failure_and_an_end_that_was_seen_is_r
     assert headed(500).conclude(left=True).ending is Ending.FAILED
 
 
+def test_what_fails_or_ends_early_without_having_heard_that_its_client_left_has_failed() -> None:
+    session = headed()
+    fault = ValueError()
+    outcome = session.conclude(left=True, drained=True, error=fault)
+    assert (outcome.ending, outcome.reason) == (Ending.FAILED, "ValueError")
+    assert session.conclude(left=True, drained=True).reason == "response.unfinished"
+    session.feed(b"all", more=False)
+    outcome = session.conclude(left=True, drained=True)
+    assert (outcome.ending, outcome.ended) == (Ending.LEFT, True)
+
+
 def test_what_is_withheld_is_a_cut_whatever_was_settled() -> None:
     session = headed()
     session.feed(b"all", more=False)
