@@ -169,14 +169,22 @@ def test_an_answer_that_no_decoder_reads_is_withheld_and_not_given_away(
     assert told.cost > 0
 
 
-def test_a_document_that_nests_too_deeply_to_be_read_is_charged_as_one_without_usage(
-    between: Lab, upstream: ScriptedUpstream
+@pytest.mark.parametrize("said", [b"[" * 100_000 + b"]" * 100_000, b"1" * 5_000], ids=["nested", "digits"])
+def test_a_document_that_python_does_not_read_is_charged_as_one_without_usage(
+    between: Lab, upstream: ScriptedUpstream, said: bytes
 ) -> None:
-    """What a caller nests just deeply enough, an upstream may say again within something."""
-    deep = DOCUMENT[:-1] + b',"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-    told = Told(between, upstream, answer(deep), "plain")
+    """What a caller nests just deeply enough, an upstream may say again within something; a model writes numbers."""
+    told = Told(between, upstream, answer(DOCUMENT[:-1] + b',"metadata":' + said + b"}"), "plain")
     assert told.record.ending == "completed"
     assert told.cost > COST
+
+
+def test_a_document_with_bytes_that_are_no_text_is_charged_what_it_says(
+    between: Lab, upstream: ScriptedUpstream
+) -> None:
+    """Some servers cut the text of a model within a character."""
+    told = Told(between, upstream, answer(DOCUMENT[:-1] + b',"text":"\xe2\x82"}'), "plain")
+    assert (told.record.ending, told.cost) == ("completed", COST)
 
 
 @pytest.mark.parametrize("content_type", ["", EVENTS, "text/event-stream; charset=utf-8", "TEXT/EVENT-STREAM"])

@@ -113,8 +113,8 @@ class Decoding:
 class DocumentDecoder(UsageDecoder):
     """One JSON object, copied up to ``DOCUMENT_BYTES_MAX`` and decoded at its end.
 
-    ``ended`` once the whole object was parsed. Of one that is longer, or nests too deeply to be parsed, only the
-    closing brace is known, and no usage.
+    ``ended`` once the whole object was parsed. Of one that is longer, nests too deeply to be parsed or has a number
+    of thousands of digits, only the closing brace is known, and no usage.
     """
 
     __slots__ = ("_copy", "_fed", "_last")
@@ -167,10 +167,13 @@ class DocumentDecoder(UsageDecoder):
         is_plain = data[:1] == b"{" and data[1:2] > b"\0"  # UTF-8 and no mark: what ``json`` takes longer to find out
         try:
             document = json.loads(data.decode("utf-8", "surrogatepass") if is_plain else data)
-        except RecursionError:
-            self.ended = data.rstrip(_JSON_SPACE).endswith(b"}")
-        except ValueError:
+        except UnicodeDecodeError:
+            if is_plain:
+                self.parse(data.decode("utf-8", "replace").encode())
+        except json.JSONDecodeError:
             return
+        except (RecursionError, ValueError):  # ValueError: a number with more digits than Python reads
+            self.ended = data.rstrip(_JSON_SPACE).endswith(b"}")
         else:
             self.take(document)
 
