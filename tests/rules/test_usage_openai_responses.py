@@ -57,6 +57,33 @@ def document(**members: Any) -> UsageDecoder:
     return decoder
 
 
+@pytest.mark.parametrize("tools", [b"[" * 100_000 + b"]" * 100_000, b"1" * 5_000], ids=["nested", "digits"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"type":"response.%b","response":{"tools":%b}}',
+        b'{"response":{"tools":%b,"type":"response.completed"},"type":"response.%b"}',
+    ],
+    ids=["first", "last"],
+)
+def test_a_stream_that_repeats_more_than_python_reads_has_ended_without_usage(data: bytes, tools: bytes) -> None:
+    """A caller whose tools nest just deeply enough had such a stream for nothing."""
+
+    def ends(kind: bytes) -> UsageDecoder:
+        told = (kind, tools) if data.startswith(b'{"type"') else (tools, kind)
+        return stream(CREATED, b"data: " + data % told + b"\n\n")
+
+    completed = ends(b"completed")
+    assert (completed.ended, completed.failed, completed.usage) == (True, False, None)
+    assert ends(b"failed").failed
+    assert not ends(b"created").ended
+
+
+def test_a_last_event_that_breaks_off_is_no_end() -> None:
+    assert not stream(CREATED, b'data: {"type":"response.completed","response":{"tools":' + b"[" * 100_000).ended
+    assert not stream(CREATED, b'data: {"type":"response.completed","response":{"tools":[}}\n\n').ended
+
+
 def test_a_stream_ends_with_completed_and_its_usage() -> None:
     decoder = stream(CREATED, said("output_text", "Hel"), said("output_text", "lo"), COMPLETED)
     assert (decoder.ended, decoder.failed, decoder.usage) == (True, False, WHOLE)

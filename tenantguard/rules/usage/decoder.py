@@ -362,6 +362,17 @@ def parse_object(data: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def is_beyond_python(data: bytes) -> bool:
+    """Whether ``data`` may be an object that nests deeper, or has a longer number, than Python reads."""
+    try:
+        json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    except (RecursionError, ValueError):
+        return data.rstrip(_JSON_SPACE).endswith(b"}")
+    return False
+
+
 def text_bytes(escaped: bytes) -> int:
     """How many UTF-8 bytes the JSON string with this inside stands for."""
     if b"\\" not in escaped:

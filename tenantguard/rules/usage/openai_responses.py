@@ -20,6 +20,7 @@ from tenantguard.rules.usage.decoder import (
     DocumentDecoder,
     StreamDecoder,
     UsageDecoder,
+    is_beyond_python,
     parse_object,
     text_bytes,
 )
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 _PLAIN: Final = re.compile(rb'\{"type":"response\.[a-z_.]+\.delta",')
 """How nearly every event begins, and none that tells more than its delta."""
 _TELLING: Final = re.compile(rb'"type"\s*:\s*"(?:response\.(?:created|completed|incomplete|failed)|error)"')
+_FIRST: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z.]+)"')
+_LAST: Final = re.compile(rb'"type"\s*:\s*"([a-z.]+)"\s*\}\s*\Z')
+"""The type of an event that cannot be parsed, as its first member or its last."""
+_LAST_BYTES: Final = 100
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _DELTA: Final = re.compile(rb'"delta"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _SOUND: Final = b'"response.audio.delta"'
@@ -76,6 +81,8 @@ class _Stream(StreamDecoder):
             document = parse_object(data)
             if document is not None:
                 self._read(document)
+            elif is_beyond_python(data):  # it repeats what the request brought: its tools, its metadata
+                self._read_type(data)
         elif _SOUND not in data:
             for text in _DELTA.findall(data):
                 self._text_bytes += text_bytes(text)
@@ -90,6 +97,11 @@ class _Stream(StreamDecoder):
         if isinstance(response, dict):
             _read_response(self, response)
         self.ended = kind in _ENDS
+
+    def _read_type(self, data: bytes) -> None:
+        found = _FIRST.match(data) or _LAST.search(data[-_LAST_BYTES:])
+        if found is not None:
+            self._read({"type": found[1].decode()})
 
 
 DECODING: Final = Decoding(_Document, {EVENT_STREAM: _Stream})
