@@ -102,8 +102,19 @@ def test_what_a_model_calls_with_cannot_pass_for_the_protocol() -> None:
     assert (decoder.ended, decoder.usage) == (False, None)
 
 
-def test_a_line_above_the_limit_ends_the_reading_but_not_the_stream() -> None:
+def test_a_line_above_the_limit_passes_unread_and_may_have_been_the_end() -> None:
     huge = b" " * EVENT_BYTES_MAX
     for parts in ([huge + line(**DONE)], [huge, line(**DONE)], [said("a"), huge, b" ", line(**DONE)]):
         decoder = stream(*parts)
-        assert (decoder.ended, decoder.usage) == (False, None)
+        assert (decoder.ended, decoder.usage) == (True, None)
+    for parts in ([huge, b"  "], [huge + b"\n", b'{"half'], [huge + b"\n", line(error="x")]):
+        decoder = stream(*parts)
+        assert not decoder.ended or decoder.failed
+
+
+def test_what_follows_a_line_above_the_limit_is_read() -> None:
+    huge = b" " * (EVENT_BYTES_MAX + 1) + b"\n"
+    for parts in ([huge + line(**DONE)], [huge, line(**DONE)], [said("a"), huge[:-1], b"\n" + line(**DONE)]):
+        decoder = stream(*parts)
+        assert decoder.ended
+        assert decoder.usage == stream(line(**DONE)).usage

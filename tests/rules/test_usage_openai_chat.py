@@ -393,15 +393,52 @@ def test_a_broken_escape_is_counted_as_written() -> None:
     assert stream([b'data: {"choices":[{"delta":{"content":"\\q"}}]}\n\n'])[1].output_bytes == 2
 
 
-def test_an_event_above_the_limit_ends_the_reading_but_not_the_stream() -> None:
-    """Everything leaves; the end was not proven, so the response is no success."""
-    huge = b"data: " + b"x" * EVENT_BYTES_MAX + b"\n\n"
-    for strip in (False, True):
-        for parts in ([huge], [huge[:100], huge[100:]], [b"data: x\n" * (EVENT_BYTES_MAX // 8 + 1)]):
-            whole = [PLAIN[1], *parts, *PLAIN[2:]]
-            out, decoder = stream(whole, strip=strip)
-            assert out == b"".join(whole)
-            assert (decoder.ended, decoder.usage) == (False, None)
+HUGE = b"data: " + b"x" * EVENT_BYTES_MAX
+MANY_LINES = b"data: x\n" * (EVENT_BYTES_MAX // 8 + 1)
+
+
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("huge", [HUGE, MANY_LINES + b"data: x", b": a\n" + HUGE], ids=["line", "lines", "comment"])
+def test_an_event_above_the_limit_passes_unread_and_what_follows_is_read(
+    huge: bytes, end: bytes, *, strip: bool
+) -> None:
+    huge = huge.replace(b"\n", end) + end + end
+    first, *following = [part.replace(b"\n", end) for part in PLAIN[1:]]
+    without, expected = stream([first, *following], strip=strip)
+    for parts in (
+        [huge, *following],
+        [huge[:100], huge[100:], *following],
+        [huge[:-1], huge[-1:], *following],
+        [*[huge[at : at + 2_000_000] for at in range(0, len(huge), 2_000_000)], *following],
+        [huge + following[0], *following[1:]],
+        [huge + b"".join(following)],
+    ):
+        out, decoder = stream([first, *parts], strip=strip)
+        assert out == first + huge + without[len(first) :]
+        assert (decoder.ended, decoder.usage) == (True, expected.usage)
+
+
+@pytest.mark.parametrize(
+    ("after", "ended", "failed"),
+    [
+        ([], True, False),
+        ([b": ping\n\n"], True, False),
+        ([b"data: {"], False, False),
+        ([b'data: {"error":{"message":"x"}}\n\n'], False, True),
+    ],
+)
+def test_where_an_event_above_the_limit_may_have_been_the_end_usage_is_missing(
+    after: list[bytes], *, ended: bool, failed: bool
+) -> None:
+    """What left whole is not given away; what broke off behind it, or reported an error, is no success."""
+    decoder = stream([PLAIN[1], HUGE + b"\n\n", *after])[1]
+    assert (decoder.ended, decoder.failed, decoder.usage) == (ended, failed, None)
+
+
+def test_an_event_above_the_limit_that_is_not_whole_is_no_end() -> None:
+    decoder = stream([PLAIN[1], HUGE])[1]
+    assert (decoder.ended, decoder.broken) == (False, True)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])

@@ -19,6 +19,10 @@ DOCUMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest document that is copied to be decoded; the usage of a longer one is missing."""
 _ONE_EVENT: Final = re.compile(rb"(?:event: (.*+)\n)?data: (.*+)\n\n")
 """A chunk that is one whole event, as nearly every chunk is: it is read in half the time of the general way."""
+_EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+"""A line's ending, and a blank line behind it."""
+_EVENT_END_BYTES: Final = 4
+_LINE_END: Final = re.compile(rb"[\r\n]")
 _JSON_SPACE: Final = b" \t\r\n"
 _ID_CHARS_MIN: Final = 16
 _ID_CHARS_MAX: Final = 256
@@ -193,11 +197,24 @@ class StreamDecoder(UsageDecoder):
 
     A subclass reads an event's data as soon as its first data line is complete, and once more, whole, at the end of
     an event that has several. It sets ``_extra`` in an event that only our own request brought forth, which then does
-    not leave. Whatever follows the protocol's end passes unread, as does everything from an event above
-    ``EVENT_BYTES_MAX`` on: then the end was not seen.
+    not leave. Whatever follows the protocol's end passes unread, as does an event above ``EVENT_BYTES_MAX``. Where
+    one of these may have been the protocol's end, since the body ends behind a whole event, ``ended`` is true: a
+    response that left whole is no failure, and its usage is missing.
     """
 
-    __slots__ = ("_before", "_begun", "_between", "_data", "_extra", "_held", "_lines", "_passing", "_size")
+    __slots__ = (
+        "_before",
+        "_begun",
+        "_between",
+        "_data",
+        "_extra",
+        "_held",
+        "_lines",
+        "_passing",
+        "_size",
+        "_skipped",
+        "_unread",
+    )
 
     def __init__(self, *, rewrites: bool = False) -> None:
         super().__init__(rewrites=rewrites)
@@ -210,11 +227,15 @@ class StreamDecoder(UsageDecoder):
         self._size = 0
         self._held: list[bytes] = []
         self._extra = False
+        self._skipped = False
+        self._unread: bytes | None = None  # the last bytes of an event that passes unread
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the lines that the next bytes complete."""
         if self._passing:
             return chunk
+        if self._unread is not None:
+            return self._skip(chunk)
         if self._between and len(chunk) <= EVENT_BYTES_MAX:
             if b"\r" not in chunk:
                 one = _ONE_EVENT.fullmatch(chunk)
@@ -238,20 +259,50 @@ class StreamDecoder(UsageDecoder):
 
     def _feed_lines(self, chunk: bytes) -> bytes:
         lines = self._lines.feed(chunk)
-        if not self.rewrites:
-            if any(map(self._take, lines)) or self._lines.overflowed:
-                self._pass()
-            return chunk
         leaving: list[bytes] = []
-        for number, line in enumerate(lines, 1):
-            self._held.append(line)
+        read = 0
+        for line in lines:
+            read += 1
+            if self.rewrites:
+                self._held.append(line)
             if self._take(line):
-                return b"".join([*leaving, *self._held, *lines[number:], *self._pass()])
-            if line in BLANK_LINES:
+                break
+            if self.rewrites and line in BLANK_LINES:
                 leaving += self._release()
-        if self._lines.overflowed:
-            leaving += [*self._held, *self._pass()]
-        return b"".join(leaving)
+        else:
+            if not self._lines.overflowed:
+                return b"".join(leaving) if self.rewrites else chunk
+        rest = b"".join([*lines[read:], self._lines.finish()])
+        leaving += self._held
+        self._held = []
+        self._data.clear()
+        if self.ended:
+            self._passing = True
+        else:
+            self._begin_to_skip(lines[read - 1] if read else b"")
+            rest = self._skip(rest)
+        return b"".join([*leaving, rest]) if self.rewrites else chunk
+
+    def _begin_to_skip(self, line: bytes) -> None:
+        """The event whose last line so far is given is too long to be read."""
+        self._skipped = True
+        self._unread = line[-_EVENT_END_BYTES:]
+        self._lines = SSELines()
+        self._size = 0
+        self._extra = False
+
+    def _skip(self, chunk: bytes) -> bytes:
+        """Let what belongs to that event pass, and read what follows it."""
+        assert self._unread is not None
+        seen = self._unread + chunk
+        end = _EVENT_END.search(seen)
+        if end is None:
+            self._unread = seen[-_EVENT_END_BYTES:]
+            return chunk
+        self._unread = None
+        self._between = True
+        following = seen[end.end() :]
+        return chunk[: len(chunk) - len(following)] + (self.feed(following) if following else b"")
 
     def finish(self) -> bytes:
         """Read what is left as the last line of the last event."""
@@ -259,9 +310,12 @@ class StreamDecoder(UsageDecoder):
         if rest:
             self._held.append(rest)
             self._take(rest)
+        is_between = not self._size and self._unread is None
         self._end_event()
         if not self._passing:
             self.conclude()
+        if self._skipped and is_between and not (self.ended or self.failed):
+            self.ended, self.usage = True, None
         self.broken = not self.ended
         return b"".join(self._release()) if self.rewrites else b""
 
@@ -304,35 +358,51 @@ class StreamDecoder(UsageDecoder):
         self._extra = False
         return held
 
-    def _pass(self) -> list[bytes]:
-        self._passing = True
-        self._held = []
-        self._data.clear()
-        return [self._lines.finish()]
-
 
 class LineDecoder(UsageDecoder):
-    """One JSON object a line. Only the unfinished line is kept, up to ``EVENT_BYTES_MAX``: beyond it nothing is read.
+    """One JSON object a line. Only the unfinished line is kept.
 
-    Whatever follows the protocol's end passes unread.
+    Whatever follows the protocol's end passes unread, as does a line above ``EVENT_BYTES_MAX``. Where the body ends
+    behind a whole line and one of these may have been the protocol's end, ``ended`` is true, and usage is missing.
     """
 
-    __slots__ = ("_lines", "_passing")
+    __slots__ = ("_lines", "_passing", "_skipped", "_skipping")
 
     def __init__(self) -> None:
         super().__init__()
         self._lines = SSELines()
         self._passing = False
+        self._skipped = False
+        self._skipping = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the lines that the next bytes complete; they leave as they are."""
-        if not self._passing:
-            for line in self._lines.feed(chunk):
-                self.read_line(line)
-                if self.ended:
-                    break
-            self._passing = self.ended or self._lines.overflowed
+        data = chunk
+        while data and not self._passing:
+            data = self._behind(data) if self._skipping else self._read(data)
         return chunk
+
+    def _read(self, data: bytes) -> bytes:
+        """Read lines; return what follows them where one is too long."""
+        for line in self._lines.feed(data):
+            self.read_line(line)
+            if self.ended:
+                self._passing = True
+                return b""
+        if not self._lines.overflowed:
+            return b""
+        rest = self._lines.finish()
+        self._lines = SSELines()
+        self._skipped = self._skipping = True
+        return rest
+
+    def _behind(self, data: bytes) -> bytes:
+        """What follows the line that is too long."""
+        end = _LINE_END.search(data)
+        if end is None:
+            return b""
+        self._skipping = False
+        return data[end.end() :]
 
     def finish(self) -> bytes:
         """Read what is left as the last line."""
@@ -342,6 +412,8 @@ class LineDecoder(UsageDecoder):
                 self.read_line(rest)
             if not self.ended:
                 self.conclude()
+            if self._skipped and not (rest or self._skipping or self.ended or self.failed):
+                self.ended, self.usage = True, None
         self.broken = not self.ended
         return b""
 
