@@ -224,7 +224,7 @@ BAD: list[tuple[str, str, str | None]] = [
     ("[guard]\ndrain_s = nan # <-", "guard.drain_s", None),
     ("[guard]\ndrains_max = -1 # <-", "guard.drains_max", None),
     ('[guard]\nlayers = "tenant" # <-', "guard.layers", "write it in [brackets]"),
-    ("[guard]\nlayers = [] # <-", "guard.layers", None),
+    ("[guard]\nlayers = [] # <-", "guard.layers", "leave the key out"),
     ('[guard]\nlayers = [\n"tenant",\n"audti", # <-\n]', "guard.layers[1]", "did you mean 'audit'?"),
     ('[guard]\nlayers = ["tenant", "tenant"] # <-', "guard.layers[1]", None),
     ('[guard]\nlayers = ["tenant", "no_such:thing"] # <-', "guard.layers[1]", None),
@@ -246,7 +246,7 @@ BAD: list[tuple[str, str, str | None]] = [
     ("[tenancy]\ntrust_headers = true\nfrom = ['cookie'] # <-", "tenancy.from[0]", None),
     ("[tenancy] # <-\nfrom = ['api-key']", "tenancy.keys", "tenantguard hash-key --new"),
     ("[tenancy]\nmode = 'single'\nfallback = 'defualt' # <-", "tenancy.fallback", "did you mean 'default'?"),
-    ("[tenancy]\nmode = 'single'\nrequired = 'yes' # <-", "tenancy.required", "write it without quotes"),
+    ("[tenancy]\nmode = 'single'\nrequired = 'true' # <-", "tenancy.required", "write it without quotes"),
     ("[policies.deflt]\n[[routes]]\nmatch = 'x' # <-", "routes[0].match", None),
     ("[[routes]] # <-\nname = 'x'", "routes[0].match", None),
     ("[routes] # <-\nmatch = '/x'", "routes", "write [[routes]]"),
@@ -290,7 +290,7 @@ BAD: list[tuple[str, str, str | None]] = [
     ("[policies.acme]\ninherit = 'acme' # <-", "policies.acme.inherit", None),
     ("[policies.a]\ninherit = 'b' # <-\n[policies.b]\ninherit = 'a'", "policies.a.inherit", None),
     ("[policies.default]\nrate = '0/second' # <-", "policies.default.rate", None),
-    ("[policies.default]\nrate = 5 # <-", "policies.default.rate", None),
+    ("[policies.default]\nrate = 5 # <-", "policies.default.rate", '"10/second"'),
     ("[policies.default]\nrate = [] # <-", "policies.default.rate", "leave the key out"),
     ("[policies.default]\nrate = [\n'1/second',\n'1/secnd', # <-\n]", "policies.default.rate[1]", None),
     (
@@ -557,6 +557,57 @@ def test_a_problem_names_the_variable_that_it_comes_from(variable: str, value: s
     assert message in problem.message
     with pytest.raises(SettingsError, match=f"environment variable {variable}: {path}"):
         parse('[guard]\nlimits = "memory://"', **{variable: value})
+
+
+@pytest.mark.parametrize("other", ["TENANTGUARD__guard__ledger", "TENANTGUARD__Guard__Ledger"])
+def test_two_variables_that_set_one_key_are_a_problem(other: str) -> None:
+    variables = {"TENANTGUARD__GUARD__LEDGER": "memory://", other: "sqlite:///other.db"}
+    (problem,) = problems("", **variables)
+    assert problem.variable == other
+    assert "sets guard.ledger, as TENANTGUARD__GUARD__LEDGER does" in problem.message
+
+
+def test_a_variable_sets_a_key_of_a_table_that_another_sets() -> None:
+    read = parse(
+        SINGLE, TENANTGUARD__guard='{ body_limit = 5, ledger = "memory://" }', TENANTGUARD__GUARD__BODY_LIMIT="6"
+    )
+    assert (read.guard.body_limit, read.guard.ledger) == (6, "memory://")
+
+
+def test_a_variable_that_may_mean_two_keys_is_a_problem() -> None:
+    (problem,) = problems('[policies."a-b"]\n[policies."a.b"]\n', TENANTGUARD__POLICIES__A_B__RATE="1/second")
+    assert problem.variable == "TENANTGUARD__POLICIES__A_B__RATE"
+    assert "A_B means 'a-b' and 'a.b'" in problem.message
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000], ids=["digits", "depth"])
+def test_what_python_cannot_hold_is_a_problem(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"x\.toml: cannot be read: a number has thousands of digits, or"):
+        parse_settings(f"[guard]\nbody_limit = {value}\n", source="x.toml", environ={})
+    (problem,) = problems("", TENANTGUARD__GUARD__BODY_LIMIT=value)
+    assert problem.path == "guard.body_limit"
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("guard.body_limit = '10'", "must be a whole number, is text; write it without quotes"),
+        ("guard.body_limit = 'ten'", "must be a whole number, is text"),
+        ("guard.layers = []", "is empty; leave the key out, or name at least one"),
+        ("guard.layers = 'rate'", "must be a list, is text; write it in [brackets]"),
+        ("[tenancy.keys]\nid = 'x'", "must be a list, is a table; write its name in [[two brackets]]"),
+        (
+            "policies.a.rate = 10",
+            'must be text in quotes or a table, is a whole number; write for example "10/second"',
+        ),
+        ("policies.a.concurrency = '5'", "must be a whole number or a table, is text; write for example 5"),
+        ("policies.a.redact = 'on'", 'must be a table, is text; write for example { response = "restore" }'),
+    ],
+)
+def test_what_is_of_another_type_comes_with_the_remedy_that_would_help(written: str, told: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse(written)
+    assert [line for line in str(refused.value).splitlines() if line.endswith(f": {told}")]
 
 
 # files

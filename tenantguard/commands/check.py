@@ -102,6 +102,9 @@ def _guard(settings: Settings) -> Iterator[Row]:
         yield "", f"those of a process that is lost come back after {settings.limits.slot_lease_s:g} s"
     elif settings.guard.limits != "memory://":
         yield "slots", "of each process for itself"
+    names = {layer.name for layer in settings.layers}
+    if "charge" in names and "idempotency" not in names:
+        yield "repetitions", "an Idempotency-Key means nothing: guard.layers lacks 'idempotency'"
     replays = any(route.idempotency is Idempotency.REPLAY for route in settings.routes.routes)
     if replays and settings.idempotency_key is None:
         yield "kept responses", "of each process for itself: idempotency.key shares them, and outlives restarts"

@@ -100,17 +100,12 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
 def _limits(settings: Settings, system: System) -> LimitStore:
     """Token buckets where the settings say, and windows beside them where a policy counts in some."""
     uri, place = settings.guard.limits, f"{settings.source}: guard.limits"
-    policies = [resolved.policy for resolved in settings.policies.values()]
-    rates = [section for policy in policies if (section := policy.section(RateSection)) is not None]
-    buckets_only = all(rule.strategy is Strategy.TOKEN_BUCKET for section in rates for rule in section.rules)
     if uri != "memory://":
-        if not buckets_only:
-            raise ConfigurationError(
-                f"{place}: windows are counted in one process: leave out 'strategy', or write limits = 'memory://'"
-            )
         return open_limits(uri, system, settings.limits, place)
     buckets = MemoryLimits(system.clock)
-    if buckets_only:
+    policies = [resolved.policy for resolved in settings.policies.values()]
+    rates = [section for policy in policies if (section := policy.section(RateSection)) is not None]
+    if all(rule.strategy is Strategy.TOKEN_BUCKET for section in rates for rule in section.rules):
         return buckets
     from tenantguard.adapters.limits.windows import WindowLimits  # noqa: PLC0415 - it takes limits along
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PREFIX: Final = "TENANTGUARD__"
-_TYPED: Final = re.compile(r"\A(?:true|false|-?[0-9]+(?:\.[0-9]+)?|[\[{\"'].*)\Z", re.DOTALL)
+_TYPED: Final = re.compile(r"\A(?:true|false|-?[0-9][0-9_]*(?:\.[0-9]+)?|[\[{\"'].*)\Z", re.DOTALL)
 _BARE: Final = re.compile(r"\A[A-Za-z0-9_-]+\Z")
 _UNSAID: Final = re.compile(r"[^A-Za-z0-9_]")
 _ERROR_PLACE: Final = re.compile(r" \(at (?:line (?P<line>[0-9]+), column (?P<column>[0-9]+)|end of document)\)\Z")
@@ -46,11 +46,17 @@ class Document:
             self.data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as broken:
             raise SettingsError(source, [_syntax_problem(broken, text)]) from None
+        except (RecursionError, ValueError):
+            message = "cannot be read: a number has thousands of digits, or tables and lists are nested too deep"
+            raise SettingsError(source, [Problem(None, "", message)]) from None
         self._lines = locate(text)
         self._variables: dict[Path, str] = {}
-        for variable in sorted(environ):
-            if variable.startswith(PREFIX):
+        named = [variable for variable in environ if variable.startswith(PREFIX)]
+        for variable in sorted(named, key=lambda name: (name.count("__"), name)):  # tables before what is in them
+            try:
                 self._override(variable, environ[variable])
+            except ConfigurationError as unclear:
+                self.problems.append(Problem(None, "", str(unclear), variable=variable))
 
     def problem(self, path: Path, message: str, suggestion: str | None = None) -> None:
         """Note that something is wrong with what stands at ``path``, or should."""
@@ -106,13 +112,15 @@ class Document:
             table = inner
         name = _named(table, last)
         path = (*path, name)
+        if path in self._variables:
+            raise ConfigurationError(f"sets {show_path(path)}, as {self._variables[path]} does; unset one of them")
         self._variables[path] = variable
         if not _TYPED.match(text):
             table[name] = text
             return
         try:
             parsed = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             parsed = {}
         if parsed.keys() == {"value"}:
             table[name] = parsed["value"]
@@ -134,7 +142,10 @@ def show_path(path: Path) -> str:
 def _named(table: dict[str, Any], part: str) -> str:
     """The key of ``table`` that this part of a variable's name means; a new one in lower case."""
     wanted = part.upper()
-    return next((name for name in table if _UNSAID.sub("_", name).upper() == wanted), part.lower())
+    meant = [name for name in table if _UNSAID.sub("_", name).upper() == wanted]
+    if len(meant) > 1:
+        raise ConfigurationError(f"{part} means {' and '.join(map(repr, meant))}; write it into the file instead")
+    return meant[0] if meant else part.lower()
 
 
 def _syntax_problem(broken: tomllib.TOMLDecodeError, text: str) -> Problem:

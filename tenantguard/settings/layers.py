@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from tenantguard.errors import ConfigurationError
 from tenantguard.flow.layer import Layer, stack
 from tenantguard.model.concurrency import ConcurrencySection
 from tenantguard.model.pricing_section import PricingSection
@@ -95,7 +97,7 @@ def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path
                 document.problem(at, f"the layer {name!r} is there already")
             choices.append(LayerChoice(name, import_target(BUILT_IN[name])))
         elif ":" in name:
-            target = document.attempt(partial(import_target, name), at)
+            target = document.attempt(partial(_own_layer, name), at)
             if target is not None:
                 choices.append(LayerChoice(name, target))
         else:
@@ -109,6 +111,21 @@ def read_layers(document: Document, guard: GuardShape, wanted: Mapping[str, Path
     ordered = [cast("Layer", choice.target) for choice in choices if hasattr(choice.target, "handle")]
     document.attempt(partial(stack, ordered), path)
     return tuple(choices)
+
+
+def _own_layer(name: str) -> Any:
+    """A user's layer, or what makes one without arguments."""
+    target = import_target(name)
+    if inspect.isclass(target) or not hasattr(target, "handle"):
+        try:
+            inspect.signature(target).bind()
+        except TypeError as wrong:
+            raise ConfigurationError(
+                f"{name!r} is no layer, and cannot make one without arguments: {wrong}"
+            ) from None
+        except ValueError:
+            pass  # it does not say what it takes
+    return target
 
 
 def _check_idempotency(document: Document, names: list[str]) -> None:

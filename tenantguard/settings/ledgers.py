@@ -33,7 +33,10 @@ def _exact(uri: str, folder: Path, system: System, bounds: LedgerShape, place: s
 
         path = folder / uri.removeprefix(SQLITE)
         durable = SQLiteLedger(path, system, deadline_s=bounds.deadline_s, queue_max=bounds.queue_max)
-        durable.open()
+        try:
+            durable.open()
+        except ConfigurationError as wrong:
+            raise ConfigurationError(f"{place}: {wrong}") from None
         return durable
     if uri.startswith(POSTGRES):
         try:

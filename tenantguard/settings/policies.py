@@ -195,7 +195,7 @@ def _read_rate(document: Document, value: object, path: Path) -> RateSection | N
 
 
 def _read_rate_rule(document: Document, element: object, path: Path) -> RateRule | None:
-    shape = check(document, RateShape, element, path)
+    shape = check(document, RateShape, element, path, expected="text in quotes or a table", example='"10/second"')
     if shape is None:
         return None
     rate, unit = shape.limit
@@ -246,7 +246,7 @@ def _read_concurrency(document: Document, value: object, path: Path) -> Concurre
 
 
 def _read_concurrency_rule(document: Document, element: object, path: Path) -> ConcurrencyRule | None:
-    shape = check(document, ConcurrencyShape, element, path)
+    shape = check(document, ConcurrencyShape, element, path, expected="a whole number or a table", example="5")
     if shape is None:
         return None
     if shape.when_full is WhenFull.REJECT:
@@ -307,7 +307,7 @@ def _check_plans(
 def _read_budget(document: Document, value: object, path: Path) -> BudgetSection | None:
     rules: list[BudgetRule] = []
     for element, at in _several(document, value, path):
-        shape = check(document, BudgetShape, element, at)
+        shape = check(document, BudgetShape, element, at, example='{ limit = "250.00 USD", per = "month" }')
         carry = _read_carry(document, element, at, CarryMoneyShape)
         thresholds = _read_alerts(document, element, at)
         if shape is None or carry is None:
@@ -329,7 +329,8 @@ def _read_quota(document: Document, value: object, path: Path) -> QuotaSection |
     known = _units(document)
     rules: list[QuotaRule] = []
     for element, at in _several(document, value, path):
-        shape = check(document, QuotaShape, element, at)
+        example = '{ unit = "requests", limit = 1000, per = "day" }'
+        shape = check(document, QuotaShape, element, at, example=example)
         carry = _read_carry(document, element, at, CarryUnitsShape)
         thresholds = _read_alerts(document, element, at)
         if shape is None or carry is None:
@@ -412,7 +413,7 @@ def _read_alerts(document: Document, element: object, path: Path) -> tuple[Thres
 
 
 def _read_pricing(document: Document, value: object, path: Path) -> PricingSection | None:
-    shape = check(document, MarkupShape, value, path)
+    shape = check(document, MarkupShape, value, path, example='{ markup = "15%" }')
     if shape is None:
         return None
     shares = {name: share for name in shape.model_fields_set if (share := getattr(shape, name)) is not None}

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from tenantguard.errors import ConfigurationError
 from tenantguard.layers.tenant import TenantContext
 from tenantguard.model.route import Route, RouteTable
+from tenantguard.model.sections import RateSection, Strategy
 from tenantguard.model.tenant import DEFAULT_TENANT, Identity
 from tenantguard.rules.placeholders import KEY_BYTES_MIN
 from tenantguard.settings.document import Document
@@ -145,6 +146,7 @@ def parse_settings(
     tenancy = _table(document, "tenancy", TenancyShape)
     proxy = _table(document, "proxy", ProxyShape)
     policies = read_policies(document, sections)
+    _check_windows(document, guard, policies)
     keys = _read_keys(document, tenancy)
     routes = _read_routes(document)
     readers = _read_readers(document, routes)
@@ -279,8 +281,23 @@ def _read_secret(
     return secret
 
 
+def _check_windows(document: Document, guard: GuardShape, policies: Mapping[str, ResolvedPolicy]) -> None:
+    """What counts in windows counts in one process."""
+    if guard.limits == "memory://":
+        return
+    for name, resolved in policies.items():
+        section = resolved.policy.section(RateSection)
+        if section is None or resolved.origins[RateSection] != name:
+            continue
+        if any(rule.strategy is not Strategy.TOKEN_BUCKET for rule in section.rules):
+            remedy = "leave out 'strategy', or write guard.limits = 'memory://'"
+            document.problem(("policies", name, "rate"), "has windows, which are counted in one process", remedy)
+
+
 def _check_alerts(document: Document, alerts: AlertsShape, secret: bytes | None) -> None:
     if alerts.webhook is None:
+        if document.has("alerts", "webhook"):
+            return  # it cannot be read, and that was said
         for key in ("secret", "secret_file", "timeout_s", "allow_http"):
             if document.has("alerts", key):
                 document.problem(("alerts", key), "is never looked at: there is no webhook")
@@ -325,7 +342,7 @@ def _check_tenancy(document: Document, tenancy: TenancyShape, policies: Mapping[
         if tenancy.keys:
             document.problem(("tenancy", "keys"), "are never looked at: tenancy.from lacks 'api-key'")
     elif not tenancy.keys:
-        remedy = "'tenantguard hash-key --new' makes one"
+        remedy = "'tenantguard hash-key --new' makes one; mode = 'single' needs none"
         document.problem(("tenancy", "keys"), "are missing, so no API key would be valid", remedy)
 
 

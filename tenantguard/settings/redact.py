@@ -78,7 +78,7 @@ class _Written(NamedTuple):
 def read_redact(document: Document, value: object, path: Path) -> RedactSection | None:
     """The section that ``redact`` of a policy describes; None after what is wrong with it was noted."""
     before = len(document.problems)
-    shape = check(document, RedactShape, value, path)
+    shape = check(document, RedactShape, value, path, example='{ response = "restore" }')
     if shape is None or not isinstance(value, dict):
         return None
     own = _own_entities(value)

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 SQLITE: Final = "sqlite:///"
 POSTGRES: Final = "postgresql://"
 _REDIS_URI: Final = re.compile(
-    r"\A(?P<scheme>(?:redis|valkey)(?:s|\+unix|\+sentinel|\+cluster)?://)(?:[^\s/?#@]*@)?(?P<place>[^\s?#@]+)(?:\?\S*)?\Z"
+    r"\A(?P<scheme>(?:redis|valkey)(?P<kind>s|\+unix|\+sentinel|\+cluster)?://)(?:[^\s/?#@]*@)?(?P<place>[^\s?#@]+)"
+    r"(?:\?\S*)?\Z"
 )
 
 UNIT_SOURCES: Final = ("header:", "json:")
@@ -69,7 +70,17 @@ _POSTGRES_URI: Final = re.compile(
     rf"\A{POSTGRES}(?:(?P<user>[^\s:/?#@]*)(?::[^\s:/?#@]*)?@)?(?P<host>{_HOST}(?:,{_HOST})*)(?P<name>/[^\s/?#@]+)"
     r"(?:\?[^\s#@]*)?\Z"
 )
+_REDIS_PLACES: Final = {
+    "": re.compile(rf"\A{_HOST}(?:/[0-9]{{0,9}})?\Z"),
+    "s": re.compile(rf"\A{_HOST}(?:/[0-9]{{0,9}})?\Z"),
+    "+unix": re.compile(r"\A/"),
+    "+sentinel": re.compile(rf"\A{_HOST}(?:,{_HOST})*/[^/]+\Z"),
+    "+cluster": re.compile(rf"\A{_HOST}(?:,{_HOST})*/?\Z"),
+}
+_PORT: Final = re.compile(r":([0-9]{1,5})(?=[,/]|\Z)")
+_PORT_MAX: Final = 65_535
 _HEADER: Final = re.compile(r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")  # a token, RFC 9110 5.6.2
+_UNQUOTED: Final = re.compile(r"\A(?:true|false|-?[0-9][0-9_]*(?:\.[0-9]+)?)\Z")
 _DECIMAL: Final = re.compile(r"\A[0-9]{1,10}(?:\.[0-9]{1,9})?\Z")
 _TYPES: Final = {
     "string_type": "text in quotes",
@@ -106,7 +117,8 @@ def _text(parse: Callable[[str], Any], example: str | None = None) -> PlainValid
 
 def _ledger_uri(text: str) -> str:
     if text.startswith(POSTGRES):
-        if not _POSTGRES_URI.match(text):
+        found = _POSTGRES_URI.match(text)
+        if found is None or not _has_ports(found["host"]):
             raise ConfigurationError(
                 "must be 'postgresql://<user>:<password>@<host>/<database>'; in a name or password '@' is written "
                 "'%40', and likewise ':' '%3A', '/' '%2F', '?' '%3F', '#' '%23' and '%' '%25'"
@@ -129,7 +141,10 @@ def shown_ledger(uri: str) -> str:
 
 
 def _limits_uri(text: str) -> str:
-    if text != "memory://" and not _REDIS_URI.match(text):
+    found = _REDIS_URI.match(text)
+    place = "" if found is None else found["place"]
+    known = found is not None and _REDIS_PLACES[found["kind"] or ""].match(place) and _has_ports(place)
+    if text != "memory://" and not known:
         raise ConfigurationError(
             "must be 'memory://', or of Redis 'redis://<user>:<password>@<host>:<port>/<database>', 'rediss://', "
             "'redis+unix://<path>', 'redis+sentinel://<host>:<port>,.../<name>' or "
@@ -137,6 +152,11 @@ def _limits_uri(text: str) -> str:
             "'%40', ':' '%3A' and '/' '%2F'"
         )
     return text
+
+
+def _has_ports(place: str) -> bool:
+    """Whether there can be servers at the ports of all these hosts."""
+    return all(0 < int(port) <= _PORT_MAX for port in _PORT.findall(place))
 
 
 def shown_limits(uri: str) -> str:
@@ -180,8 +200,12 @@ def _rates_version(text: str) -> str:
 
 
 def _webhook(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"https", "http"} or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in {"https", "http"} and parts.hostname and parts.port != 0
+    except ValueError:  # no host, or no port
+        right = False
+    if not right:
         raise ConfigurationError("must be 'https://<host>/<path>'")
     return text
 
@@ -590,14 +614,18 @@ def check(
     *,
     known: Iterable[str] | None = None,
     partly: bool = False,
+    expected: str = "a table",
+    example: str | None = None,
 ) -> S | None:
     """``value`` as that shape, or None after all that is wrong with it was noted.
 
     ``known`` are the keys to suggest in place of an unknown one, the shape's own by default. ``partly``: where some
-    keys are wrong the others are still read; only for a shape that requires none.
+    keys are wrong the others are still read; only for a shape that requires none. ``expected`` and ``example`` are
+    for who wrote no table.
     """
     if not isinstance(value, dict):
-        document.problem(path, f"must be a table, is {kind_of(value)}")
+        remedy = None if example is None else f"write for example {example}"
+        document.problem(path, f"must be {expected}, is {kind_of(value)}", remedy)
         return None
     try:
         return shape.model_validate(value)
@@ -628,9 +656,13 @@ def _explain(error: ErrorDetails, known: list[str]) -> tuple[str, str | None]:
         return "is missing", None
     if kind in _TYPES:
         remedy = None
-        if isinstance(value, str):
-            remedy = "write it in [brackets]" if kind == "list_type" else "write it without quotes"
+        if kind == "list_type":
+            remedy = "write its name in [[two brackets]]" if isinstance(value, dict) else "write it in [brackets]"
+        elif isinstance(value, str) and _UNQUOTED.match(value):
+            remedy = "write it without quotes"
         return f"must be {_TYPES[kind]}, is {kind_of(value)}", remedy
+    if kind == "too_short":
+        return "is empty", "leave the key out, or name at least one"
     if kind in {"enum", "literal_error"}:
         expected = str(context["expected"])
         meant = did_you_mean(value, _QUOTED.findall(expected)) if isinstance(value, str) else None

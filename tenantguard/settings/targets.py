@@ -22,6 +22,8 @@ def import_target(target: str) -> Any:
         raise ConfigurationError(f"cannot import {module!r}: {type(failed).__name__}: {failed}") from failed
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
-            raise ConfigurationError(f"{module!r} has no {attributes!r}")
+            raise ConfigurationError(
+                f"{module!r} has no {attributes!r}; in the module that loads the settings it stands above that line"
+            )
         found = getattr(found, attribute)
     return found

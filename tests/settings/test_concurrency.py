@@ -84,8 +84,8 @@ def test_a_table_with_rules_says_how_they_combine_and_what_a_failing_store_means
     [
         ("0", "greater than or equal to 1"),
         ("-1", "greater than or equal to 1"),
-        ("true", "must be a table"),
-        ("1.5", "must be a table"),
+        ("true", "must be a whole number or a table"),
+        ("1.5", "must be a whole number or a table"),
         ("[]", "is empty"),
         ("{ limit = true }", "must be a whole number"),
         ("{ queue = 5 }", "limit: is missing"),

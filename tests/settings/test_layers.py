@@ -82,6 +82,15 @@ def test_a_webhook_that_nobody_could_trust_is_told(table: str, problem: str) -> 
     assert "ssss" not in str(told.value)
 
 
+@pytest.mark.parametrize("webhook", ["https://example.com:99999/x", "https://[secret", "https:///x"])
+def test_a_webhook_that_is_no_address_is_one_problem(webhook: str) -> None:
+    with pytest.raises(SettingsError) as told:
+        parse_settings(HEAD % "" + f'[alerts]\nwebhook = "{webhook}"\nsecret = "{"s" * 32}"\n', environ={})
+    assert [(problem.path, problem.message) for problem in told.value.problems] == [
+        ("alerts.webhook", "must be 'https://<host>/<path>'")
+    ]
+
+
 def test_alerts_go_to_the_log_and_to_the_webhook_that_is_named() -> None:
     text = HEAD % "" + f'[alerts]\nwebhook = "http://127.0.0.1:9/x"\nsecret = "{"s" * 32}"\n'
     text += '[policies.other]\nbudget = { limit = "1 USD", per = "day", alerts = [80] }\n'

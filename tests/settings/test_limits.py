@@ -71,7 +71,21 @@ def test_every_address_of_limits_can_be_written(uri: str) -> None:
     assert parse_settings(text(uri), environ={}).guard.limits == uri
 
 
-@pytest.mark.parametrize("uri", ["redis:/localhost", "mysql://localhost", "redis://user:p@ss/word@host", "memory"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "redis:/localhost",
+        "mysql://localhost",
+        "redis://user:p@ss/word@host",
+        "memory",
+        "redis://localhost:6379/limits",
+        "rediss://localhost:99999",
+        "redis://localhost:port",
+        "redis+sentinel://a:26379,b:26379",
+        "redis+unix://run",
+        "redis+cluster://a:6379,b:0",
+    ],
+)
 def test_what_is_no_address_is_refused_with_those_that_are(uri: str) -> None:
     with pytest.raises(SettingsError, match="redis\\+sentinel"):
         parse_settings(text(uri), environ={})
@@ -85,9 +99,10 @@ def test_impossible_bounds_of_limits_are_refused(bound: str) -> None:
 
 def test_windows_are_counted_in_one_process() -> None:
     rate = 'rate = { limit = "5/s", strategy = "fixed-window" }'
-    read = parse_settings(text("redis://localhost").replace('rate = "5/s"', rate), environ={})
-    with pytest.raises(ConfigurationError, match="windows are counted in one process"):
-        build(read)
+    with pytest.raises(
+        SettingsError, match=r"policies\.default\.rate: has windows, which are counted in one process"
+    ):
+        parse_settings(text("redis://localhost").replace('rate = "5/s"', rate), environ={})
 
 
 def test_slots_are_where_limits_are_unless_the_settings_say_otherwise(redis: Any) -> None:

@@ -588,6 +588,7 @@ def test_a_ledger_is_shown_without_its_password(uri: str, shown: str) -> None:
         "postgresql://tg:12#hunter2@db/ledger",
         "postgresql://tg:hunter2 @db/ledger",
         "postgresql+psycopg://tg:hunter2@db/ledger",
+        "postgresql://tg:hunter2@db:99999/ledger",
     ],
 )
 @pytest.mark.parametrize("variable", [True, False])

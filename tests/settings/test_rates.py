@@ -137,7 +137,7 @@ def test_who_inherits_a_rate_of_its_plan_may_name_the_plan() -> None:
         ("{ rules = [] }", "is empty"),
         ('{ rules = "1/s", combine = "most" }', "must be 'all' or 'override'"),
         ('{ rules = "1/s", on_eror = "open" }', "did you mean 'on_error'"),
-        ("5", "must be a table, is a whole number"),
+        ("5", 'must be text in quotes or a table, is a whole number; write for example "10/second"'),
     ],
 )  # fmt: skip
 def test_a_rate_that_cannot_be_is_told_with_a_remedy(written: str, told: str) -> None:

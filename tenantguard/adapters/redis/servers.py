@@ -113,9 +113,9 @@ def open_servers(
     def client(**more: Any) -> Any:
         try:
             return storage_from_string(plain, **bounded, **more).storage  # type: ignore[union-attr]
-        except (LimitsConfigurationError, ValueError) as wrong:
+        except (LimitsConfigurationError, ValueError):
             raise ConfigurationError(
-                f"{port}: cannot read the address of {scheme}://: {type(wrong).__name__}"
+                f"{port}: cannot read the address of {scheme}://; check its hosts, its ports and the values after '?'"
             ) from None
         except TypeError:
             raise unknown_option from None
