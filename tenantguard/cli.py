@@ -33,6 +33,14 @@ exit codes: 0 done, 1 something of it failed, 2 the settings or arguments are wr
 """
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_rest: object) -> None:
+        from importlib import metadata  # noqa: PLC0415 - only who asks pays for it
+
+        print(f"tenantguard {metadata.version('tenantguard')}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = argparse.ArgumentParser(
@@ -41,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     modules: dict[str, Any] = {}
     for found in pkgutil.iter_modules(commands.__path__):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_help_teaches_by_examples(argv: list[str], capsys: pytest.CaptureFixture
         main(argv)
     assert left.value.code == 0
     assert "tenantguard " in capsys.readouterr().out.split("usage: ")[1].partition("\n")[2]
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"tenantguard {metadata.version('tenantguard')}\n"
 
 
 def test_a_command_that_nobody_knows_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +119,14 @@ def test_check_tells_every_problem_and_ends_with_2(tmp_path: Path, capsys: pytes
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_check_tells_that_repetitions_are_not_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tenantguard.toml"
+    for layers, told in (("", False), ('guard.layers = ["tenant", "rate", "charge"]', True)):
+        path.write_text(f"{layers}\n{SETTINGS}")
+        assert main(["check", str(path)]) == 0
+        assert ("an Idempotency-Key means nothing" in capsys.readouterr().out) is told
+
+
 def test_check_shows_what_the_environment_made_of_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +181,14 @@ def test_a_new_key_comes_with_the_lines_for_the_settings(capsys: pytest.CaptureF
     (entry,) = tomllib.loads(toml)["tenancy"]["keys"]
     assert entry == {"id": 'dev "1"', "tenant": "globex", "hash": hash_key(key)}
     assert key not in toml
+
+
+def test_a_new_key_has_an_id_of_its_tenant(capsys: pytest.CaptureFixture[str]) -> None:
+    ids = []
+    for tenant in ("acme", "globex"):
+        assert main(["hash-key", "--new", "--tenant", tenant]) == 0
+        ids += [line for line in capsys.readouterr().out.splitlines() if line.startswith("id = ")]
+    assert ids == ['id = "acme-dev"', 'id = "globex-dev"']
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])

@@ -34,8 +34,10 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--new", action="store_true", help="make a new key of 256 random bits and print it once")
-    parser.add_argument("--id", default="acme-dev", help="the public id of the key in the settings and the audit")
-    parser.add_argument("--tenant", default="acme", help="the tenant that the key belongs to")
+    parser.add_argument("--tenant", default="acme", help="the tenant that the key belongs to (default: %(default)s)")
+    parser.add_argument(
+        "--id", help="the public id of the key in the settings and the audit (default: the tenant's name and -dev)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     key = new_key()
     print(f"key, shown only now: {key}\n")
     print("[[tenancy.keys]]")
-    print(f"id = {json.dumps(args.id)}")
+    print(f"id = {json.dumps(args.id or f'{args.tenant}-dev')}")
     print(f"tenant = {json.dumps(args.tenant)}")
     print(f"hash = {json.dumps(hash_key(key))}")
     return 0

@@ -13,7 +13,11 @@ import sys
 import threading
 from pathlib import Path
 
-from tenantguard.commands.proxy import keep_for_good
+import pytest
+
+from tenantguard.cli import main
+from tenantguard.commands.proxy import headers_from, keep_for_good
+from tenantguard.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 20.0
@@ -105,3 +109,29 @@ def test_what_is_there_at_the_start_is_never_looked_at_again() -> None:
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+def test_a_header_of_the_upstream_has_its_value_from_the_environment() -> None:
+    assert headers_from(["x-key=KEY", "b=_2"], {"KEY": "hunter2", "_2": ""}) == {"x-key": "hunter2", "b": ""}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    ["authorization=Bearer hunter2", "x-key=hunter2", "authorization: hunter2", "authorization", "=KEY", "hunter2 ="],
+)
+def test_a_secret_in_the_place_of_its_variable_is_not_repeated(pair: str) -> None:
+    with pytest.raises(ConfigurationError, match="--header-env: ") as refused:
+        headers_from([pair], {"KEY": "x"})
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--port", "99999"), ("--port", "-1"), ("--grace", "-5"), ("--grace", "1.5")]
+)
+def test_a_number_that_cannot_be_is_refused_before_anything_is_served(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["proxy", "--config", "nowhere.toml", "--upstream", "http://127.0.0.1:9", f"{option}={value}"])
+    assert left.value.code == 2
+    assert f"argument {option}: must be a whole number from 0 to" in capsys.readouterr().err
