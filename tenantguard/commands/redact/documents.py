@@ -64,7 +64,9 @@ def files(paths: Sequence[Path], kind: str, output: Path | None) -> list[Input]:
         elif path.is_file():
             found.append((path, Path(path.name)))
         else:
-            raise ConfigurationError(f"{path} is not there, or no file")
+            raise ConfigurationError(
+                f"{path} is not there, or no file; standard input is read where no file is named"
+            )
     several = len(found) > 1 or any(path.is_dir() for path in paths)
     targets: dict[Path, Path] = {}
     inputs = []
