@@ -191,6 +191,13 @@ def test_a_new_key_has_an_id_of_its_tenant(capsys: pytest.CaptureFixture[str]) -
     assert ids == ['id = "acme-dev"', 'id = "globex-dev"']
 
 
+@pytest.mark.parametrize("tenant", ["", "a b", "a\nb"])
+def test_a_key_for_what_is_no_tenant_is_refused(tenant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hash-key", "--new", "--tenant", tenant]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.partition(": ")[0]) == ("", "--tenant")
+
+
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_a_key_on_standard_input_is_hashed(
     end: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any, Final
 
-from tenantguard.errors import ConfigurationError
+from tenantguard.errors import BadRequestError, ConfigurationError
 
 KEY_CHARS_MIN: Final = 20
 """Keys are hashed fast and unsalted, so they must not be guessable: 20 random letters and digits are 119 bits."""
@@ -43,15 +43,20 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a hash; with ``--new`` the key too, and the lines for the settings."""
     from tenantguard.adapters.identity.keys import hash_key, new_key  # noqa: PLC0415
+    from tenantguard.model.tenant import TenantId  # noqa: PLC0415
 
     if not args.new:
         print(hash_key(_read_key()))
         return 0
+    try:
+        tenant = TenantId(args.tenant)
+    except BadRequestError as wrong:
+        raise ConfigurationError(f"--tenant: {wrong}") from None
     key = new_key()
     print(f"key, shown only now: {key}\n")
     print("[[tenancy.keys]]")
-    print(f"id = {json.dumps(args.id or f'{args.tenant}-dev')}")
-    print(f"tenant = {json.dumps(args.tenant)}")
+    print(f"id = {json.dumps(args.id or f'{tenant}-dev')}")
+    print(f"tenant = {json.dumps(tenant)}")
     print(f"hash = {json.dumps(hash_key(key))}")
     return 0
 

@@ -73,17 +73,18 @@ def build(settings: Settings, *, proxy: bool = False) -> Guard:
     system = real_system()
     layers = [_layer(choice, settings) for choice in (_behind_proxy(settings) if proxy else settings.layers)]
     policies = {name: resolved.policy for name, resolved in settings.policies.items()}
+    limits, slots = _limits(settings, system), _slots(settings, system)
     uri, place = settings.guard.ledger or "memory://", f"{settings.source}: guard.ledger"
-    ledger = open_ledger(uri, settings.folder, system, settings.ledger, place)
+    ledger = open_ledger(uri, settings.folder, system, settings.ledger, place)  # last: it is open from now on
     ports = Ports(
         system=system,
-        limits=_limits(settings, system),
+        limits=limits,
         ledger=ledger,
         policies=StaticPolicies(policies, fallback=settings.fallback),
         identities=ApiKeys(settings.keys),
         audits=(StructlogSink(),),
         alerts=_alerts(settings, ledger, system),
-        slot_store=_slots(settings, system),
+        slot_store=slots,
     )
     guard = Guard(
         layers,

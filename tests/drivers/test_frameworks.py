@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,12 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from tenantguard import Deny, RateLimit, check, current
+from tenantguard import Deny, RateLimit, TenantContext, check, current
 from tenantguard.asgi import ASGIGuard
 from tenantguard.guard import Guard
 from tenantguard.model.route import OnDisconnect, Success
@@ -356,6 +358,21 @@ def test_fastapi_handlers_of_every_kind_know_their_exchange() -> None:
     assert call(app, "/teapot").status == 418
     assert site.till.endings == ["completed", "completed", "completed", "failed", "failed"]
     assert [site.watching.exchanges[1].id] == RELEASED
+
+
+@pytest.mark.parametrize(("outside", "statuses"), [(True, [200, 401]), (False, [401, 401])])
+def test_preflights_have_no_key_and_are_answered_by_what_stands_around_the_guard(
+    *, outside: bool, statuses: list[int]
+) -> None:
+    app = fastapi.FastAPI()
+    guard = partial(app.add_middleware, ASGIGuard, guard=Guard([TenantContext()], ports=memory_ports()))
+    cors = partial(app.add_middleware, CORSMiddleware, allow_origins=["https://a.test"])
+    for add in (guard, cors) if outside else (cors, guard):
+        add()
+    asked = {"origin": "https://a.test", "access-control-request-method": "GET"}
+    answers = [call(app, "/", method=method, headers=asked) for method in ("OPTIONS", "GET")]
+    assert [answer.status for answer in answers] == statuses
+    assert all(("access-control-allow-origin" in answer.headers) is outside for answer in answers)
 
 
 def test_a_fastapi_application_is_refused_for() -> None:

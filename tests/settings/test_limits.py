@@ -123,6 +123,14 @@ def test_slots_are_where_limits_are_unless_the_settings_say_otherwise(redis: Any
         build(parse_settings(f'[guard]\nslots = "redis+sentinel://localhost"\n{SINGLE}', environ={}))
 
 
+@pytest.mark.parametrize("store", ["limits", "slots"])
+def test_a_guard_that_cannot_be_built_leaves_no_ledger_open(store: str, tmp_path: Path) -> None:
+    text = f'[guard]\nledger = "sqlite:///x.db"\n{store} = "redis://localhost?no_such_option=1"\n{SINGLE}'
+    with pytest.raises(ConfigurationError, match=rf"guard\.{store}: .*an option"):
+        build(parse_settings(text, folder=tmp_path, environ={}))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_says_where_slots_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tenantguard.toml"
     for slots, told in (
