@@ -36,6 +36,7 @@ from tenantguard.model.sections import (
 from tenantguard.model.tenant import TenantId
 from tenantguard.settings.problems import did_you_mean
 from tenantguard.settings.redact import read_redact
+from tenantguard.settings.routes import route_names, route_tables
 from tenantguard.settings.shapes import (
     AlertShape,
     BudgetShape,
@@ -216,7 +217,7 @@ def _read_group(document: Document, value: object, path: Path) -> Group | None:
     shape = check(document, GroupShape, value, path)
     if shape is None:
         return None
-    known = _route_names(document)
+    known = route_names(document)
     for index, name in enumerate(shape.routes):
         if name not in known:
             remedy = did_you_mean(name, known) or "write the name of a route, or its match where it has none"
@@ -266,12 +267,12 @@ def _read_concurrency_rule(document: Document, element: object, path: Path) -> C
 
 def _calls_models(document: Document) -> bool:
     """Whether some route has the usage of a model."""
-    return any(isinstance(usage := route.get("usage"), str) and ":" not in usage for route in _routes(document))
+    return any(isinstance(usage := route.get("usage"), str) and ":" not in usage for route in route_tables(document))
 
 
 def _check_applies(document: Document, rule: RateRule, path: Path) -> None:
     """A rate that no request can meet is a mistake."""
-    routes = _routes(document)
+    routes = route_tables(document)
     calls_models = _calls_models(document)
     if rule.scope is Scope.MODEL and not calls_models:
         document.problem(path, "is for each model, and no route has the usage of one", "write usage on that route")
@@ -358,21 +359,11 @@ def _read_quota(document: Document, value: object, path: Path) -> QuotaSection |
 def _units(document: Document) -> set[str]:
     """The units that requests can take: whatever any route names, right or wrong in other respects."""
     units = {REQUESTS}
-    for route in _routes(document):
+    for route in route_tables(document):
         units.update(unit for unit in [route.get("unit")] if isinstance(unit, str))
         takes = route.get("takes")
         units.update(takes if isinstance(takes, dict) else ())
     return units
-
-
-def _route_names(document: Document) -> set[str]:
-    """What routes are called, right or wrong in other respects."""
-    return {name for route in _routes(document) if isinstance(name := route.get("name", route.get("match")), str)}
-
-
-def _routes(document: Document) -> list[dict[str, Any]]:
-    routes = document.data.get("routes")
-    return [route for route in (routes if isinstance(routes, list) else ()) if isinstance(route, dict)]
 
 
 def _read_carry(document: Document, element: object, path: Path, shape: type[_Capped]) -> Carry | None:

@@ -26,6 +26,7 @@ from tenantguard.rules.redaction.fields import compile_fields
 from tenantguard.rules.redaction.lists import DENIED, allow_expression, deny_expression, domain, network
 from tenantguard.rules.secrets.entities import SECRETS
 from tenantguard.settings.problems import did_you_mean
+from tenantguard.settings.routes import route_names
 from tenantguard.settings.shapes import (
     KnownShape,
     ListingShape,
@@ -86,7 +87,7 @@ def read_redact(document: Document, value: object, path: Path) -> RedactSection 
     routes: dict[str, _Written] = {}
     for name, table in shape.routes.items():
         at = (*path, "routes", name)
-        known = _routes(document)
+        known = route_names(document)
         if name not in known:
             remedy = did_you_mean(name, known) or "a route is known by its name, or by its match"
             document.problem(at, f"there is no route {name!r}", remedy)
@@ -358,14 +359,6 @@ def _own_entities(table: Mapping[str, Any]) -> frozenset[str]:
             with suppress(ConfigurationError):  # told where it stands
                 entities.update(recognizers_for(Find(recognizers=(name,)))[1])
     return frozenset(entities)
-
-
-def _routes(document: Document) -> set[str]:
-    """The names of all routes, right or wrong in other respects."""
-    routes = document.data.get("routes")
-    tables = [route for route in routes if isinstance(route, dict)] if isinstance(routes, list) else []
-    names = {route.get("name") or route.get("match") for route in tables}
-    return {name for name in names if isinstance(name, str)}
 
 
 # sections

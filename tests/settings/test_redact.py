@@ -291,6 +291,14 @@ def test_all_mistakes_are_told_at_once() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ['["chat"]', "{}"])
+def test_a_route_whose_name_cannot_be_is_told_where_a_policy_names_routes(name: str) -> None:
+    route = f'[[routes]]\nmatch = "/x"\nname = {name}\n'
+    text = f'{route}[tenancy]\nmode = "single"\n[policies.default.redact.routes.chat]\n'
+    with pytest.raises(SettingsError, match=r"routes\[0\]\.name: must be text in quotes"):
+        parse_settings(text, environ={})
+
+
 def test_known_secrets_come_from_the_environment_or_a_file_and_show_nowhere(tmp_path: Path) -> None:
     (tmp_path / "db.key").write_text("hunter2-hunter2\n")
     found = section(
