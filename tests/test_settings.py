@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -666,6 +667,22 @@ def broken() -> Own:
 not_a_layer = "text"
 
 
+class Speed(Enum):
+    FAST = "fast"
+    SLOW = "slow"
+
+
+@dataclass(frozen=True)
+class DeliverySection:
+    days: tuple[str, ...] = ("mon",)
+    speed: Speed = Speed.SLOW
+    codes: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.days:
+            raise ValueError("there is a day")
+
+
 @dataclass(frozen=True, slots=True)
 class QuietHoursSection:
     begin: int
@@ -714,6 +731,23 @@ def test_a_section_of_a_users_own_is_checked_and_inherited_like_the_others() -> 
             parse_settings(text.replace("{ begin = 22 }", written), environ={}, sections=[QuietHoursSection])
     with pytest.raises(SettingsError, match="quiet_hours: unknown key"):
         parse_settings(text, environ={})
+
+
+def test_a_section_of_a_users_own_has_lists_and_words_as_dataclasses_do() -> None:
+    text = f"{SINGLE}[policies.default]\ndelivery = {{ days = ['mon', 'tue'], speed = 'fast', codes = ['a'] }}\n"
+    read = parse_settings(text, environ={}, sections=[DeliverySection])
+    section = read.policies["default"].policy.section(DeliverySection)
+    assert section == DeliverySection(("mon", "tue"), Speed.FAST, frozenset({"a"}))
+    for written, message in [
+        ("days = 'mon'", r"delivery\.days: must be a list, is text; write it in \[brackets\]"),
+        ("days = [5]", r"delivery\.days\[0\]: must be text in quotes, is a whole number"),
+        ("speed = 'quick'", r"delivery\.speed: must be 'fast' or 'slow'"),
+        ("days = []", r"delivery: there is a day$"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            parse_settings(
+                f"{SINGLE}[policies.default]\ndelivery = {{ {written} }}\n", environ={}, sections=[DeliverySection]
+            )
 
 
 def test_a_section_must_be_a_frozen_dataclass_with_a_key_of_its_own() -> None:

@@ -7,9 +7,10 @@ import json
 import re
 import typing
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from pydantic import Field, create_model
 
@@ -414,12 +415,27 @@ def _read_pricing(document: Document, value: object, path: Path) -> PricingSecti
 def _read_own(section: type, document: Document, value: object, path: Path) -> object:
     hints = typing.get_type_hints(section)
     fields: dict[str, Any] = {
-        field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(section)
+        field.name: (_written(hints[field.name]), _default(field)) for field in dataclasses.fields(section)
     }
     shape = check(document, create_model(section.__name__, __base__=Shape, **fields), value, path)
     if shape is None:
         return None
-    return document.attempt(lambda: section(**{name: getattr(shape, name) for name in fields}), path)
+
+    def make() -> object:
+        try:
+            return section(**{name: getattr(shape, name) for name in fields})
+        except ValueError as wrong:  # as dataclasses refuse values
+            raise ConfigurationError(str(wrong)) from None
+
+    return document.attempt(make, path)
+
+
+def _written(hint: Any) -> Any:
+    """A type as TOML can write it: a tuple as a list, a member of an enumeration as its value."""
+    kind = typing.get_origin(hint) or hint
+    if isinstance(kind, type) and issubclass(kind, (tuple, frozenset, Enum)):
+        return Annotated[hint, Field(strict=False)]
+    return hint
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

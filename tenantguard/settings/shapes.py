@@ -88,6 +88,8 @@ _TYPES: Final = {
     "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list",
+    "tuple_type": "a list",
+    "frozen_set_type": "a list",
     "dict_type": "a table",
 }
 
@@ -656,7 +658,7 @@ def _explain(error: ErrorDetails, known: list[str]) -> tuple[str, str | None]:
         return "is missing", None
     if kind in _TYPES:
         remedy = None
-        if kind == "list_type":
+        if _TYPES[kind] == "a list":
             remedy = "write its name in [[two brackets]]" if isinstance(value, dict) else "write it in [brackets]"
         elif isinstance(value, str) and _UNQUOTED.match(value):
             remedy = "write it without quotes"
