@@ -35,6 +35,7 @@ SCHEMES: Final = tuple(
 """The addresses that are understood; those of Valkey mean the same, since it speaks the same."""
 
 _END_S: Final = 5.0
+_PORT: Final = 6379
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,9 @@ def open_servers(
         pool = client(sentinel_kwargs=once).connection_pool
     else:
         pool = client().connection_pool
-    return OneServer(lane(pool, scheme))
+    at = pool.connection_kwargs  # never the address itself, which may hold a password
+    where = f" at {at['host']}:{at.get('port', _PORT)}" if "host" in at else ""
+    return OneServer(lane(pool, f"{scheme}{where}"))
 
 
 class OneServer:
