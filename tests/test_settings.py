@@ -667,6 +667,11 @@ def broken() -> Own:
 not_a_layer = "text"
 
 
+class Needy(Own):
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+
 class Speed(Enum):
     FAST = "fast"
     SLOW = "slow"
@@ -714,6 +719,20 @@ def test_a_layer_of_a_users_own_stands_where_the_list_says(module: str, attribut
 def test_what_makes_no_layer_is_told_by_its_name(module: str, attribute: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{module}:{attribute}.* is no layer"):
         build(parse(f'[guard]\nlayers = ["tenant", "{module}:{attribute}"]'))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "told"),
+    [
+        ("not_a_layer", "is no layer, and cannot make one without arguments"),
+        ("Needy", "is no layer, and cannot make one without arguments: missing a required argument: 'what'"),
+        ("Later", "in the module that loads the settings it stands above that line"),
+    ],
+)
+def test_a_layer_that_cannot_be_made_is_a_problem_with_its_line(attribute: str, told: str) -> None:
+    (problem,) = problems(f'[guard]\nlayers = ["tenant", "{__name__}:{attribute}"]')
+    assert (problem.line, problem.path) == (2, "guard.layers[1]")
+    assert told in problem.message
 
 
 def test_a_section_of_a_users_own_is_checked_and_inherited_like_the_others() -> None:
@@ -781,7 +800,7 @@ def test_a_ledger_that_cannot_be_opened_is_told_when_the_guard_is_built(tmp_path
     (tmp_path / "tenantguard.db").write_text("not a database, but somebody's notes")
     file = tmp_path / "tenantguard.toml"
     file.write_text(ISSUE.replace("redact =", "# redact ="))
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match=r"tenantguard\.toml: guard\.ledger: the ledger file"):
         load(file, environ={})
     assert (tmp_path / "tenantguard.db").read_text() == "not a database, but somebody's notes"
 
