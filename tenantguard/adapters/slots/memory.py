@@ -7,7 +7,7 @@ itself, and every command ends what is over. A slot has no lease, since whoever 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from tenantguard.adapters.processes import watch
 from tenantguard.adapters.promise import StorePromise, safely
@@ -16,6 +16,8 @@ from tenantguard.flow.ports import Crowded, EnterSlot, LeaveSlot, NotEntered
 from tenantguard.rules.slots import Slots
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tenantguard.adapters.promise import Bell
     from tenantguard.flow.ports import Clock, Entered, Standing
 
@@ -28,6 +30,9 @@ class SlotPromise(StorePromise):
     __slots__ = ()
     port = "slots"
     patient = True
+
+
+_Told: TypeAlias = "tuple[SlotPromise, Entered | Crowded]"
 
 
 class MemorySlots:
@@ -55,7 +60,6 @@ class MemorySlots:
     def execute(self, command: EnterSlot | LeaveSlot, /) -> Any:
         """Answer at once, or by a promise for whoever has to wait."""
         answer: Any = None
-        told: list[tuple[SlotPromise, Entered | Crowded]] = []
         with self._lock:
             slots = self._slots
             now = self._monotonic_ns()
@@ -64,22 +68,15 @@ class MemorySlots:
                 answer = slots.enter(command.id, command.owner, command.claims, command.deadline_ns, now)
             else:
                 slots.leave(command.id, now)
-            if slots.told:
-                told += [(self._promises.pop(waiter), news) for waiter, news in slots.told]
-                slots.told.clear()
+            told = self._told() if slots.told else []
             if isinstance(command, LeaveSlot):
                 left = self._promises.pop(command.id, None)
                 if left is not None:  # somebody else waits under this id
                     told.append((left, Crowded(NotEntered.ENDED, ())))
             elif answer is None:
                 answer = self._promise(command.id, now)
-        if not told:
-            return answer
-        bells: set[Bell] = set()
-        for promise, news in told:
-            promise.keep(news, bells)
-        for bell in bells:
-            safely(bell)
+        if told:
+            tell(told)
         return answer
 
     def standing(self, prefix: str = "") -> list[Standing]:
@@ -102,11 +99,26 @@ class MemorySlots:
         waiting = self._slots.waiting
         return f"MemorySlots({len(self._slots) - waiting} inside, {waiting} waiting)"
 
+    def _told(self) -> list[_Told]:
+        """Take what was decided of those who wait."""
+        told = [(self._promises.pop(waiter), news) for waiter, news in self._slots.told]
+        self._slots.told.clear()
+        return told
+
     def _promise(self, waiter: bytes, now: int) -> SlotPromise:
         promise = self._promises.get(waiter)
         if promise is None:
             promise = self._promises[waiter] = self.promise((self._slots.deadline(waiter) - now) / 1e9)
         return promise
+
+
+def tell(told: Iterable[_Told]) -> None:
+    """Answer those who wait; each event loop is woken once for all of its own."""
+    bells: set[Bell] = set()
+    for promise, news in told:
+        promise.keep(news, bells)
+    for bell in bells:
+        safely(bell)
 
 
 def check(command: EnterSlot) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tenantguard.adapters.slots.memory import MemorySlots, SlotPromise
+from tenantguard.adapters.slots.memory import MemorySlots, SlotPromise, tell
 from tenantguard.flow.effects import Promise
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, LeaveSlot, SlotClaim
 
@@ -70,6 +70,8 @@ class _Store(MemorySlots):
         with self._lock:
             now = self._monotonic_ns()
             self._slots.hold(command.id, command.owner, claims, now, 0, now)
+            told = self._told()
+        tell(told)
 
 
 def _degraded(answer: Entered | Crowded) -> Entered | Crowded:
