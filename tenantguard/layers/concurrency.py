@@ -7,7 +7,7 @@ closed, or the request has failed. Who waits is woken by whoever leaves; a clien
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.errors import BadRequestError, PortTimeout
 from tenantguard.flow.effects import ReadBody, compute
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tenantguard.flow.http import Body, Outcome, Response
     from tenantguard.flow.layer import Handler
     from tenantguard.model.slots import SlotClaim
-    from tenantguard.rules.concurrency import SlotLimit
+    from tenantguard.rules.concurrency import Groups, SlotLimit
 
 _PLANS_MAX: Final = 4096
 _FORM: Final = "multipart/form-data"
@@ -112,12 +112,13 @@ class ConcurrencyLimit:
         if plan is None:
             return (yield from proceed(exchange))
         route = exchange.route
-        model, content = None, None
+        model: str | None = None
+        groups: Groups = {}
         if plan.needs_body(route):
-            read = yield from self._read(exchange, needs_model=plan.needs_model(route))
+            read = yield from self._read(exchange, plan)
             if isinstance(read, Deny):
                 return exchange.deny(read)
-            model, content = read
+            model, groups = read
         limits = plan.applying(route, model)
         if not limits:
             return (yield from proceed(exchange))
@@ -125,7 +126,7 @@ class ConcurrencyLimit:
         if isinstance(deadline_ns, Deny):
             return exchange.deny(deadline_ns)
         tenant = exchange.find(Tenant)
-        claims = tuple([limit.claim(tenant, route.name, model, content) for limit in limits])
+        claims = tuple([limit.claim(tenant, route.name, model, groups) for limit in limits])
         stay = _Stay(exchange.new_id())
         exchange.resolve(partial(_end, stay))
         owner = tenant.id if tenant is not None else ""
@@ -165,8 +166,8 @@ class ConcurrencyLimit:
             return Deny(self.name, Reason.DEADLINE_INVALID, 400, f"A deadline cannot be read: {wrong}.")
         return timeout_ns - (exchange.system.clock.monotonic_ns() - exchange.started_ns)
 
-    def _read(self, exchange: Exchange, *, needs_model: bool) -> Flow[tuple[str | None, Any] | Deny]:
-        """The model that the request asks for, and its JSON, None for each where there is none."""
+    def _read(self, exchange: Exchange, plan: SlotPlan) -> Flow[tuple[str | None, Groups] | Deny]:
+        """The model that the request asks for, None where that need not be known, and the groups that it is in."""
         request = exchange.request
         media = media_of(request.headers.raw)
         if media.problem is not None:
@@ -175,8 +176,8 @@ class ConcurrencyLimit:
         if isinstance(body, Unreadable):
             return Deny(self.name, body.reason, body.status, body.message)
         form = request.headers.get("content-type") if media.type == _FORM else None
-        decoder = exchange.route.usage if needs_model else None
-        read = yield from compute(partial(_read_body, decoder, body, request.path, form), len(body.data))
+        decoder = exchange.route.usage if plan.needs_model(exchange.route) else None
+        read = yield from compute(partial(_read_body, plan, decoder, body, request.path, form), len(body.data))
         if isinstance(read, BadRequestError):
             message = f"The request body cannot be read: {read}."
             return Deny(self.name, Reason.BODY_MALFORMED, 400, message)
@@ -213,11 +214,11 @@ def _end(stay: _Stay, _: Outcome) -> Flow[None]:
 
 
 def _read_body(
-    decoder: str | None, body: Body, path: str, form: str | None
-) -> tuple[str | None, Any] | BadRequestError:
+    plan: SlotPlan, decoder: str | None, body: Body, path: str, form: str | None
+) -> tuple[str | None, Groups] | BadRequestError:
     """What has no JSON counts as one without any values, unless a model must be known of it."""
     try:
         content = body.json() if form is None else read_form(form, body.data)
-        return (read_call(decoder, content, path).model if decoder is not None else None), content
+        return (read_call(decoder, content, path).model if decoder is not None else None), plan.groups(content)
     except BadRequestError as failure:
-        return failure if decoder is not None else (None, None)
+        return failure if decoder is not None else (None, plan.groups(None))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from tenantguard.model.concurrency import ConcurrencySection, WhenFull
 from tenantguard.model.sections import Combine, PlanSection, Scope
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from tenantguard.model.route import Route
     from tenantguard.model.tenant import Tenant
 
+_MEMBERS_MAX: Final = 256
+
+Groups: TypeAlias = Mapping[tuple[str, ...], str]
+"""The group of a request by each ``by`` of a plan, which is a tuple of paths."""
+
 
 class SlotLimit(Scoped):
     """One rule with its name. The limit is no part of its slots' key: a new one counts for those who are inside."""
@@ -26,12 +32,12 @@ class SlotLimit(Scoped):
         super().__init__("concurrency", name, rule.scope, rule.group, plan)
         self.rule = rule
 
-    def claim(self, tenant: Tenant | None, route: str, model: str | None, body: Any) -> SlotClaim:
-        """What a request claims; ``body`` is its JSON, None where it has none."""
+    def claim(self, tenant: Tenant | None, route: str, model: str | None, groups: Groups) -> SlotClaim:
+        """What a request claims; ``groups`` are those that the rule's plan has found in its body."""
         rule = self.rule
         key = self.key(tenant, route, model)
         if rule.by:
-            key = f"{key}|{group_key(rule.by, body)}"
+            key = f"{key}|{groups[rule.by]}"
         queues = rule.when_full is WhenFull.QUEUE
         return SlotClaim(key, rule.limit, rule.queue if queues else 0, rule.wait_ns if queues else 0, rule.weight)
 
@@ -60,7 +66,7 @@ class SlotPlan:
         names = names_of([(rule.name, f"{prefix}{rule.scope}") for rule in section.rules])
         limits = [SlotLimit(rule, name, plan) for rule, name in zip(section.rules, names, strict=True)]
         self.limits = tuple(sorted(limits, key=lambda limit: WIDTH[limit.scope]))
-        self._by = any(rule.by for rule in section.rules)
+        self._by = tuple(dict.fromkeys([rule.by for rule in section.rules if rule.by]))
 
     @classmethod
     def of(cls, policy: Policy) -> Self | None:
@@ -77,7 +83,11 @@ class SlotPlan:
 
     def needs_body(self, route: Route) -> bool:
         """Whether what a request on ``route`` claims depends on its body."""
-        return self._by or self.needs_model(route)
+        return bool(self._by) or self.needs_model(route)
+
+    def groups(self, body: Any) -> Groups:
+        """Which groups a request is in by its JSON, None where it has none."""
+        return {paths: _group(paths, body) for paths in self._by}
 
     def applying(self, route: Route, model: str | None) -> list[SlotLimit]:
         """The limits of a request, widest first."""
@@ -85,10 +95,11 @@ class SlotPlan:
         return most_specific(limits) if self.section.combine is Combine.OVERRIDE else limits
 
 
-def group_key(paths: tuple[str, ...], body: Any) -> str:
+def _group(paths: tuple[str, ...], body: Any) -> str:
     """What tells groups of requests apart: the values at dotted paths, as canonical JSON, hashed.
 
-    The order of the paths does not matter. What is not there is null; only objects are walked into.
+    The order of the paths does not matter. What is not there, or has too many members, is null; only objects are
+    walked into.
     """
     values = {path: _at(body, path) for path in paths}
     return digest(json.dumps(values, sort_keys=True, separators=(",", ":")))
@@ -99,4 +110,18 @@ def _at(value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             return None
         value = value.get(name)
-    return value
+    return value if _is_small(value) else None
+
+
+def _is_small(value: Any) -> bool:
+    """Whether it has few members. Of a million the encoder would hold the interpreter for half a second."""
+    members = 0
+    within = [value]
+    while within:
+        each = within.pop()
+        if isinstance(each, dict | list):
+            members += len(each)
+            if members > _MEMBERS_MAX:
+                return False
+            within += each.values() if isinstance(each, dict) else each
+    return True

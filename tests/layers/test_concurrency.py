@@ -279,6 +279,36 @@ def test_what_has_no_values_shares_the_slots_of_those(body: bytes) -> None:
     assert keys(ACME, of, body=body) == keys(ACME, of, body=b"{}")
 
 
+def test_values_are_hashed_with_the_rest_of_the_work_on_a_body_and_not_on_the_event_loop() -> None:
+    """However long a caller makes them."""
+    _, script = start(ConcurrencyLimit(), ACME, policy(rule(1, by=("a",))))
+    effect = script.answer(Body(b'{"a": "%b"}' % (b"x" * 10_000)))
+    assert isinstance(effect, Compute)
+    assert effect.size > 10_000
+    worked_out = effect.call()
+    assert len(repr(worked_out)) < 100
+    entering = script.answer(worked_out)
+    assert isinstance(entering, EnterSlot)
+    assert entering.claims[0].key.startswith("acme|tenant|tenant|")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"[%b]" % b",".join([b"1"] * 257), b"[" * 800 + b"]" * 800, b"[[%b],{}]" % b",".join([b"{}"] * 255)],
+    ids=["wide", "deep", "both"],
+)
+def test_a_value_of_too_many_members_counts_as_none(value: bytes) -> None:
+    """Nobody is held up by its hashing, and no stack is too short for it."""
+    of = policy(rule(1, by=("a.b",)))
+    assert keys(ACME, of, body=b'{"a": {"b": %b}}' % value) == keys(ACME, of, body=b"{}")
+
+
+def test_a_value_of_many_members_is_told_apart_by_all_of_them() -> None:
+    of = policy(rule(1, by=("a",)))
+    bodies = [json.dumps({"a": [0] * 255 + [last]}).encode() for last in (1, 2)]
+    assert len({keys(ACME, of, body=body)[0] for body in [*bodies, b"{}"]}) == 3
+
+
 def test_a_body_that_cannot_be_read_is_refused_where_it_matters() -> None:
     of = policy(rule(1, Scope.MODEL, by=("user",)))
     for answer, status in ((too_large(100), 413), (Body(b"no json"), 400)):
