@@ -94,6 +94,19 @@ def turn(promise: Promise[Any]) -> Entered | Crowded:
         promise = answer
 
 
+def watched(process: Process) -> list[Any]:
+    """What is sent together from now on."""
+    sent: list[Any] = []
+    submit = process.store._servers.submit
+
+    def watch(asked: Any) -> bool:
+        sent.append(asked)
+        return submit(asked)
+
+    process.store._servers.submit = watch
+    return sent
+
+
 CHILD = """
 import sys, time
 from tenantguard.adapters.slots.redis.store import RedisSlots

@@ -19,7 +19,7 @@ from tenantguard.model.sections import OnError
 from tenantguard.testing import ManualClock
 from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy
 
-from .conftest import turn
+from .conftest import turn, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,6 +174,24 @@ def test_what_leaves_while_the_server_hangs_is_gone_when_it_is_back(
     own_redis.go_on()
     here.recovers()
     here.until(lambda: here.standing() == [])
+
+
+def test_many_that_left_while_the_server_hung_are_told_to_it_in_parts(
+    process: Callable[..., Process], own_redis: Any
+) -> None:
+    """Else it would be silent for the next deadline as well, to everybody."""
+    here = process(own_redis.uri, deadline_ms=100)
+    inside = [here.inside(600) for _ in range(500)]
+    own_redis.hang()
+    while here.store._servers.breaker_of(0).closed:
+        here.enter(600, key="other|t")
+    for asked in inside:
+        here.leave(asked)
+    trips = watched(here)
+    own_redis.go_on()
+    here.until(lambda: not here.store._leaving)
+    assert here.standing() == []
+    assert max(len(trip) for trip in trips) <= 128
 
 
 def test_an_answer_that_comes_too_late_is_given_back(process: Callable[..., Process], redis: Any) -> None:

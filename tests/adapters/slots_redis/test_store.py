@@ -12,8 +12,9 @@ import pytest
 from tenantguard.adapters.slots.redis.store import RedisSlots
 from tenantguard.errors import ConfigurationError, LayerError, PortError
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, LeaveSlot, NotEntered, SlotClaim
+from tenantguard.testing import ManualClock
 
-from .conftest import child, turn
+from .conftest import child, turn, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +131,18 @@ def test_a_message_that_is_lost_is_made_up_for_by_a_beat(process: Callable[..., 
     _, promise = there.waits()
     here.leave(inside)
     assert isinstance(turn(promise), Entered)
+
+
+def test_a_beat_of_many_tickets_is_said_in_parts(process: Callable[..., Process]) -> None:
+    """Of ten thousand at once the server would be silent for longer than a deadline."""
+    clock = ManualClock()
+    here = process(clock=clock)
+    inside = {here.inside(2000) for _ in range(1100)}
+    trips = watched(here)
+    clock.advance(6)
+    here.store.beat_when_due()
+    here.until(lambda: inside == {asked for trip in trips for beat in trip for asked in beat._ids})
+    assert max(sum(len(beat._ids) for beat in trip) for trip in trips) <= 512
 
 
 def test_threads_never_pass_a_limit_and_lose_no_slot(process: Callable[..., Process]) -> None:

@@ -43,8 +43,15 @@ class Host(Protocol):
         """The server has ended a ticket."""
         ...
 
-    def heard(self, ids: Sequence[bytes], outcomes: Sequence[Outcome], processes: int, bells: set[Bell]) -> None:
-        """Where tickets of this process stand, and how many processes there are."""
+    def heard(
+        self,
+        ids: Sequence[bytes],
+        outcomes: Sequence[Outcome],
+        processes: int,
+        rest: Sequence[bytes],
+        bells: set[Bell],
+    ) -> None:
+        """Where tickets of this process stand, and how many processes there are; ``rest`` is still to be asked."""
         ...
 
     def restored(self, asked: bytes, outcome: Outcome, bells: set[Bell]) -> None:
@@ -145,11 +152,14 @@ class Leaving(Unheard):
 
 
 class Beat(Unheard):
-    """Says that the process lives, and asks where its tickets stand."""
+    """Says that the process lives, and asks where its tickets stand: of ``ids``, before ``rest``."""
 
-    def __init__(self, host: Host, begun_ns: int, ids: Sequence[bytes], command: bytes) -> None:
+    def __init__(
+        self, host: Host, begun_ns: int, ids: Sequence[bytes], rest: Sequence[bytes], command: bytes
+    ) -> None:
         super().__init__(host, begun_ns, command)
         self._ids = ids
+        self._rest = rest
 
     def read(self, reply: bytes, at: int, bells: set[Bell]) -> int:
         """There they stand."""
@@ -158,7 +168,7 @@ class Beat(Unheard):
         for _ in self._ids:
             outcome, at = wire.read_outcome(reply, at)
             outcomes.append(outcome)
-        self.host.heard(self._ids, outcomes, processes, bells)
+        self.host.heard(self._ids, outcomes, processes, self._rest, bells)
         return at
 
 

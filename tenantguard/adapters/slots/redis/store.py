@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenantguard.adapters.processes import watch
 from tenantguard.adapters.promise import safely
+from tenantguard.adapters.redis.lane import BATCH_MAX
 from tenantguard.adapters.redis.script import instant
 from tenantguard.adapters.redis.servers import open_servers
 from tenantguard.adapters.slots.memory import WAITING_MAX, check
@@ -48,6 +49,8 @@ _WAITED: Final = 0.9
 
 _AGAIN_NS: Final = 250_000_000
 _TOGETHER: Final = 512
+"""The most tickets that a beat names."""
+
 _PAGE: Final = 256
 _ENDED: Final = Crowded(NotEntered.ENDED, ())
 
@@ -164,7 +167,7 @@ class RedisSlots:
             local.close()
         if keeper is not None:
             keeper.end()
-        self._send(*self._leavings(waiting))
+        self._send_leavings(list(waiting))
         self._servers.close()
 
     def forget(self) -> None:
@@ -223,7 +226,7 @@ class RedisSlots:
             if promise is not None:
                 promise.keep(_ENDED)
         if known or local is None:  # who was never seen is barred
-            self._send(*self._leavings([left]))
+            self._send_leavings([left])
 
     def decided(self, entering: Entering, outcome: Outcome, bells: set[Bell]) -> None:
         """What became of an entering."""
@@ -240,7 +243,7 @@ class RedisSlots:
                 self._leaving.add(command.id)
         if not is_mine:
             if isinstance(outcome, Entered | wire.Waits):
-                self._send(*self._leavings([command.id]))
+                self._send_leavings([command.id])
         elif isinstance(outcome, wire.Late):
             self._answer_alone(entering, PortError("slots", "the server is too slow"), bells)
         else:
@@ -287,7 +290,7 @@ class RedisSlots:
         if self._take_back(entering, sent=entering.sent):
             self._answer_alone(entering, problem, bells)
             if entering.sent:
-                self._send(*self._leavings([entering.entering.id]))
+                self._send_leavings([entering.entering.id])
         self.missed(bells)
 
     def late(self, entering: Entering) -> Any:
@@ -295,7 +298,7 @@ class RedisSlots:
         if not self._take_back(entering, sent=True):  # or about to be
             return entering.settled()
         self._answer_alone(entering, PortTimeout("slots", self.deadline_s), None)
-        self._send(*self._leavings([entering.entering.id]))
+        self._send_leavings([entering.entering.id])
         return entering.result()
 
     def _take_back(self, entering: Entering, *, sent: bool) -> bool:
@@ -355,7 +358,14 @@ class RedisSlots:
         """The server has ended a ticket."""
         self._leaving.discard(leaving)
 
-    def heard(self, ids: Sequence[bytes], outcomes: Sequence[Outcome], processes: int, bells: set[Bell]) -> None:
+    def heard(
+        self,
+        ids: Sequence[bytes],
+        outcomes: Sequence[Outcome],
+        processes: int,
+        rest: Sequence[bytes],
+        bells: set[Bell],
+    ) -> None:
         """Compare where the server says that tickets stand with where they should."""
         now_ns = self._now_ns()
         self._beat_at = now_ns + self._lease_ns // BEATS
@@ -370,6 +380,8 @@ class RedisSlots:
                 self.told([wire.News(asked, waiting.number, outcome)], bells)
             elif isinstance(outcome, wire.Unknown):
                 self._restore(asked, held, waiting, now_ns, bells)
+        if rest:
+            self._beat(rest)
 
     def _restore(
         self, asked: bytes, held: _Held | None, waiting: Waiting | None, now_ns: int, bells: set[Bell]
@@ -406,11 +418,14 @@ class RedisSlots:
         now_ns = self._now_ns()
         if now_ns >= self._beat_at and self._servers.breaker_of(self.slot).closed:
             self._beat_at = now_ns + min(_AGAIN_NS, self._lease_ns // BEATS)
-            ids = [*list(self._held), *list(self._waiting)]
-            beats = [ids[at : at + _TOGETHER] for at in range(0, len(ids), _TOGETHER)] or [[]]
-            self._send(*[Beat(self, now_ns, some, wire.beat_command(self._caller, some)) for some in beats])
-            self._send(*self._leavings(list(self._leaving)))
+            self._beat([*list(self._held), *list(self._waiting)])
+            self._send_leavings(list(self._leaving))
         return (self._beat_at - now_ns) / 1e9
+
+    def _beat(self, ids: Sequence[bytes]) -> None:
+        """Name some tickets; the others follow when the server has answered, and meanwhile it answers others."""
+        some, rest = ids[:_TOGETHER], ids[_TOGETHER:]
+        self._send(Beat(self, self._now_ns(), some, rest, wire.beat_command(self._caller, some)))
 
     def is_reachable(self) -> bool:
         """Whether the server is to be asked; where it is not, a probe is sent when that is due."""
@@ -433,9 +448,11 @@ class RedisSlots:
         self._servers.breaker_of(self.slot).failed(type(failure).__name__, self._now_ns())
         self._beat_at = 0
 
-    def _leavings(self, ids: Iterable[bytes]) -> list[Leaving]:
+    def _send_leavings(self, ids: Sequence[bytes]) -> None:
         now_ns = self._now_ns()
-        return [Leaving(self, now_ns, each, wire.leave_command(self._caller, each)) for each in ids]
+        for at in range(0, len(ids), BATCH_MAX):  # a trip takes all that is sent together
+            some = ids[at : at + BATCH_MAX]
+            self._send(*[Leaving(self, now_ns, each, wire.leave_command(self._caller, each)) for each in some])
 
     def _send(self, *asked: Asked) -> bool:
         """Send commands; False where the server is not asked now, but for a probe when that is due."""
