@@ -97,13 +97,18 @@ def open_servers(
     password.
     """
     if not uri.startswith(SCHEMES):
+        named = urlsplit(uri.partition("//")[0] + "//").scheme
         raise ConfigurationError(
-            f"{port}: {urlsplit(uri).scheme}:// is no address of a store of {port}; write memory://, "
+            f"{port}: {named}:// is no address of a store of {port}; write memory://, "
             "redis://host:6379/0, rediss://, redis+unix:///path, redis+sentinel://host:26379/name or "
             "redis+cluster://host:6379, or the same with valkey"
         )
     scheme, rest = uri.split("://", 1)
     plain = f"{scheme.replace('valkey', 'redis', 1)}://{rest}"
+    if scheme.endswith(("+sentinel", "+cluster")) and "?" in rest:
+        raise ConfigurationError(f"{port}: an address of {scheme}:// has no options: remove what is behind the '?'")
+    if scheme.endswith("+cluster") and not _names_nodes(plain):
+        raise ConfigurationError(f"{port}: cannot read the address of {scheme}://: each node in it is host:port")
     bounded = {"socket_timeout": deadline_s, "socket_connect_timeout": deadline_s, "protocol": 2, **options}
 
     unknown_option = ConfigurationError(
@@ -153,6 +158,16 @@ def open_servers(
     at = pool.connection_kwargs  # never the address itself, which may hold a password
     where = f" at {at['host']}:{at.get('port', _PORT)}" if "host" in at else ""
     return OneServer(lane(pool, f"{scheme}{where}"))
+
+
+def _names_nodes(address: str) -> bool:
+    """Whether hosts and ports can be read; ``limits`` does it only once it connects."""
+    try:
+        places = urlsplit(address).netloc.rpartition("@")[2].split(",")
+        nodes = [urlsplit(f"//{place.strip()}") for place in places]
+        return all(node.hostname and node.port for node in nodes)
+    except ValueError:
+        return False
 
 
 class OneServer:

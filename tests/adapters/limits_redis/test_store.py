@@ -304,7 +304,22 @@ def test_plans_of_takes_that_come_once_go_a_few_at_a_time_and_others_stay() -> N
 # settings
 
 
-@pytest.mark.parametrize("uri", ["mysql://secret@host", "memory://", "redis+sentinel://:secret@host"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mysql://secret@host",
+        "mysql://:secret@[::1",
+        "memory://",
+        "redis+sentinel://:secret@host",
+        "redis+sentinel://:secret@host:26379/limits?ssl=yes",
+        "redis+cluster://:secret@host",
+        "redis+cluster://:secret@host:7000,other",
+        "redis+cluster://:secret@host:port",
+        "redis+cluster://:secret@[::1",
+        "redis+cluster://",
+        "valkey+cluster://:secret@host:7000?ssl=yes",
+    ],
+)
 def test_an_address_that_nobody_understands_is_refused_without_its_password(uri: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         RedisLimits(uri)
