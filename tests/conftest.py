@@ -197,3 +197,10 @@ def own_redis() -> Iterator[Redis]:
     """A server that a test may stop, kill or let hang."""
     with _redis() as server:
         yield server
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """The address of a Redis that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        yield f"redis://127.0.0.1:{listening.getsockname()[1]}/0"

@@ -7,10 +7,11 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import redis as redis_py
 
 from tenantguard.adapters.limits.redis.store import RedisLimits
 from tenantguard.flow.effects import Promise
@@ -18,12 +19,16 @@ from tenantguard.flow.ports import Shortage, Take, Taken, TakeTokens
 from tenantguard.rules.bucket import bucket_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from tenantguard.adapters.redis.script import Script
     from tenantguard.model.rate import Rate
 
 SECOND: Final = 10**9
 TOLERANCE_S: Final = 0.005
+BUSY_S: Final = 2.0
+"""What a machine with other work may add to one wait in ten; the others have the real tolerance."""
+
 _ids = itertools.count(1)
 
 
@@ -72,6 +77,26 @@ class Asked:
 
 def one(rate: Rate, owner: str | None = None, cost: int = 1) -> Take:
     return Take(bucket_key(owner or f"tenant-{next(_ids)}", "tenant"), rate, cost)
+
+
+def in_time(waited_s: Sequence[float], deadline_s: float = 0.05) -> None:
+    waits = sorted(waited_s)
+    assert waits[len(waits) * 9 // 10 - 1] <= deadline_s + TOLERANCE_S
+    assert waits[-1] <= deadline_s + BUSY_S
+
+
+@contextmanager
+def linked(server: Any, script: Script) -> Iterator[tuple[Any, Any]]:
+    """A connection to a server that has a script and nothing else, and a client of it."""
+    server.flush()
+    client = redis_py.Redis(unix_socket_path=str(server.socket))
+    client.script_load(script.text)
+    pool = client.connection_pool
+    connection = pool.connection_class(**pool.connection_kwargs)
+    connection.connect()
+    yield connection, client
+    connection.disconnect()
+    client.close()
 
 
 class Proxy:

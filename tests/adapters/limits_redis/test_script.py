@@ -7,13 +7,14 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis as redis_py
 
 from tenantguard.adapters.limits.redis import wire
 from tenantguard.adapters.redis.script import NOW_SIZE, TICKS_PER_MICRO, argument, instant, read_now
 from tenantguard.flow.ports import Take
 from tenantguard.model.rate import TICKS_PER_NANO, Rate
 from tenantguard.rules.bucket import Overdrawn, dipped, draw_all, settled
+
+from .conftest import linked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,16 +34,9 @@ TOGETHER = 40
 
 
 @pytest.fixture
-def link(redis: Any) -> Iterator[Any]:
-    redis.flush()
-    client = redis_py.Redis(unix_socket_path=str(redis.socket))
-    client.script_load(wire.SCRIPT.text)
-    pool = client.connection_pool
-    connection = pool.connection_class(**pool.connection_kwargs)
-    connection.connect()
-    yield Link(connection, client)
-    connection.disconnect()
-    client.close()
+def link(redis: Any) -> Iterator[Link]:
+    with linked(redis, wire.SCRIPT) as (connection, client):
+        yield Link(connection, client)
 
 
 class Link:

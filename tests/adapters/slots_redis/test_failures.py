@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,30 +16,14 @@ from tenantguard.flow.effects import Promise
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, NotEntered, SlotClaim
 from tenantguard.model.sections import OnError
 from tenantguard.testing import ManualClock
-from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy
+from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy, in_time
 
 from .conftest import turn, watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .conftest import Process
-
-BUSY_S = 2.0
-"""What a machine with other work may add to one wait in ten; the others have the real tolerance."""
-
-
-def in_time(process: Process, deadline_s: float = 0.05) -> None:
-    waits = sorted(process.waited_s)
-    assert waits[len(waits) * 9 // 10 - 1] <= deadline_s + TOLERANCE_S
-    assert waits[-1] <= deadline_s + BUSY_S
-
-
-@pytest.fixture
-def mute() -> Iterator[str]:
-    """A port on which somebody listens and says nothing."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
-        yield f"redis://127.0.0.1:{listening.getsockname()[1]}/0"
 
 
 def test_a_mute_server_costs_a_deadline_a_few_times_and_then_nothing(
@@ -53,7 +36,7 @@ def test_a_mute_server_costs_a_deadline_a_few_times_and_then_nothing(
     assert all(answer.degraded for answer in answers)
     assert [answer.fence for answer in answers if isinstance(answer, Entered)] == [0] * 10
     assert sum(wait > 0.02 for wait in here.waited_s) <= 6
-    in_time(here)
+    in_time(here.waited_s)
     assert len([record for record in caplog.records if "slots: redis at 127.0.0.1:" in record.message]) == 1
 
 
@@ -66,7 +49,7 @@ def test_turns_are_given_here_while_the_server_is_away(process: Callable[..., Pr
     assert isinstance(entered, Entered)
     assert entered.degraded
     here.leave(asked)
-    in_time(here, 0.02)
+    in_time(here.waited_s, 0.02)
 
 
 def test_closed_refuses_with_an_error_and_open_lets_everybody_in(process: Callable[..., Process], mute: str) -> None:
@@ -77,7 +60,7 @@ def test_closed_refuses_with_an_error_and_open_lets_everybody_in(process: Callab
             here.enter(on_error=OnError.CLOSED)
         assert not isinstance(failed.value, PortTimeout)
     assert {here.enter(on_error=OnError.OPEN)[1] for _ in range(5)} == {Entered(0, degraded=True)}
-    in_time(here, 0.02)
+    in_time(here.waited_s, 0.02)
     with pytest.raises(PortError):
         here.store.standing()
 
@@ -150,8 +133,7 @@ def test_a_server_that_hung_lets_nobody_in_late(process: Callable[..., Process],
     own_redis.hang()
     answers = [here.enter(9) for _ in range(5)]
     assert all(answer.degraded for _, answer in answers)
-    in_time(here)
-    time.sleep(0.06)
+    in_time(here.waited_s)
     own_redis.go_on()
     here.recovers()
     here.until(lambda: not here.store._leaving)

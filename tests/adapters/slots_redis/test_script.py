@@ -7,12 +7,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis as redis_py
 
 from tenantguard.adapters.redis.script import NOW_SIZE, instant
 from tenantguard.adapters.slots.redis import wire
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, SlotClaim
 from tenantguard.rules.slots import Slots
+from tests.adapters.limits_redis.conftest import linked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,15 +64,8 @@ class Link:
 
 @pytest.fixture
 def link(redis: Any) -> Iterator[Link]:
-    redis.flush()
-    client = redis_py.Redis(unix_socket_path=str(redis.socket))
-    client.script_load(wire.SCRIPT.text)
-    pool = client.connection_pool
-    connection = pool.connection_class(**pool.connection_kwargs)
-    connection.connect()
-    yield Link(connection, client)
-    connection.disconnect()
-    client.close()
+    with linked(redis, wire.SCRIPT) as (connection, client):
+        yield Link(connection, client)
 
 
 def claims_of(chance: random.Random, owner: str, limits: dict[str, int]) -> tuple[SlotClaim, ...]:

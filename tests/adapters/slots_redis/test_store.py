@@ -109,13 +109,15 @@ def test_who_leaves_the_queue_frees_its_place(process: Callable[..., Process]) -
 
 
 def test_who_waits_too_long_is_told_by_whoever_comes_next(process: Callable[..., Process]) -> None:
-    here, there = process(lease_s=3600), process(lease_s=3600)
+    clock = ManualClock()
+    here, there = process(lease_s=3600, test_clock=clock), process(lease_s=3600, test_clock=clock)
     here.inside()
     asked = b"late-waiter-0001"
     promise = there.store.execute(EnterSlot(asked, "acme", (SlotClaim("acme|t", 1, 9, 50_000_000),)))
     assert promise.wait(5)
     promise = promise.result()
-    assert not promise.wait(0.06)
+    clock.advance(0.05)
+    assert not promise.wait(0)
     here.enter(queue=0)
     told = turn(promise)
     assert isinstance(told, Crowded)
