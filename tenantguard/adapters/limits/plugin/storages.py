@@ -12,7 +12,7 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from limits.aio.storage import Storage as AsyncStorage
 from limits.errors import ConfigurationError as LimitsConfigurationError
@@ -163,6 +163,58 @@ async def awaited(answer: Any) -> Any:
     return answer.result() if answer.wait(0) else answer.late()
 
 
+class _InMemory:
+    """What both storages in memory are made of. ``_scheme`` is that of their kind."""
+
+    _scheme: ClassVar[str]
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        wrap_exceptions: bool = False,  # noqa: FBT001, FBT002 - as every storage of limits
+        *,
+        bursts: Iterable[str] = (),
+        max_keys: int = 1_000_000,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(uri, wrap_exceptions)  # type: ignore[call-arg] # that of limits comes next
+        self.configured = _Configured(uri or f"{self._scheme}memory://", self._scheme, clock, bursts)
+        self._max_keys = max_keys
+        self.store = self.configured.memory(max_keys, options)
+
+    def _forget(self) -> int:
+        """Forget all buckets; how many were not full."""
+        forgotten, self.store = self.store, self.configured.memory(self._max_keys, {})
+        return len(forgotten.snapshot())
+
+
+class _InRedis:
+    """What both storages over Redis are made of; as :class:`_InMemory`."""
+
+    _scheme: ClassVar[str]
+
+    def __init__(
+        self,
+        uri: str,
+        wrap_exceptions: bool = False,  # noqa: FBT001, FBT002 - as every storage of limits
+        *,
+        bursts: Iterable[str] = (),
+        on_error: str = OnError.LOCAL,
+        deadline_ms: int | None = None,
+        processes: int | None = None,
+        coalesce: bool | None = None,
+        lease: int | None = None,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(uri, wrap_exceptions)  # type: ignore[call-arg] # that of limits comes next
+        self.configured = _Configured(uri, self._scheme, clock, bursts, on_error)
+        self.store = self.configured.redis(
+            options, {"deadline_ms": deadline_ms, "processes": processes, "coalesce": coalesce, "lease": lease}
+        )
+
+
 class TokenBucketStorage(Storage):
     """A synchronous storage of token buckets.
 
@@ -226,7 +278,7 @@ class TokenBucketStorage(Storage):
             self.windows.clear(key)
 
 
-class MemoryStorage(TokenBucketStorage):
+class MemoryStorage(_InMemory, TokenBucketStorage):
     """Token buckets of one process, for any number of threads.
 
     ``bursts`` are those of limits that are written elsewhere, as text that has none: ``"100/minute burst 200"`` is
@@ -235,21 +287,7 @@ class MemoryStorage(TokenBucketStorage):
     """
 
     STORAGE_SCHEME = _MEMORY
-
-    def __init__(
-        self,
-        uri: str | None = None,
-        wrap_exceptions: bool = False,  # noqa: FBT001, FBT002 - as every storage of limits
-        *,
-        bursts: Iterable[str] = (),
-        max_keys: int = 1_000_000,
-        clock: Clock | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(uri, wrap_exceptions)
-        self.configured = _Configured(uri or f"{SCHEME}memory://", SCHEME, clock, bursts)
-        self._max_keys = max_keys
-        self.store = self.configured.memory(max_keys, options)
+    _scheme = SCHEME
 
     def take(self, command: TakeTokens) -> Numbers:
         """Take, or say why not."""
@@ -265,11 +303,10 @@ class MemoryStorage(TokenBucketStorage):
 
     def reset(self) -> int:
         """Forget everything; how many buckets were not full, and windows not over."""
-        forgotten, self.store = self.store, self.configured.memory(self._max_keys, {})
-        return len(forgotten.snapshot()) + (self._windows.reset() or 0 if self._windows is not None else 0)
+        return self._forget() + (self._windows.reset() or 0 if self._windows is not None else 0)
 
 
-class RedisStorage(TokenBucketStorage):
+class RedisStorage(_InRedis, TokenBucketStorage):
     """Token buckets in Redis or Valkey, for any number of processes.
 
     ``bursts`` as in :class:`MemoryStorage`; ``on_error``, ``deadline_ms``, ``processes``, ``coalesce`` and ``lease``
@@ -277,26 +314,7 @@ class RedisStorage(TokenBucketStorage):
     """
 
     STORAGE_SCHEME = _REDIS
-
-    def __init__(
-        self,
-        uri: str,
-        wrap_exceptions: bool = False,  # noqa: FBT001, FBT002 - as every storage of limits
-        *,
-        bursts: Iterable[str] = (),
-        on_error: str = OnError.LOCAL,
-        deadline_ms: int | None = None,
-        processes: int | None = None,
-        coalesce: bool | None = None,
-        lease: int | None = None,
-        clock: Clock | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(uri, wrap_exceptions)
-        self.configured = _Configured(uri, SCHEME, clock, bursts, on_error)
-        self.store = self.configured.redis(
-            options, {"deadline_ms": deadline_ms, "processes": processes, "coalesce": coalesce, "lease": lease}
-        )
+    _scheme = SCHEME
 
     def take(self, command: TakeTokens) -> Numbers:
         """Take, or say why not."""
@@ -388,25 +406,11 @@ class AsyncTokenBucketStorage(AsyncStorage):
             await self.windows.clear(key)
 
 
-class AsyncMemoryStorage(AsyncTokenBucketStorage):
+class AsyncMemoryStorage(_InMemory, AsyncTokenBucketStorage):
     """Token buckets of one process, for any number of event loops; as :class:`MemoryStorage`."""
 
     STORAGE_SCHEME = _ASYNC_MEMORY
-
-    def __init__(
-        self,
-        uri: str | None = None,
-        wrap_exceptions: bool = False,  # noqa: FBT001, FBT002 - as every storage of limits
-        *,
-        bursts: Iterable[str] = (),
-        max_keys: int = 1_000_000,
-        clock: Clock | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(uri, wrap_exceptions)
-        self.configured = _Configured(uri or f"{ASYNC_SCHEME}memory://", ASYNC_SCHEME, clock, bursts)
-        self._max_keys = max_keys
-        self.store = self.configured.memory(max_keys, options)
+    _scheme = ASYNC_SCHEME
 
     async def take(self, command: TakeTokens) -> Numbers:
         """Take, or say why not."""
@@ -422,34 +426,14 @@ class AsyncMemoryStorage(AsyncTokenBucketStorage):
 
     async def reset(self) -> int:
         """Forget everything; how many buckets were not full, and windows not over."""
-        forgotten, self.store = self.store, self.configured.memory(self._max_keys, {})
-        return len(forgotten.snapshot()) + (await self._windows.reset() or 0 if self._windows is not None else 0)
+        return self._forget() + (await self._windows.reset() or 0 if self._windows is not None else 0)
 
 
-class AsyncRedisStorage(AsyncTokenBucketStorage):
+class AsyncRedisStorage(_InRedis, AsyncTokenBucketStorage):
     """Token buckets in Redis or Valkey, for tasks of asyncio; as :class:`RedisStorage`."""
 
     STORAGE_SCHEME = _ASYNC_REDIS
-
-    def __init__(
-        self,
-        uri: str,
-        wrap_exceptions: bool = False,  # noqa: FBT001, FBT002 - as every storage of limits
-        *,
-        bursts: Iterable[str] = (),
-        on_error: str = OnError.LOCAL,
-        deadline_ms: int | None = None,
-        processes: int | None = None,
-        coalesce: bool | None = None,
-        lease: int | None = None,
-        clock: Clock | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(uri, wrap_exceptions)
-        self.configured = _Configured(uri, ASYNC_SCHEME, clock, bursts, on_error)
-        self.store = self.configured.redis(
-            options, {"deadline_ms": deadline_ms, "processes": processes, "coalesce": coalesce, "lease": lease}
-        )
+    _scheme = ASYNC_SCHEME
 
     async def take(self, command: TakeTokens) -> Numbers:
         """Take, or say why not."""

@@ -42,8 +42,8 @@ class _Refused:
     def __init__(self) -> None:
         self._costs: dict[str, int] = {}
 
-    def note(self, command: TakeTokens, *, granted: bool) -> bool:
-        """Remember an answer, and give it."""
+    def note(self, command: TakeTokens, *, granted: bool) -> None:
+        """Remember an answer."""
         take = command.takes[0]
         if granted:
             self._costs.pop(take.bucket, None)
@@ -51,7 +51,6 @@ class _Refused:
             if len(self._costs) >= _REFUSED_MAX:
                 self._costs.clear()
             self._costs[take.bucket] = min(take.cost, take.rate.burst)
-        return granted
 
     def stats(self, command: TakeTokens, answer: Numbers, clock: Clock) -> WindowStats:
         """What a bucket holds, and when it holds more."""
