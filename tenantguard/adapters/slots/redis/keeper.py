@@ -32,7 +32,7 @@ class Kept(Protocol):
         ...
 
     def unheard(self, failure: Exception) -> None:
-        """The connection failed."""
+        """The connection, or something of the store, failed."""
         ...
 
 
@@ -62,12 +62,12 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            wait_s = max(self._store.beat_when_due(), _LEAST_S)
-            if not self._store.is_reachable():
-                self._drop()
-                self._ended.wait(_PAUSE_S)
-                continue
             try:
+                wait_s = max(self._store.beat_when_due(), _LEAST_S)
+                if not self._store.is_reachable():
+                    self._drop()
+                    self._ended.wait(_PAUSE_S)
+                    continue
                 message = self._pop(wait_s)
                 if message is not None:
                     self._store.read(message)
