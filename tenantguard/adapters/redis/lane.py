@@ -150,12 +150,10 @@ class Lane:
         with self._starting:
             if self._threads:
                 return
-            self._threads = [
-                threading.Thread(target=self._run, name=f"tenantguard-{self._port}-{number}", daemon=True)
-                for number in range(self._links)
-            ]
-            for thread in self._threads:
-                thread.start()
+            for number in range(self._links):
+                thread = threading.Thread(target=self._run, name=f"tenantguard-{self._port}-{number}", daemon=True)
+                thread.start()  # or it is tried again with the next command
+                self._threads.append(thread)
 
     def _run(self) -> None:
         link = _Link(self._make, self._monotonic_ns)

@@ -283,10 +283,9 @@ class Cluster:
         self._lost.put(lost)
         with self._starting:
             if self._mapper is None:
-                self._mapper = threading.Thread(
-                    target=self._run, name=f"tenantguard-{self._port}-cluster", daemon=True
-                )
-                self._mapper.start()
+                mapper = threading.Thread(target=self._run, name=f"tenantguard-{self._port}-cluster", daemon=True)
+                mapper.start()  # or it is tried again with the next command
+                self._mapper = mapper
 
     def _run(self) -> None:
         while True:
@@ -303,6 +302,11 @@ class Cluster:
                 waiting += more
             try:
                 self._discover()
+                self._discovery.worked()
+                for asked in waiting:
+                    lane = self._slots.get(asked.slot)
+                    if lane is None or not lane.submit((asked,)):
+                        asked.lose(PortError(self._port, "no server has this slot"), bells)
             except Exception as failed:  # whatever it is, somebody waits, and the thread must live
                 if not isinstance(failed, RedisError | RedisClusterException | OSError):
                     log.exception("%s: the servers of a cluster cannot be found out", self._port)
@@ -310,12 +314,6 @@ class Cluster:
                 problem = PortError(self._port, f"the cluster failed: {type(failed).__name__}")
                 for asked in waiting:
                     asked.lose(problem, bells)
-            else:
-                self._discovery.worked()
-                for asked in waiting:
-                    lane = self._slots.get(asked.slot)
-                    if lane is None or not lane.submit((asked,)):
-                        asked.lose(PortError(self._port, "no server has this slot"), bells)
             for bell in bells:
                 safely(bell)
             if ended:

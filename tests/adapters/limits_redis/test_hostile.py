@@ -347,6 +347,26 @@ def test_a_probe_that_finds_no_place_in_the_queue_is_tried_again(own_redis: Any)
     assert lane.breaker.due(now_ns + 10 * SECOND)
 
 
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next thread cannot be started; those after it can."""
+    start = threading.Thread.start
+
+    def fail(_: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_a_thread_that_cannot_be_started_now_is_started_later(asked: Callable[..., Asked]) -> None:
+    store = asked()
+    with pytest.raises(RuntimeError):
+        store.take(one(Rate(1, HOUR)))
+    assert not store.take(one(Rate(1, HOUR))).degraded
+
+
 def test_processes_that_lost_a_server_together_do_not_come_back_together() -> None:
     """Of a thousand, no tenth of the time in which they come back sees more than a quarter; one asks in each."""
     breakers = [Breaker("limits", "x") for _ in range(1000)]
@@ -446,6 +466,36 @@ def test_a_cluster_whose_servers_cannot_be_found_out_is_asked_again() -> None:
     assert cluster.submit((second,))  # type: ignore[arg-type]
     assert second.answered.wait(30)
     assert cluster._slots
+    cluster.close()
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_a_thread_that_cannot_find_out_a_cluster_now_is_started_later() -> None:
+    cluster = Cluster("limits", lambda: Client("a"), lambda pool, name, moved: Dummy(pool), NOW)  # type: ignore[arg-type, return-value]
+    first, second = Waits(), Waits()
+    with pytest.raises(RuntimeError):
+        cluster.submit((first,))  # type: ignore[arg-type]
+    assert cluster.submit((second,))  # type: ignore[arg-type]
+    assert second.answered.wait(10)
+    cluster.close()
+
+
+def test_a_node_to_which_nothing_can_be_sent_ends_no_thread_that_finds_out_others() -> None:
+    class Broken(Dummy):
+        def submit(self, asked: Any) -> bool:
+            raise RuntimeError("can't start new thread")
+
+    client = Client("a")
+    lanes = [Dummy("a"), Broken("a")]
+    cluster = Cluster("limits", lambda: client, lambda pool, name, moved: lanes.pop(), NOW)  # type: ignore[arg-type, return-value]
+    first, second = Waits(), Waits()
+    cluster.submit((first,))  # type: ignore[arg-type]
+    assert first.answered.wait(10)
+    client.nodes = ()
+    cluster._discover()
+    client.nodes = ("a",)
+    cluster._map([second])  # type: ignore[list-item]
+    assert second.answered.wait(10)
     cluster.close()
 
 
