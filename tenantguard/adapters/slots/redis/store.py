@@ -226,7 +226,7 @@ class RedisSlots:
             if promise is not None:
                 promise.keep(_ENDED)
         if known or local is None:  # who was never seen is barred
-            self._send_leavings([left])
+            self._send(*self._leavings([left]))
 
     def decided(self, entering: Entering, outcome: Outcome, bells: set[Bell]) -> None:
         """What became of an entering."""
@@ -243,7 +243,7 @@ class RedisSlots:
                 self._leaving.add(command.id)
         if not is_mine:
             if isinstance(outcome, Entered | wire.Waits):
-                self._send_leavings([command.id])
+                self._send(*self._leavings([command.id]))
         elif isinstance(outcome, wire.Late):
             self._answer_alone(entering, PortError("slots", "the server is too slow"), bells)
         else:
@@ -290,7 +290,7 @@ class RedisSlots:
         if self._take_back(entering, sent=entering.sent):
             self._answer_alone(entering, problem, bells)
             if entering.sent:
-                self._send_leavings([entering.entering.id])
+                self._send(*self._leavings([entering.entering.id]))
         self.missed(bells)
 
     def late(self, entering: Entering) -> Any:
@@ -298,7 +298,7 @@ class RedisSlots:
         if not self._take_back(entering, sent=True):  # or about to be
             return entering.settled()
         self._answer_alone(entering, PortTimeout("slots", self.deadline_s), None)
-        self._send_leavings([entering.entering.id])
+        self._send(*self._leavings([entering.entering.id]))
         return entering.result()
 
     def _take_back(self, entering: Entering, *, sent: bool) -> bool:
@@ -448,11 +448,13 @@ class RedisSlots:
         self._servers.breaker_of(self.slot).failed(type(failure).__name__, self._now_ns())
         self._beat_at = 0
 
-    def _send_leavings(self, ids: Sequence[bytes]) -> None:
+    def _leavings(self, ids: Iterable[bytes]) -> list[Leaving]:
         now_ns = self._now_ns()
+        return [Leaving(self, now_ns, each, wire.leave_command(self._caller, each)) for each in ids]
+
+    def _send_leavings(self, ids: Sequence[bytes]) -> None:
         for at in range(0, len(ids), BATCH_MAX):  # a trip takes all that is sent together
-            some = ids[at : at + BATCH_MAX]
-            self._send(*[Leaving(self, now_ns, each, wire.leave_command(self._caller, each)) for each in some])
+            self._send(*self._leavings(ids[at : at + BATCH_MAX]))
 
     def _send(self, *asked: Asked) -> bool:
         """Send commands; False where the server is not asked now, but for a probe when that is due."""
