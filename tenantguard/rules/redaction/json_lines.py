@@ -227,20 +227,21 @@ class JsonArray:
             return True
         self._depth += 1 if mark in _OPENS else -1
         if not self._depth:
-            out.append(self._let_go())
             start = self._start
             element = self._taken()
-            self._waiting = element[:start], decode_utf8(element[start:])
-            if not waits(self._waiting[1]):
+            text = decode_utf8(element[start:])
+            out.append(self._let_go(text))
+            self._waiting = element[:start], text
+            if not waits(text):
                 out.append(self._let_go())
         return True
 
-    def _let_go(self, *, last: bool = False) -> bytes:
+    def _let_go(self, following: str = "", *, last: bool = False) -> bytes:
         """The element that waited for what follows it."""
         if self._waiting is None:
             return b""
         (before, text), self._waiting = self._waiting, None
-        said, new = self._events.event(text, last=last)
+        said, new = self._events.event(text, last=last, following=following)
         self._begun = True
         return b"".join([*self._written(said), before, new.encode()])
 

@@ -304,3 +304,27 @@ def test_a_reason_to_finish_that_is_empty_ends_nothing(tools: Any) -> None:
         for part in (b"a@sm", b"ith.com", b" or")
     ]
     assert b"ith" not in run(tools.scrub(), *said)
+
+
+def test_a_choice_that_goes_on_behind_its_reason_to_finish_has_not_ended(tools: Any) -> None:
+    """E+9: some write the reason on every chunk, or on every one of the reasoning."""
+    parts = ("mail jo", "hn@smi", "th.com or ", "call 415 ", "555-2671")
+    every = [chunk(delta(content=part, finish="stop")) for part in parts]
+    switch = [chunk(delta(reasoning=part, finish="stop")) for part in parts] + [chunk(delta(content="a b"))]
+    calls = [chunk(delta(tool_calls=[call(0, part)], finish="tool_calls")) for part in ('{"a":"john@sm', 'ith.com"}')]
+    for events, key in ((every, (0, "content")), (switch, (0, "reasoning")), (calls, (0, "tool_calls", 0))):
+        stream = b"".join([*events, b"data: [DONE]\n\n"])
+        redacted = run(tools.scrub(), stream)
+        assert len({run(tools.scrub(), stream[:at], stream[at:]) for at in range(len(stream) + 1)} | {redacted}) == 1
+        said = texts(redacted)[key]
+        assert "<EMAIL_ADDRESS_" in said
+        assert not any(part in said for part in ("john", "hn@", "415", "2671"))
+        assert len(read(redacted)) >= len(events)
+
+
+def test_a_choice_that_has_ended_says_what_it_held_before_anything_else_follows(tools: Any) -> None:
+    """Another event behind the reason to finish ends the choice: the next text is of another answer."""
+    ended = chunk(delta(content="call 415")) + chunk(delta(finish="stop"))
+    for between in (chunk(delta(role="assistant", content="")), chunk(usage={"total_tokens": 3}), b": ping\n\n"):
+        said = read(run(tools.scrub(), ended + between + chunk(delta(content="555-2671 "))))
+        assert [one["choices"][0]["delta"].get("content") for one in said[:3]] == ["call ", "415", None]

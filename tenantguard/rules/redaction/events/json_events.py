@@ -1,8 +1,9 @@
 """The JSON of a stream's events redacted: deltas joined, any other string by itself.
 
 A text that a protocol sends as deltas is one text, a *channel* (see each protocol's module). What a channel holds
-back leaves with its next delta, at the latest in a delta of our own directly before the event that ends it. What
-repeats a channel's whole text is redacted as the channel is.
+back leaves with its next delta, at the latest in a delta of our own directly before the event that ends it (a reason
+to finish ends nothing where the next event says more of the same text). What repeats a channel's whole text is
+redacted as the channel is.
 
 Everything else that is a string in an event is redacted by itself; in known shapes, a protocol's own identifiers stay
 (``LLM_JSON``). In an event of unknown shape a value that is split over two events is not found, which is why
@@ -61,7 +62,7 @@ CHANNELS_MAX: Final = 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9_.#-]{0,64}")
 _FORMS_MAX: Final = 16
 _SEEN_MAX: Final = 16
-_WAITING: Final = re.compile(r'"finishReason"\s*:\s*"')
+_WAITING: Final = re.compile(r'"finish(?:R|_r)eason"\s*:\s*"(?!")')
 
 
 class Usual(NamedTuple):
@@ -110,14 +111,18 @@ class JsonEvents:
         self._after: After = None, False
         self._read: _Read | None = None  # the latest event, if it has a form
         self._latest: View | None = None
+        self._following = ""  # the event behind the latest, where that waited for it
+        self._going_on: frozenset[Key] | None = None  # of what that says more; None: nobody has asked
         self._next: int | None = None  # where events have numbers, that of the next one
         self._added = 0  # events of our own among them
 
-    def event(self, text: str, *, last: bool = False) -> tuple[list[Said], str]:
+    def event(self, text: str, *, last: bool = False, following: str = "") -> tuple[list[Said], str]:
         """Events of our own that leave before this one, and what leaves for it; ``last``: nothing follows.
 
-        Raises :class:`MalformedTextError` if it is no JSON, or blocked.
+        ``following`` is the event behind one that :func:`waits`. Raises :class:`MalformedTextError` if it is no JSON,
+        or blocked.
         """
+        self._following, self._going_on = following, None
         hides = bool(self._rule.own(text))  # then it is read place by place
         forms = self._forms if not hides else []
         self._read = None
@@ -209,7 +214,7 @@ class JsonEvents:
             read.looked_at.append((at, key))
             value = decode(literal)
             if key is not None:
-                new = self._say(view, key, value, ends=last or form.ends(key))
+                new = self._say(view, key, value, ends=last or (form.ends(key) and not self._goes_on(key)))
                 if new != value:
                     filled[at] = f'"{escape(new)}"'
                     changed = True
@@ -222,7 +227,7 @@ class JsonEvents:
             if new != value:
                 filled[at] = f'"{escape(new)}"'
                 changed = True
-        ended = list(self._channels) if last else form.ending(self._channels)
+        ended = list(self._channels) if last else self._over(form.ending(self._channels))
         said = filled[form.number] if form.number is not None else ""
         before, number = self._before(ended, said)
         if number and form.number is not None:
@@ -260,7 +265,7 @@ class JsonEvents:
                 changed.update(path[:steps] for steps in range(len(path)))
         if numbered is not None and not NUMBER.fullmatch(text, numbered.start, numbered.end):
             numbered = None
-        ended = list(self._channels) if last else [key for key in self._channels if view.ends(key)]
+        ended = list(self._channels) if last else self._over([key for key in self._channels if view.ends(key)])
         said = text[numbered.start : numbered.end] if numbered is not None else ""
         before, number = self._before(ended, said)
         if number and numbered is not None:
@@ -285,7 +290,7 @@ class JsonEvents:
             if path in read:  # readers take one of the two, so they would join what is not joined here
                 raise MalformedTextError("an event of the stream says one delta twice")
             read.add(path)
-            new = self._say(view, key, value, ends=last or view.ends(key))
+            new = self._say(view, key, value, ends=last or (view.ends(key) and not self._goes_on(key)))
         elif field is not None:
             new = self._whole(field, value)
         else:
@@ -315,6 +320,16 @@ class JsonEvents:
         if value and ends:
             said += self._channels.pop(key).finish()
         return said
+
+    def _over(self, ended: list[Key]) -> list[Key]:
+        """Those of channels said to end which do."""
+        return [key for key in ended if not self._goes_on(key)]
+
+    def _goes_on(self, key: Key) -> bool:
+        """Whether the event behind the latest says more of a channel, which then has not ended with it."""
+        if self._going_on is None:
+            self._going_on = _said_in(self._following) if self._following else frozenset()
+        return key in self._going_on
 
     def _whole(self, field: str, value: str) -> str:
         """What the deltas of ``value`` join to, whatever they are."""
@@ -357,6 +372,19 @@ def _view(event: Event) -> View | None:
         if view is not None:
             return view
     return None
+
+
+def _said_in(text: str) -> frozenset[Key]:
+    """The channels of which an event says more than nothing; none where it is no event of a known protocol."""
+    try:
+        found = list(places(text))
+    except MalformedTextError:
+        return frozenset()
+    view = _view(Event.of(found, text))
+    if view is None:
+        return frozenset()
+    keys = [view.channel(path) for kind, start, end, path in found if kind is Kind.STRING and end - start > len('""')]
+    return frozenset(key for key in keys if key is not None)
 
 
 class _Channel:

@@ -2,7 +2,9 @@
 
 Each string of a delta is a channel of its choice (``content``, ``refusal``, ``reasoning_content``, the arguments of
 each tool call, the parts of Mistral's ``content`` and OpenRouter's ``reasoning_details``, ...), in lists by the
-``index`` of the element, else its place. A choice ends with the chunk that has its ``finish_reason``.
+``index`` of the element, else its place. A choice ends with the chunk that has its ``finish_reason``, unless the next
+event says more of it: some write one on every chunk, or on every one of the reasoning (Gemini behind LiteLLM, Open
+WebUI), so a chunk that has one waits for the next.
 """
 
 from __future__ import annotations

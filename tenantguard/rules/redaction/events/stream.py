@@ -125,7 +125,7 @@ class EventStream:
         if data == _DONE:
             return self._let_go(last=True) + _written(self._events.close()) + event.raw
         text = decode_utf8(event.data)
-        before = self._let_go() if self._waiting is not None else b""
+        before = self._let_go(text) if self._waiting is not None else b""
         if waits(text):
             self._waiting = event, text
             self._usual = None
@@ -134,16 +134,16 @@ class EventStream:
         self._usual = _usual_after(event, text, self._events, self._usual) if is_usual else None
         return before + said if before else said
 
-    def _let_go(self, *, last: bool = False) -> bytes:
+    def _let_go(self, following: str = "", *, last: bool = False) -> bytes:
         """The event that waited for what follows it."""
         if self._waiting is None:
             return b""
         (event, text), self._waiting = self._waiting, None
-        return self._rewritten(event, text, last=last)
+        return self._rewritten(event, text, following, last=last)
 
-    def _rewritten(self, event: SSEEvent, text: str, *, last: bool = False) -> bytes:
+    def _rewritten(self, event: SSEEvent, text: str, following: str = "", *, last: bool = False) -> bytes:
         try:
-            before, new = self._events.event(text, last=last)
+            before, new = self._events.event(text, last=last, following=following)
         except MalformedTextError:
             if self._protocol or self._unknown is Unknown.BLOCK or text.lstrip()[:1] in {"{", "["}:
                 raise
