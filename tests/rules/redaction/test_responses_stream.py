@@ -12,6 +12,7 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from tenantguard.rules.redaction.events import EventStream
+from tenantguard.rules.redaction.hold import whole
 from tenantguard.rules.redaction.rule import TextRule, apply, text_edits
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -141,6 +142,30 @@ def test_what_is_held_leaves_in_an_event_that_the_following_ones_count(tools: An
         ("msg_2", 1, ""), ("msg_2", 1, ""), ("msg_2", 1, own[-1].delta),
     ]  # fmt: skip
     assert own[-1].delta.startswith("<EMAIL_ADDRESS_")
+
+
+def test_deltas_of_one_output_are_one_text_though_each_names_another_item(tools: Any) -> None:
+    """E+9: LiteLLM mints an id for every delta of a reasoning."""
+    script = Script()
+    at = {"output_index": 0, "content_index": 0}
+    parts = ("mail jo", "hn@smi", "th.com ", "or 415 ", "555-", "2671")
+    for number, part in enumerate(parts):
+        script.say("response.output_text.delta", delta=part, logprobs=[], item_id=f"rs_{number}", **at)
+    script.say("response.output_text.done", text="".join(parts), logprobs=[], item_id="rs_last", **at)
+    events = read(run(tools.scrub(), *script.chunks))
+    assert said(events, "output_text") == events[-1].text == whole(tools.scrub(), "".join(parts))
+    assert {event.item_id for event in events[:-1]} == {f"rs_{number}" for number in range(len(parts))}
+
+
+def test_deltas_that_name_no_output_are_told_apart_by_their_items(tools: Any) -> None:
+    def delta(number: int, item: str, text: str) -> bytes:
+        data = {"type": "response.output_text.delta", "sequence_number": number, "item_id": item, "delta": text}
+        return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
+
+    parts = [("a", "mail john@sm"), ("b", "call 415 555"), ("a", "ith.com "), ("b", "-2671 x ")]
+    stream = b"".join(delta(number, *part) for number, part in enumerate(parts))
+    redacted = run(tools.scrub(), stream).decode()
+    assert not any(part in redacted for part in ("john", "ith.com", "415", "2671"))
 
 
 def test_token_probabilities_of_changed_text_are_dropped(tools: Any) -> None:

@@ -1,7 +1,8 @@
 """OpenAI's Responses events: a part of an item is a channel, and its whole text is said again three times.
 
 Wire facts from OpenAI's API reference ("Streaming events"): ``response.<what>.delta`` says more of what
-``item_id``, ``output_index`` and ``content_index``, ``summary_index`` or ``command_index`` name, and
+``output_index`` and ``content_index``, ``summary_index`` or ``command_index`` name (``item_id`` is another with every
+delta of some, LiteLLM's reasoning for example, so it counts only where there is no ``output_index``), and
 ``response.<what>.done`` has the whole of it; so have ``response.content_part.done``, ``response.output_item.done``
 and the last event's ``response``. Whole texts are redacted as the deltas are, so all say the same. Every event has a
 ``sequence_number``; those that follow an event of our own count it.
@@ -46,14 +47,15 @@ class ResponsesEvent:
         self._type = kind
         self._family, _, self._last = kind.rpartition(".")
         self.sort = kind if kind == _SOUND else self._last if self._last == "delta" else ""
-        self._place = {name: plain_index(event.raw(name)) for name in PLACE}
+        item, output, *inner = [plain_index(event.raw(name)) for name in PLACE]
+        self._place = (output or item, *inner)
         self._head = event.head(PLACE)
 
     def channel(self, path: Path) -> Key | None:
         """The delta of an event; that of sound is base64."""
         if path != ("delta",) or self.sort != "delta":
             return None
-        return (self._family, *self._place.values(), _FIELDS.get(self._family, "text"))
+        return (self._family, *self._place, _FIELDS.get(self._family, "text"))
 
     def repeats(self, path: Path) -> str | None:
         """A whole text."""
@@ -64,11 +66,11 @@ class ResponsesEvent:
         """Whether the whole text of that channel is here."""
         if self._type in _ENDS:
             return True
-        family, item, output, *inner = key[:-1]
+        family, place = key[0], key[1:-1]
         if self._type in _INNER:
-            same = [item, output, *inner] if self._type != _INNER[-1] else [item, output]
-            return all(mine in {"", yours} for mine, yours in zip(self._place.values(), same, strict=False))
-        return self._last == "done" and family == self._family and [item, output, *inner] == [*self._place.values()]
+            same = place if self._type != _INNER[-1] else place[:1]
+            return all(mine in {"", yours} for mine, yours in zip(self._place, same, strict=False))
+        return self._last == "done" and family == self._family and place == self._place
 
     def delta(self, key: Key, text: str) -> Said:
         """A delta."""
