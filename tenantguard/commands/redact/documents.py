@@ -168,6 +168,7 @@ class _Marked:
         self.kept = rule.kept
         self.skipped = rule.skipped
         self.reach = rule.reach
+        self.name_chars_min = rule.name_chars_min
         self.clears = rule.clears
         self.find = rule.find
         self.own = rule.own

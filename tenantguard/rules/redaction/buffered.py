@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_
 
 from tenantguard.model.pii import Match
 from tenantguard.rules.redaction.bodies import Passing, Refused, body_for
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.rule import NAME_CHARS_MIN, MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +44,7 @@ class Reading:
     """
 
     reach = TEXT_CHARS_MAX
+    name_chars_min = NAME_CHARS_MIN
 
     def __init__(self) -> None:
         self.replaced: dict[str, int] = {}

@@ -12,7 +12,7 @@ from tenantguard.rules.redaction.fields import Scope, compile_fields
 from tenantguard.rules.redaction.lists import Allowed, Denied, Listed
 from tenantguard.rules.redaction.normal import Normalized
 from tenantguard.rules.redaction.operators import Operators
-from tenantguard.rules.redaction.rule import FORMAT_CHARS_MIN, Identifiers, Replacing
+from tenantguard.rules.redaction.rule import NAME_CHARS_MIN, Identifiers, Replacing
 from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Plan:
         self._lists = self._allows or bool(self._denied)
         self._normalizes = find.normalize
         self.secrets = secrets
-        self._secret_chars_min = min([FORMAT_CHARS_MIN, *(len(value) for _, value in find.known)])
+        self._known_chars_min = min((len(value) for _, value in find.known), default=NAME_CHARS_MIN)
         self._refused = secrets.__contains__ if refuses else None
 
     def terms(self, *, model_call: bool) -> Terms:
@@ -78,9 +78,9 @@ class Plan:
         """What finds secrets, but what the policy allows, by a detector for :attr:`identifiers` that is made so."""
         if self._allows:
             return Identifiers(
-                lambda: Listed(making(), self._allowed, Denied(NOTHING_LISTED)), self.secrets, self._secret_chars_min
+                lambda: Listed(making(), self._allowed, Denied(NOTHING_LISTED)), self.secrets, self._known_chars_min
             )
-        return Identifiers(making, self.secrets, self._secret_chars_min)
+        return Identifiers(making, self.secrets, self._known_chars_min)
 
     def settle(self, matches: Iterable[Match]) -> list[Match]:
         """Conflicts settled as the detector for ``find`` settles them."""

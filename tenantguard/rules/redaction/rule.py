@@ -44,6 +44,9 @@ BETWEEN: Final = "\n\0\n"
 FORMAT_CHARS_MIN: Final = 10
 """No secret of a format is shorter, with all that tells it (``pwd=`` for example)."""
 
+NAME_CHARS_MIN: Final = 16
+"""None that is letters, digits and ``_ . / + -`` alone is shorter."""
+
 _MINTED: Final = "PLACEHOLDER"
 _OPAQUE_CHARS_MIN: Final = 256
 _BASE64: Final = r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
@@ -83,11 +86,17 @@ class TextRule(Protocol):
 
     ``replaced`` counts by entity, ``skipped`` by the kind of what was not looked at; never values. ``reach`` is the
     detector's (:class:`~tenantguard.flow.ports.Detector`). ``arguments`` is the rule for the arguments of tool calls.
+    ``own`` finds nothing in letters, digits and ``_ . / + -`` alone that are fewer than ``name_chars_min``.
     """
 
     replaced: dict[str, int]
     skipped: dict[str, int]
     reach: int
+
+    @property
+    def name_chars_min(self) -> int:
+        """See above."""
+        ...
 
     @property
     def arguments(self) -> TextRule:
@@ -155,17 +164,18 @@ class Replacing:
 class Identifiers:
     """Finds ``secrets`` in what a protocol has of its own, by a detector that is made when there is such a thing.
 
-    None of them has less than ``chars_min`` characters.
+    No known secret has less than ``known_chars_min`` characters.
     """
 
-    __slots__ = ("_chars_min", "_detector", "_making", "_secrets")
+    __slots__ = ("_chars_min", "_detector", "_making", "_secrets", "name_chars_min")
 
     def __init__(
-        self, making: Callable[[], Detecting], secrets: Container[str], chars_min: int = FORMAT_CHARS_MIN
+        self, making: Callable[[], Detecting], secrets: Container[str], known_chars_min: int = NAME_CHARS_MIN
     ) -> None:
         self._making = making
         self._secrets = secrets
-        self._chars_min = chars_min
+        self._chars_min = min(FORMAT_CHARS_MIN, known_chars_min)
+        self.name_chars_min = min(NAME_CHARS_MIN, known_chars_min)
         self._detector: Detecting | None = None
 
     def find(self, text: str) -> list[Match]:
@@ -184,7 +194,39 @@ _PLACEHOLDERS: Final = Operators()
 _NO_KEYS: Final = TenantKeys(b"", None)
 
 
-class RequestMask:
+class _ExchangeRule:
+    """What the rules of the two directions of an exchange have in common."""
+
+    __slots__ = ("_detector", "_identifiers", "_replacing", "_vault", "kept", "reach", "replaced", "skipped")
+
+    def __init__(
+        self, detector: Detecting, vault: Vault, replacing: Replacing | None, identifiers: Identifiers | None
+    ) -> None:
+        self._detector = detector
+        self._vault = vault
+        self._replacing = replacing = replacing if replacing is not None else Replacing()
+        self._identifiers = identifiers
+        self.reach = detector.reach
+        self.replaced = replacing.replaced
+        self.kept = replacing.kept
+        self.skipped: dict[str, int] = {}
+
+    @property
+    def passed(self) -> int:
+        """As the detector's."""
+        return self._detector.passed
+
+    @property
+    def name_chars_min(self) -> int:
+        """As that of ``identifiers``."""
+        return self._identifiers.name_chars_min if self._identifiers is not None else NAME_CHARS_MIN
+
+    def own(self, text: str) -> list[Match]:
+        """Secrets in what a protocol has of its own."""
+        return self._identifiers.find(text) if self._identifiers is not None else []
+
+
+class RequestMask(_ExchangeRule):
     """Replaces personal data of the request, by placeholders that the vault can undo unless ``replacing`` says other.
 
     With ``escape``, text that looks like a placeholder is replaced too, so that a restored response holds the user's
@@ -192,17 +234,7 @@ class RequestMask:
     protocol has of its own.
     """
 
-    __slots__ = (
-        "_detector",
-        "_escape",
-        "_identifiers",
-        "_replacing",
-        "_vault",
-        "kept",
-        "reach",
-        "replaced",
-        "skipped",
-    )
+    __slots__ = ("_escape",)
 
     def __init__(
         self,
@@ -213,25 +245,13 @@ class RequestMask:
         replacing: Replacing | None = None,
         identifiers: Identifiers | None = None,
     ) -> None:
-        self._identifiers = identifiers
-        self._replacing = replacing if replacing is not None else Replacing()
-        self.replaced = self._replacing.replaced
-        self.kept = self._replacing.kept
-        self.skipped: dict[str, int] = {}
-        self.reach = detector.reach
-        self._detector = detector
-        self._vault = vault
+        super().__init__(detector, vault, replacing, identifiers)
         self._escape = escape
 
     @property
     def arguments(self) -> RequestMask:
         """This rule."""
         return self
-
-    @property
-    def passed(self) -> int:
-        """As the detector's."""
-        return self._detector.passed
 
     def clears(self, text: str) -> bool:
         """Whether nothing is found, and nothing looks like a placeholder."""
@@ -245,10 +265,6 @@ class RequestMask:
         literals = [Match(LITERAL, *found.span(), 1.0) for found in PLACEHOLDER.finditer(text)]
         return united(matches, literals) if literals else matches
 
-    def own(self, text: str) -> list[Match]:
-        """Secrets in what a protocol has of its own."""
-        return self._identifiers.find(text) if self._identifiers is not None else []
-
     def replace(self, entity: str, value: str) -> str:
         """The value's placeholder, which can be restored, or what its operator makes of it."""
         operator = self._replacing.operator(entity)
@@ -257,7 +273,7 @@ class RequestMask:
         return self._replacing.text(operator, entity, value)
 
 
-class ResponseScrub:
+class ResponseScrub(_ExchangeRule):
     """Replaces personal data that the application wrote and, with ``restore``, puts the request's own values back.
 
     A placeholder minted in this exchange is opaque: nothing is looked for in it, and what is restored for it is not
@@ -265,10 +281,7 @@ class ResponseScrub:
     calls; None: as ``restore``. ``identifiers`` as for :class:`RequestMask`.
     """
 
-    __slots__ = (
-        "_arguments", "_detector", "_identifiers", "_replacing", "_restore", "_vault", "kept", "reach", "replaced",
-        "skipped",
-    )  # fmt: skip
+    __slots__ = ("_arguments", "_restore")
 
     def __init__(
         self,
@@ -280,14 +293,7 @@ class ResponseScrub:
         replacing: Replacing | None = None,
         identifiers: Identifiers | None = None,
     ) -> None:
-        self._identifiers = identifiers
-        self._replacing = replacing if replacing is not None else Replacing()
-        self.replaced = self._replacing.replaced
-        self.kept = self._replacing.kept
-        self.skipped: dict[str, int] = {}
-        self.reach = detector.reach
-        self._detector = detector
-        self._vault = vault
+        super().__init__(detector, vault, replacing, identifiers)
         self._restore = restore
         self._arguments: ResponseScrub | None = None
         if restore_arguments is not None and restore_arguments is not restore:
@@ -300,11 +306,6 @@ class ResponseScrub:
     def arguments(self) -> ResponseScrub:
         """The rule for the arguments of tool calls: this one, unless other things are restored there."""
         return self if self._arguments is None else self._arguments
-
-    @property
-    def passed(self) -> int:
-        """As the detector's."""
-        return self._detector.passed
 
     def clears(self, text: str) -> bool:
         """Whether nothing is found, and no placeholder can stand in it."""
@@ -321,10 +322,6 @@ class ResponseScrub:
             if self._vault.value(found[0]) is not None
         ]
         return sorted([*outside(matches, minted), *minted], key=_start) if minted else matches
-
-    def own(self, text: str) -> list[Match]:
-        """Secrets in what a protocol has of its own."""
-        return self._identifiers.find(text) if self._identifiers is not None else []
 
     def replace(self, entity: str, value: str) -> str:
         """The request's value of a minted placeholder, else what takes the place of what was found."""

@@ -86,8 +86,10 @@ class Tools:
     def mask(self, vault: Vault | None = None, *, escape: bool = True) -> RequestMask:
         return RequestMask(Detecting(self.detect), vault or self.vault(), escape=escape)
 
-    def scrub(self, vault: Vault | None = None, *, restore: bool = False) -> ResponseScrub:
-        return ResponseScrub(Detecting(self.detect), vault or self.vault(), restore=restore)
+    def scrub(
+        self, vault: Vault | None = None, *, restore: bool = False, identifiers: Identifiers | None = None
+    ) -> ResponseScrub:
+        return ResponseScrub(Detecting(self.detect), vault or self.vault(), restore=restore, identifiers=identifiers)
 
     def refusing(self, kind: str) -> RequestMask:
         """The request's rule that refuses this entity."""

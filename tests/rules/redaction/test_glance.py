@@ -146,7 +146,7 @@ def run(rule: TextRule, chunks: list[bytes], how: str) -> tuple[list[bytes], byt
     """What leaves after each chunk, the event of a failure, and how it ended; each event read ``how``."""
     with pytest.MonkeyPatch.context() as patch:
         if how != "at a glance":
-            patch.setattr(stream, "_usual_after", lambda *_: None)
+            patch.setattr(stream.EventStream, "_usual_after", lambda *_: None)
         if how == "place by place":
             patch.setattr(json_events, "read_mould", lambda *_: None)
         events = EventStream(rule, protocol=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+from tenantguard.model.pii import Match
 from tenantguard.rules.media import Content
 from tenantguard.rules.redaction.bodies import Passing, Refused, Terms, body_for
 from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.json_text import LLM_JSON, rewrite_json
-from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, SecretFoundError, TextRule
+from tenantguard.rules.redaction.rule import Identifiers, MalformedTextError, RequestMask, SecretFoundError, TextRule
 
 KEY = "sk-a1B2c3D4e5F6g7H8"
 CLEAN = "chatcmpl-a1B2c3D4e5F6g7H8"
@@ -137,3 +139,21 @@ def test_a_key_or_name_is_no_place_to_hide_a_secret(tools: Any, kind: str, body:
             said = made.feed(body.encode()) + made.finish()
             assert b"API_KEY" in said
             assert KEY[4:] not in unquote(said.decode())
+
+
+@pytest.mark.parametrize("pin", ["k9-x", "z9Y8x7W6v5U4t3S"])
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson"])
+def test_a_known_secret_is_found_in_an_identifier_however_short_it_is(tools: Any, pin: str, kind: str) -> None:
+    """Also where the event is like those before it."""
+
+    def pins(text: str) -> list[Match]:
+        return [Match("KNOWN_PIN", *found.span(), 1.0) for found in re.finditer(pin, text)]
+
+    rule = tools.scrub(identifiers=Identifiers(lambda: tools.detecting(pins), {"KNOWN_PIN"}, len(pin)))
+    body = body_for(Content(kind), rule, Terms(model_call=True))
+    assert not isinstance(body, Passing | Refused)
+    begin = "" if kind == "application/x-ndjson" else "data: "
+    events = [f"{begin}{json.dumps(chat('a ', obfuscation=one))}\n\n" for one in ("x", "yz", pin, f"{pin}7", "z")]
+    said = b"".join([*(body.feed(event.encode()) for event in events), body.finish()]).decode()
+    assert pin not in said
+    assert said.count("<KNOWN_PIN_") == 2

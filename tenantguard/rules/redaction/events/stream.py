@@ -35,8 +35,8 @@ _LINES: Final = re.compile(
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]{0,4096}+")
 """What stands in a JSON string as it is; of a stream that says little at once."""
 
-_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_./+-]{0,15}+")
-"""What is left alone where a protocol has something of its own; no secret is as short, save known ones."""
+_OWN: Final = re.compile(rb"(?![^A-Za-z]{7})[A-Za-z0-9_./+-]*+")
+"""What is left alone where a protocol has something of its own, if it is too short for a secret."""
 
 _BREAK: Final = re.compile(r"[\r\n]")
 _USUAL_LINES: Final = re.compile(
@@ -131,8 +131,22 @@ class EventStream:
             self._usual = None
             return before
         said = self._rewritten(event, text)
-        self._usual = _usual_after(event, text, self._events, self._usual) if is_usual else None
+        self._usual = self._usual_after(event, text) if is_usual else None
         return before + said if before else said
+
+    def _usual_after(self, event: SSEEvent, text: str) -> _Usual | None:
+        """How an event is read that follows this usual one, whose JSON is ``text``, and differs in one text."""
+        before = self._usual
+        usual = self._events.usual(text, before.usual if before is not None else None)
+        if usual is None:
+            return None
+        raw = event.raw
+        if before is not None and usual is before.usual and raw.startswith(before.head):
+            return before
+        line = b"data: %b\n\n" % event.data
+        if not raw.endswith(line):
+            return None
+        return _Usual(raw[: -len(line)] + b"data: ", usual, self._rule.name_chars_min)
 
     def _let_go(self, following: str = "", *, last: bool = False) -> bytes:
         """The event that waited for what follows it."""
@@ -176,13 +190,14 @@ class _Usual:
     """An event that says more of the one text of which the last one did, and is else the same to the byte.
 
     Most events of most streams are, and are read in a third of the time. ``usual`` is how its JSON is written,
-    ``lines`` what stands before that.
+    ``lines`` what stands before that. An identifier that may differ is shorter than ``secret_bytes_min``.
     """
 
-    __slots__ = ("_between", "_tail", "head", "usual")
+    __slots__ = ("_between", "_secret_bytes_min", "_tail", "head", "usual")
 
-    def __init__(self, lines: bytes, usual: Usual) -> None:
+    def __init__(self, lines: bytes, usual: Usual, secret_bytes_min: int) -> None:
         self.usual = usual
+        self._secret_bytes_min = secret_bytes_min
         self.head = b'%b%b"' % (lines, usual.head.encode())
         self._between = b'"%b"' % usual.between.encode() if usual.between else b""
         self._tail = b'"%b\n\n' % usual.tail.encode()
@@ -197,7 +212,10 @@ class _Usual:
         if not _PLAIN.fullmatch(chunk, len(head), end) or not rest.endswith(tail):
             return None
         if between:
-            if not rest.startswith(between) or not _OWN.fullmatch(rest, len(between), len(rest) - len(tail)):
+            start, stop = len(between), len(rest) - len(tail)
+            if not rest.startswith(between) or not _OWN.fullmatch(rest, start, stop):
+                return None
+            if stop - start >= self._secret_bytes_min:
                 return None
         elif len(rest) != len(tail):
             return None
@@ -206,20 +224,6 @@ class _Usual:
         if new is None or new == text:
             return None if new is None else chunk
         return head + rest if not new else b"%b%b%b" % (head, escape(new).encode(), rest)
-
-
-def _usual_after(event: SSEEvent, text: str, events: JsonEvents, before: _Usual | None) -> _Usual | None:
-    """How an event is read that follows this usual one, of which ``text`` is the JSON, and differs in one text."""
-    usual = events.usual(text, before.usual if before is not None else None)
-    if usual is None:
-        return None
-    raw = event.raw
-    if before is not None and usual is before.usual and raw.startswith(before.head):
-        return before
-    line = b"data: %b\n\n" % event.data
-    if not raw.endswith(line):
-        return None
-    return _Usual(raw[: -len(line)] + b"data: ", usual)
 
 
 def _written(events: Iterable[Said]) -> bytes:
