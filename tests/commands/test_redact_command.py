@@ -178,6 +178,25 @@ def test_files_keep_their_shape_and_go_into_a_folder(
     assert "not looked at" in table
 
 
+def test_a_text_is_redacted_whatever_it_is_written_in_or_called(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    files = {
+        "a.txt": "utf-16", "b.log": "utf-16", "c": "utf-32", "d.csv": "utf-8-sig", "e.ts": "utf-8", "f.svg": "utf-8",
+        "g.json": "utf-16", "h.png": "utf-16",
+    }  # fmt: skip
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name, charset in files.items():
+        (source / name).write_bytes('["Größe", "ann@example.com"]'.encode(charset))
+    (source / "i.txt").write_bytes("ann@example.com".encode("utf-16-le"))
+    assert main(["redact", str(source), "--output", str(target)]) == 1
+    written = {path.name: path.read_bytes().decode(files[path.name]) for path in (target / "in").iterdir()}
+    assert written == dict.fromkeys(files, '["Größe", "<EMAIL_ADDRESS>"]')
+    told = capsysbinary.readouterr().err.decode()
+    assert told.startswith(f"{source / 'i.txt'}: there are null characters in the text")
+
+
 def test_a_file_that_cannot_be_redacted_is_written_nowhere_and_the_others_are(
     tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

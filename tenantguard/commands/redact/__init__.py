@@ -20,8 +20,9 @@ examples:
   echo '{"text": "Write to ann@example.com", "entities": ["EMAIL_ADDRESS"]}' | tenantguard redact
 
 What a file is follows from its name: JSON, lines of JSON, forms, event streams (.sse) and HTML keep their shape and
-every byte that is not replaced; anything else is text. Standard input is text, unless --format says otherwise or its
-first line is a JSON object.
+every byte that is not replaced; anything else is text, in UTF-8 or in what its byte order mark says. Pictures, sound
+and other binary files pass as they are, counted. Standard input is text, unless --format says otherwise or its first
+line is a JSON object.
 
 JSON Lines on standard input are questions. Each has "text", and may have "language", "entities", "threshold",
 "recognizers" (class names of Presidio's recognizers, those of the country packs too), "context" and "secrets" (true

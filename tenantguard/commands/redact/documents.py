@@ -3,6 +3,7 @@
 # ruff: noqa: T201 - a command prints
 from __future__ import annotations
 
+import codecs
 import io
 import itertools
 import mimetypes
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.rule import Detecting, RequestMask
 
 _TYPES: Final = {
-    "text": "text/plain; charset=utf-8",
+    "text": "text/plain",
     "json": "application/json",
     "ndjson": "application/x-ndjson",
     "form": "application/x-www-form-urlencoded",
@@ -39,6 +40,7 @@ FORMATS: Final = ("auto", "text", "json", "ndjson", "form", "sse", "jsonl")
 _SUFFIXES: Final = {".json": "json", ".ndjson": "ndjson", ".jsonl": "ndjson", ".sse": "sse"}
 _CHUNK_BYTES: Final = 65_536
 _PROBE_BYTES: Final = 8192
+_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # one of them begins UTF-32-LE's
 
 
 class Input(NamedTuple):
@@ -195,11 +197,21 @@ def _kind_of_file(path: Path) -> str:
     known = _SUFFIXES.get(path.suffix.lower())
     if known is not None:
         return known
-    guessed = mimetypes.guess_type(path.name)[0] or ""
-    if guessed.startswith(("image/", "audio/", "video/", "font/")):
-        return "binary"
     with path.open("rb") as file:
-        return "binary" if b"\0" in file.read(_PROBE_BYTES) else "text"
+        head = file.read(_PROBE_BYTES)
+    guessed = mimetypes.guess_type(path.name)[0] or ""
+    if head.startswith(_MARKS) or guessed.startswith("text/"):
+        return "text"
+    if guessed.startswith(("image/", "audio/", "video/", "font/")):  # or SVG, TypeScript (.ts), ...
+        return "text" if _is_utf8(head) else "binary"
+    return "binary" if b"\0" in head else "text"
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
 
 
 @contextmanager
