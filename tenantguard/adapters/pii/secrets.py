@@ -11,6 +11,7 @@ from tenantguard.rules.secrets import entropy as chance
 from tenantguard.rules.secrets import pem
 from tenantguard.rules.secrets.catalog import FORMATS
 from tenantguard.rules.secrets.checks import varied
+from tenantguard.rules.secrets.format import BEGUN_CHARS_MIN
 from tenantguard.rules.secrets.known import KnownSecrets
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ _WIDTH_MAX: Final = 400
 
 _INSIDE: Final = re.compile(r"[A-Za-z0-9_-]\Z")
 _ESCAPED: Final = re.compile(r"(?:\\[nrt]|%[0-9A-Fa-f]{2})\Z")
-
-_KNOWN_TRIGGER_CHARS: Final = 64
 
 _KNOWN, _SPECIFIC, _GENERIC, _CHANCE = range(4)
 _SCORES: Final = (1.0, 1.0, 0.9, 0.8)
@@ -50,11 +49,12 @@ class _Found(NamedTuple):
 class _FormatSearch:
     """One format, compiled."""
 
-    __slots__ = ("_before", "_check", "_entity", "_kind", "_pattern", "_trigger", "_whole")
+    __slots__ = ("_before", "_begun", "_check", "_entity", "_kind", "_pattern", "_trigger", "_whole")
 
     def __init__(self, secret: SecretFormat) -> None:
         end = f"(?![{secret.alphabet}])" if secret.alphabet else ""
         self._pattern = re.compile(f"(?:{secret.expression}){end}", secret.flags)
+        self._begun = re.compile(rf"(?:{secret.begun})\Z", secret.flags) if secret.begun else None
         self._trigger = re.compile(secret.trigger, secret.flags)
         self._whole = bool(secret.alphabet)
         self._before = secret.before
@@ -75,7 +75,12 @@ class _FormatSearch:
     def _match(self, text: str, mark: int) -> re.Match[str] | None:
         """The match whose mark stands there."""
         if not self._before:
-            return self._pattern.match(text, mark) if not self._whole or _begins(text, mark) else None
+            if self._whole and not _begins(text, mark):
+                return None
+            found = self._pattern.match(text, mark)
+            if found is None and self._begun is not None and len(text) - mark >= BEGUN_CHARS_MIN:
+                return self._begun.match(text, mark)
+            return found
         start = max(mark - self._before, 0)
         while (found := self._pattern.search(text, start, mark + _WIDTH_MAX)) is not None and found.start() <= mark:
             if not self._whole or _begins(text, found.start()):
@@ -107,7 +112,7 @@ class SecretSearch:
         self.expressions: tuple[Expression, ...] = (
             *(Expression(secret.trigger, secret.flags) for secret in FORMATS),
             Expression(pem.TRIGGER),
-            *(_HiddenExpression(re.escape(value[:_KNOWN_TRIGGER_CHARS])) for value in self._known.values),
+            *(_HiddenExpression(re.escape(value[:BEGUN_CHARS_MIN])) for value in self._known.values),
             *([Expression(chance.TRIGGER)] if entropy else []),
         )
         self.entities = frozenset({secret.entity for secret in FORMATS} | {pem.PRIVATE_KEY} | self._known.entities)

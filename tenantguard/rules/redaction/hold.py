@@ -17,9 +17,11 @@ The rules, on which every split of a text into pieces gives the same result:
 5. A private key (PEM) is held from its first line on, and leaves as one placeholder once its last line is there, or
    ``PEM_CHARS_MAX`` characters of it.
 6. Where ``HOLD_CHARS_MAX`` characters (and the reach) hold no cut, the text is cut by force, at a separator if there
-   is one, and never inside a match, a minted placeholder or the last 64 characters. A run without separators that has
-   begun as an address (``@``, ``://``) and does not end is replaced at once and swallowed up to its end, and so is a
-   match that fills all that is held. What came before a run began to look like anything has left by then.
+   is one, and never inside a match, a minted placeholder or the last 128 characters. A match that fills all that is
+   held may go on: it is waited for, up to ``MATCH_CHARS_MAX`` characters (a long token, which is found by its
+   beginning too). One that is longer is replaced, and swallowed up to the end of its run, and so is at once a run
+   without separators that has begun as an address (``@``, ``://``) and does not end. What came before a run began to
+   look like anything has left by then.
 
 Rule 2 fits the recognisers on by default, whose entities never begin with a word in small letters; a detector must
 need no more context than rule 3 gives. Measured against whole texts: see ``tests/adapters/pii``.
@@ -32,7 +34,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenantguard.model.pii import Match
-from tenantguard.rules.placeholders import PLACEHOLDER, PLACEHOLDER_CHARS_MAX
+from tenantguard.rules.placeholders import PLACEHOLDER
 from tenantguard.rules.secrets import pem
 
 if TYPE_CHECKING:
@@ -41,8 +43,11 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.rule import TextRule
 
 HOLD_CHARS_MAX: Final = 256
+MATCH_CHARS_MAX: Final = 8192
+"""A JSON web token has some hundred characters, and up to 8 KB where a server takes it in a header."""
+
 CONTEXT_CHARS: Final = 96
-_KEPT_CHARS: Final = PLACEHOLDER_CHARS_MAX + 1  # no bounded pattern of the built-in set is longer by more than one
+_KEPT_CHARS: Final = 128  # more than placeholders have, and all that is bounded but some tokens
 _TAKEN_CHARS: Final = 4096  # at a time, so that a long piece costs linear time
 OVERLONG: Final = "OVERLONG"
 """The entity of a run that began as an address and did not end within ``HOLD_CHARS_MAX`` characters."""
@@ -92,13 +97,14 @@ class TextStream:
     """One text that arrives in pieces, redacted by ``rule``. See the rules at the top of this file."""
 
     __slots__ = (
-        "_block", "_capitals", "_cleared", "_cuts", "_held", "_iban", "_limit", "_open", "_path", "_rule",
+        "_block", "_capitals", "_cleared", "_cuts", "_held", "_iban", "_least", "_limit", "_open", "_path", "_rule",
         "_searched", "_seen", "_swallowing", "_tail",
     )  # fmt: skip
 
     def __init__(self, rule: TextRule) -> None:
         self._rule = rule
-        self._limit = HOLD_CHARS_MAX + rule.reach
+        self._least = HOLD_CHARS_MAX + rule.reach
+        self._limit = self._least
         self._tail = ""
         self._held = ""
         self._seen = 0  # so far, held tokens have been looked at
@@ -114,7 +120,7 @@ class TextStream:
 
     @property
     def held(self) -> int:
-        """How many characters wait: at most ``HOLD_CHARS_MAX`` where the rule has no reach and no key has begun."""
+        """How many characters wait: at most ``HOLD_CHARS_MAX`` if the rule has no reach and no secret has begun."""
         return len(self._held)
 
     def feed(self, text: str) -> list[Piece]:
@@ -312,6 +318,7 @@ class TextStream:
             pieces.append(Piece(held[at:end]))
         self._tail = (self._tail + held[:end])[-CONTEXT_CHARS:]
         self._held = held[end:]
+        self._limit = self._least
         self._seen = max(self._seen - end, 0)
         self._cuts = [cut - end for cut in self._cuts if cut > end]
         self._cleared = max(self._cleared - end, 0)
@@ -319,16 +326,20 @@ class TextStream:
             self._block -= end
 
     def _force(self, pieces: list[Piece]) -> None:
-        """Let go of some of the first characters, which hold no cut."""
+        """Let go of some of the first characters, which hold no cut, or wait for more of a match of all of them."""
         window = self._held[: self._limit]
         matches = self._find(len(window))
+        fills = bool(matches) and (matches[0].start, matches[0].end) == (0, len(window))
+        if fills and len(window) < MATCH_CHARS_MAX and _ADDRESS.search(window) is None:
+            self._limit *= 2
+            return
         end = HOLD_CHARS_MAX - _KEPT_CHARS
         separator = _LAST_SEPARATOR.search(window, 0, end)
         if separator is not None:
             end = separator.end()
         elif (begin := _unclosed_address(window)) is not None:
             end = min(begin or end, end)
-            if begin == 0 and not (matches and (matches[0].start, matches[0].end) == (0, len(window))):
+            if begin == 0 and not fills:
                 matches = [Match(OVERLONG, 0, len(window), 1.0)]
         crossing = next((match for match in matches if match.start < end < match.end), None)
         if crossing is not None:

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _JSON_PART: Final = re.compile(r"eyJ[A-Za-z0-9+/=-]*")
+_PARAMETER: Final = re.compile(rb'"(?:alg|typ|kid|nonce|x5[tcu]|jwk|jku|cty|enc)"\s*:')
+"""Registered parameters of a token's header (RFC 7515 section 4.1), and Microsoft's."""
+
 _BECH32: Final = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _BECH32_GENERATOR: Final = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
@@ -77,15 +80,22 @@ def _json(text: str) -> Any:
 
 
 def json_web_token(token: str) -> bool:
-    """Whether the header is JSON that names an algorithm (RFC 7515 section 4.1.1)."""
-    header = _json(token.partition(".")[0])
+    """Whether the header is JSON that names an algorithm (RFC 7515 section 4.1.1), or some of one that is cut off."""
+    head, dot, _ = token.partition(".")
+    header = _json(head)
+    if header is None and not dot:
+        begun = decoded(head[: len(head) // 4 * 4])
+        return begun is not None and _PARAMETER.search(begun) is not None
     return isinstance(header, dict) and isinstance(header.get("alg"), str)
 
 
 def json_inside(token: str) -> bool:
-    """Whether the first part that begins like the base64 of a JSON object is one."""
+    """Whether the first part that begins like the base64 of a JSON object is one, or begins one and is cut off."""
     found = _JSON_PART.search(token)
-    return found is not None and isinstance(_json(found[0]), dict)
+    if found is None or isinstance(_json(found[0]), dict):
+        return found is not None
+    begun = decoded(found[0][: (found.end() - found.start()) // 4 * 4])
+    return found.end() == len(token) and begun is not None and begun.startswith(b'{"') and begun.isascii()
 
 
 def decodes(token: str) -> bool:

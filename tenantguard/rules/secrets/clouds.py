@@ -106,7 +106,7 @@ CLOUDS: Final[tuple[SecretFormat, ...]] = (
     # vendor documentation: the "API tokens", "Personal access tokens" or "Access keys" page of each
     key("DIGITALOCEAN_TOKEN", "DigitalOcean token", "do[opr]_v1_", HEX, 64),
     key("HEROKU_API_KEY", "Heroku token", "HRKU-", URL_SAFE, 36, 64, check=mixed),
-    built("CLOUDFLARE_ORIGIN_KEY", "Cloudflare origin CA key", r"v1\.0-[0-9a-f]{24}-", "[0-9a-f]{146}"),
+    key("CLOUDFLARE_ORIGIN_KEY", "Cloudflare origin CA key", r"v1\.0-[0-9a-f]{24}-", HEX, 146),
     built("FLY_ACCESS_TOKEN", "Fly.io token", "fm[12][a-z]?_[A-Za-z0-9+/]{8}", "[A-Za-z0-9+/]{90,1500}={0,3}"),
     key("VERCEL_TOKEN", "Vercel token", "vc[pikar]_", URL_SAFE, 24, 72, check=mixed),
     key("NETLIFY_TOKEN", "Netlify token", "nfp_", ALNUM, 36),

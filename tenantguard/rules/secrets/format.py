@@ -16,6 +16,9 @@ UPPER: Final = "A-Z0-9"
 LOWER: Final = "a-z0-9"
 UUID: Final = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
+BEGUN_CHARS_MIN: Final = 64
+"""So much of a secret that is cut off is one. A stream never lets go of less (see ``redaction/hold.py``)."""
+
 _TRIGGER_CHARS: Final = 8
 
 
@@ -28,6 +31,8 @@ class SecretFormat:
     what may stand around a secret is the adapter's to say: before it no letter, digit, ``_`` or ``-``, and after it
     no character of ``alphabet`` (the inside of a class) either. ``check`` tells a secret from what only looks like
     one: a checksum, or what it decodes to. ``generic`` formats say nothing of who issued the secret: others win.
+    ``begun`` describes what stands at the end of a text that is cut off within a long one (in a stream, more may
+    follow), at least ``BEGUN_CHARS_MIN`` characters; without it such a part is none.
     """
 
     entity: str
@@ -39,6 +44,7 @@ class SecretFormat:
     check: Callable[[str], bool] | None = None
     flags: int = 0
     generic: bool = False
+    begun: str = ""
 
 
 def key(
@@ -60,6 +66,7 @@ def key(
         f"{prefix}[{alphabet}]{{{min(least, _TRIGGER_CHARS)}}}",
         alphabet=f"A-Za-z0-9_{alphabet}",
         check=check,
+        begun=f"{prefix}[{alphabet}]{{1,{most or least}}}+" if least > BEGUN_CHARS_MIN else "",
     )
 
 

@@ -15,6 +15,7 @@ _VALUE: Final = (
     rf"|([^\s\"'`<>{{}}()\[\],;&|\\{_FULL_STOPS}]{{6,512}})(?:[\s\"'`<>}}),\];&|\\{_FULL_STOPS}]|$))"
 )
 _VALUE_BEGIN: Final = r"\\{0,2}[\"'`]?[^\s\"'`<>{}()\[\],;|]{3}"
+_QUOTED_BEGIN: Final = r"\\{0,2}[\"'`]([^\"'`\s]{1,2000}+)"
 _KEYWORD: Final = r"(?:password|passwd|passphrase|passwort|contrase.a|pwd)"
 _OTHER_KEYWORD: Final = (
     r"(?:api[_-]?key|access[_-]?key|secret[_-]?key|auth[_-]?key|private[_-]?key|encryption[_-]?key|signing[_-]?key"
@@ -72,6 +73,7 @@ GENERIC: Final[tuple[SecretFormat, ...]] = (
         r"eyJ[A-Za-z0-9_-]{14}",
         alphabet="A-Za-z0-9_-",
         check=json_web_token,
+        begun=r"eyJ[A-Za-z0-9_-]{10,2000}+(?:\.[A-Za-z0-9_-]{0,6000}+){0,2}+",
     ),
     # RFC 6750 section 2.1; RFC 7617
     SecretFormat(
@@ -114,6 +116,7 @@ GENERIC: Final[tuple[SecretFormat, ...]] = (
         check=credential,
         flags=re.IGNORECASE,
         generic=True,
+        begun=_KEYWORD + _ASSIGNED + _QUOTED_BEGIN,
     ),
     SecretFormat(
         "SECRET_VALUE",
@@ -124,6 +127,7 @@ GENERIC: Final[tuple[SecretFormat, ...]] = (
         check=credential,
         flags=re.IGNORECASE,
         generic=True,
+        begun=_OTHER_KEYWORD + _ASSIGNED + _QUOTED_BEGIN,
     ),
     SecretFormat(
         "NETRC_PASSWORD",

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.rules.secrets.format import BEGUN_CHARS_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,12 +47,18 @@ class KnownSecrets:
         return max((len(value) for value, _ in self._secrets if len(value.split()) > 1), default=0)
 
     def find(self, index: int, text: str, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-        """Where the value at ``index`` stands in ``text[start:end]``: entity, start and end."""
+        """Where the value at ``index`` stands in ``text[start:end]``, maybe cut off: entity, start and end."""
         value, entity = self._secrets[index]
         at = text.find(value, start, end)
         while at >= 0:
             yield entity, at, at + len(value)
             at = text.find(value, at + 1, end)
+        at = text.find(value[:BEGUN_CHARS_MIN], max(start, len(text) - len(value) + 1), end)
+        while at >= 0 and len(value) > BEGUN_CHARS_MIN:
+            if value.startswith(text[at:]):
+                yield entity, at, len(text)
+                break
+            at = text.find(value[:BEGUN_CHARS_MIN], at + 1, end)
 
     def __len__(self) -> int:
         return len(self._secrets)

@@ -21,6 +21,7 @@ from tenantguard.adapters.pii.prefilter import plan
 from tenantguard.adapters.pii.scanning import scanner
 from tenantguard.adapters.pii.secrets import SecretSearch
 from tenantguard.model.redact_section import Find
+from tenantguard.rules.redaction.rule import NAME_CHARS_MIN
 from tenantguard.rules.secrets.catalog import FORMATS
 from tests.rules.secrets.corpora import NAMES, corpus
 from tests.rules.secrets.examples import BASE62, example, json_web_token, run, value_of
@@ -257,7 +258,7 @@ def test_identifiers_hide_no_secret_and_chance_makes_none() -> None:
 
 
 def test_what_is_short_and_has_no_mark_is_no_secret_of_any_format() -> None:
-    """Which is why a stream's identifiers of up to 15 characters are read at a glance."""
+    """Which is why a stream's identifiers of fewer characters are read at a glance."""
     for secret in FORMATS:
         least = parser.parse(secret.expression, secret.flags).getwidth()[0]
-        assert least > 15 or re.search(r"[=:\s]", example(secret, Random(1))), secret.entity
+        assert least >= NAME_CHARS_MIN or re.search(r"[=:\s]", example(secret, Random(1))), secret.entity

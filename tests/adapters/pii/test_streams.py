@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from itertools import product
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,8 +15,10 @@ from tenantguard.adapters.pii.detectors import detector_for
 from tenantguard.model.redact_section import Find
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.hold import HOLD_CHARS_MAX, TextStream, join
-from tenantguard.rules.redaction.rule import ResponseScrub, apply, text_edits
+from tenantguard.rules.redaction.rule import Edit, ResponseScrub, apply, text_edits
+from tenantguard.rules.secrets.catalog import FORMATS
 from tests.adapters.pii.texts import Density, any_text, chat
+from tests.rules.secrets.examples import example, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,3 +84,51 @@ def test_little_is_held_back(detector: CascadeDetector | PresidioDetector, densi
     held.sort()
     assert held[len(held) * 99 // 100] <= 32
     assert held[-1] <= HOLD_CHARS_MAX
+
+
+def _web_token(rng: Random, header: int, payload: int) -> str:
+    """A signed token with so many random characters in its header and its payload."""
+    parts = [{"typ": "JWT", "nonce": run(rng, header), "alg": "RS256"}, {"sub": run(rng, payload)}]
+    coded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*coded, run(rng, 342)])
+
+
+KNOWN = {f"own_{size}": run(Random(size), size) for size in (65, 164, 255, 400, 3000)}
+LONG = {
+    **{
+        secret.entity: made
+        for secret in FORMATS
+        if len(made := example(secret, Random(5))) > 128 and secret.entity != "TEAMS_WEBHOOK"  # an address
+    },
+    **{
+        f"token_{header}_{size}": _web_token(Random(1), header, size) for header in (1, 90, 600) for size in (9, 3000)
+    },
+    "quoted": f'client_secret = "{run(Random(2), 900)}"',
+    "bearer": f"Bearer {run(Random(3), 1500)}",
+    **KNOWN,
+}
+
+
+@pytest.fixture(scope="module")
+def knowing() -> CascadeDetector | PresidioDetector:
+    return detector_for(Find(("EMAIL_ADDRESS",), secrets=True, entropy=False, known=tuple(KNOWN.items())))
+
+
+@pytest.mark.parametrize("secret", LONG)
+def test_a_secret_longer_than_what_is_held_is_one_value_at_every_split(
+    knowing: CascadeDetector | PresidioDetector, secret: str
+) -> None:
+    """E+9: alone, behind a word, and wherever it begins in a run without white space."""
+    befores = ["", "it is ", *("a.b," * size for size in (8, 27, 37, 45, 49, 70))]
+    for before, after in product(befores, (" and more", '"} a', "")):
+        text = f"{before}{LONG[secret]}{after}"
+        rule = ResponseScrub(knowing.bounded(), Vault(b"k" * 32), restore=False)
+        edits = [
+            Edit(one.start, one.end, rule.replace(one.entity, text[one.start : one.end])) for one in rule.find(text)
+        ]
+        whole = apply(text, edits)
+        for size in (1, 7, len(text)):
+            stream = TextStream(ResponseScrub(knowing.bounded(), Vault(b"k" * 32), restore=False))
+            pieces = [text[at : at + size] for at in range(0, len(text), size)]
+            said = join([*(piece for part in pieces for piece in stream.feed(part)), *stream.finish()])
+            assert said == whole
