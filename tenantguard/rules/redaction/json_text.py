@@ -27,6 +27,8 @@ from tenantguard.rules.redaction.rule import (
     MalformedTextError,
     SecretFoundError,
     apply,
+    may_be_token,
+    opaque_edits,
     own_edits,
     text_edits,
 )
@@ -390,6 +392,8 @@ def _collect(quick: _Quick, shape: Shape, scope: Scope) -> bool:
             encoded = read_base64(value) if " " not in value else None
             if encoded is not None and encoded.text is None:
                 quick.opaque += 1
+                if may_be_token(value):
+                    names.append(value)
             else:
                 quick.texts.append((at, path, value))
                 if encoded is not None and encoded.text is not None:
@@ -415,6 +419,8 @@ def _see_through(quick: _Quick, text: str) -> None:
                 _see_through(quick, decode(literal))
     elif encoded.text is None:
         quick.hidden += 1
+        if may_be_token(text):
+            quick.asked.append(text)
     else:
         _see_through(quick, encoded.text)
 
@@ -555,7 +561,8 @@ def _plain_edits(value: str, rule: TextRule) -> list[Edit]:
     if encoded is not None:
         if encoded.text is None:
             rule.skipped[OPAQUE] = rule.skipped.get(OPAQUE, 0) + 1
-        elif edits := loose_edits(encoded.text, rule):
+            return opaque_edits(rule, value)
+        if edits := loose_edits(encoded.text, rule):
             return [Edit(encoded.start, len(value), encoded.written(apply(encoded.text, edits)))]
         return []
     if "\\" in value and _is_coded(value):

@@ -49,6 +49,7 @@ NAME_CHARS_MIN: Final = 16
 
 _MINTED: Final = "PLACEHOLDER"
 _OPAQUE_CHARS_MIN: Final = 256
+_TOKEN_CHARS_MAX: Final = 8192
 _BASE64: Final = r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 _DATA_URL: Final = re.compile(
     r"data:(?:(?:image|audio|video|font)/[\w.+-]+|application/(?:pdf|octet-stream))(?:;[\w.=+-]+)*;base64," + _BASE64,
@@ -347,10 +348,13 @@ def text_edits(rule: TextRule, text: str) -> list[Edit]:
     """Every change that ``rule`` makes in a whole text.
 
     Base64 that is a picture, a sound or another blob (a ``data:`` URL of such a type, or at least 256 characters of
-    nothing else) is left alone, as a binary body is: what patterns find in it is noise, and replacing destroys it.
+    nothing else) is left alone, as a binary body is: what patterns find in it is noise, and replacing destroys it. Of
+    one that is short enough to be a token, secrets are replaced all the same.
     """
-    if not text or is_opaque(text):
+    if not text:
         return []
+    if is_opaque(text):
+        return opaque_edits(rule, text)
     edits: list[Edit] = []
     for match in rule.find(text):
         value = text[match.start : match.end]
@@ -358,6 +362,16 @@ def text_edits(rule: TextRule, text: str) -> list[Edit]:
         if new != value:
             edits.append(Edit(match.start, match.end, new))
     return edits
+
+
+def opaque_edits(rule: TextRule, text: str) -> list[Edit]:
+    """Every change in a binary value in base64: of secrets, where it is no longer than these can be."""
+    return own_edits(rule, text) if may_be_token(text) else []
+
+
+def may_be_token(opaque: str) -> bool:
+    """Whether a binary value in base64 may be a secret itself: of its own accord or as one that is known."""
+    return len(opaque) <= _TOKEN_CHARS_MAX
 
 
 def is_opaque(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,7 +15,14 @@ from tenantguard.rules.media import Content
 from tenantguard.rules.redaction.bodies import Passing, Refused, Terms, body_for
 from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.json_text import LLM_JSON, rewrite_json
-from tenantguard.rules.redaction.rule import Identifiers, MalformedTextError, RequestMask, SecretFoundError, TextRule
+from tenantguard.rules.redaction.rule import (
+    Identifiers,
+    MalformedTextError,
+    RequestMask,
+    ResponseScrub,
+    SecretFoundError,
+    TextRule,
+)
 
 KEY = "sk-a1B2c3D4e5F6g7H8"
 CLEAN = "chatcmpl-a1B2c3D4e5F6g7H8"
@@ -157,3 +165,35 @@ def test_a_known_secret_is_found_in_an_identifier_however_short_it_is(tools: Any
     said = b"".join([*(body.feed(event.encode()) for event in events), body.finish()]).decode()
     assert pin not in said
     assert said.count("<KNOWN_PIN_") == 2
+
+
+TOKEN = b64encode(bytes(range(256)) * 2).decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", f'{{"SessionToken": "{TOKEN}", "of": [1]}}'),
+        ("application/json", f'{{"jsonrpc": "2.0", "result": {{"token": "{TOKEN}"}}}}'),
+        ("application/json", json.dumps({"arguments": json.dumps({"a": TOKEN})})),
+        ("application/x-www-form-urlencoded", f"a={TOKEN.replace('+', '%2B').replace('/', '%2F')}"),
+        ("text/event-stream", f'data: {{"a": "{TOKEN}"}}\n\n'),
+        ("application/x-ndjson", f'{{"a": "{TOKEN}"}}\n'),
+    ],
+)
+@pytest.mark.parametrize("terms", [Terms(), Terms(model_call=True)], ids=["any", "model"])
+def test_a_known_secret_is_found_though_it_looks_like_a_binary_value(
+    tools: Any, kind: str, body: str, terms: Terms
+) -> None:
+    """A token of some hundred characters is base64 of nothing that can be read, as a small picture is."""
+
+    def tokens(text: str) -> list[Match]:
+        return [Match("KNOWN_TOKEN", *found.span(), 1.0) for found in re.finditer(re.escape(TOKEN), text)]
+
+    identifiers = Identifiers(lambda: tools.detecting(tokens), {"KNOWN_TOKEN"}, len(TOKEN))
+    rule = ResponseScrub(tools.detecting(tokens), tools.vault(), restore=False, identifiers=identifiers)
+    made = body_for(Content(kind), rule, terms)
+    assert not isinstance(made, Passing | Refused)
+    said = unquote((made.feed(body.encode()) + made.finish()).decode())
+    assert said.count("<KNOWN_TOKEN_") == 1
+    assert TOKEN[8:24] not in said
