@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from base64 import b64decode, b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from typing import Any
 
 import pytest
@@ -37,6 +37,7 @@ from tenantguard.rules.redaction.rule import (
     SecretFoundError,
     TextRule,
     apply,
+    text_edits,
 )
 
 JSON = st.recursive(
@@ -474,6 +475,24 @@ def test_a_text_in_base64_is_seen_through(tools: Any, head: str) -> None:
     assert b64decode(sent[len(head) :]).decode() == text.replace("a@b.io", token)
     back = rewrite_json(json.dumps([sent]).encode(), tools.scrub(vault, restore=True))
     assert b64decode(json.loads(back)[0][len(head) :]).decode() == text
+
+
+@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize("more", ["", "?", "??"])
+def test_a_text_in_base64_for_urls_is_seen_through(tools: Any, more: str, *, pad: bool) -> None:
+    """Such a one, or one without padding, is only what says a text: anything else is looked at as it stands."""
+    text = "Größe? write to john@smith.com?>?" + "~~~???>>>" * 30 + more
+
+    def coded(text: str) -> str:
+        padded = urlsafe_b64encode(text.encode()).decode()
+        return padded if pad else padded.rstrip("=")
+
+    assert "_" in coded(text)
+    said = json.loads(rewrite_json(json.dumps({"raw": coded(text)}).encode(), tools.scrub()))["raw"]
+    assert said == coded(apply(text, text_edits(tools.scrub(), text)))
+    assert rewrite_json(json.dumps({"raw": said}).encode(), tools.scrub()) == json.dumps({"raw": said}).encode()
+    binary = f"{'a-B_3' * 52}-4111-1111-1111-1111"
+    assert b"CREDIT_CARD" in rewrite_json(json.dumps([binary]).encode(), tools.scrub())
 
 
 def test_a_clean_text_in_base64_stays(tools: Any) -> None:
