@@ -502,7 +502,7 @@ MUTANTS = (
     Mutant(
         "a mould with data for keys is kept",
         "redaction/events/moulds.py",
-        "if _KEY.fullmatch(str(path[-1])) is None:",
+        "if _KEY.fullmatch(emptied, start + 1, end - 1) is None:",
         "if False:",
     ),
     Mutant(

@@ -197,3 +197,14 @@ def test_a_known_secret_is_found_though_it_looks_like_a_binary_value(
     said = unquote((made.feed(body.encode()) + made.finish()).decode())
     assert said.count("<KNOWN_TOKEN_") == 1
     assert TOKEN[8:24] not in said
+
+
+def test_a_key_hides_no_known_secret_behind_escapes_in_any_event_of_a_stream(tools: Any) -> None:
+    def words(text: str) -> list[Match]:
+        return [Match("KNOWN_WORD", *found.span(), 1.0) for found in re.finditer("hunter", text)]
+
+    rule = tools.scrub(identifiers=Identifiers(lambda: tools.detecting(words), {"KNOWN_WORD"}, 6))
+    event = sse(chat("a ", hunter=1)).replace(b"hunter", b"h\\u0075nter")
+    said = run(rule, event * 5)
+    assert said.count(b"<KNOWN_WORD_") == 5
+    assert b"nter" not in said

@@ -185,8 +185,8 @@ def mould_of(text: str) -> Mould | None:
 def _mould(emptied: str) -> Mould | None:
     """The mould of a JSON text in which strings that are values are empty, and plain numbers 0.
 
-    None where something is said twice, or an index is a container. One with a key that is no identifier is a
-    :class:`MalformedTextError`, so that it is not remembered.
+    None where something is said twice, or an index is a container. One with a key that is not written as an
+    identifier is a :class:`MalformedTextError`, so that it is not remembered.
     """
     pieces: list[str] = []
     holes: list[Hole] = []
@@ -196,7 +196,7 @@ def _mould(emptied: str) -> Mould | None:
     at = 0
     for kind, start, end, path in places(emptied):
         if kind is Kind.KEY:
-            if _KEY.fullmatch(str(path[-1])) is None:
+            if _KEY.fullmatch(emptied, start + 1, end - 1) is None:
                 raise MalformedTextError("a key of the event is no identifier")
             continue
         last = path[-1] if path else ""
