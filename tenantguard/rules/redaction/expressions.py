@@ -14,6 +14,7 @@ from re import _parser as parser  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenantguard.errors import ConfigurationError
+from tenantguard.rules.separators import is_parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +28,7 @@ _WAYS_CAP: Final = 1 << 40
 class Study(NamedTuple):
     """``width``: the most characters of a match, None if unbounded. ``ways``: how many a place can be tried in.
 
-    ``spaced``: whether a match may hold white space.
+    ``spaced``: whether a match may hold white space, or full-width punctuation that the expression names.
     """
 
     width: int | None
@@ -98,7 +99,7 @@ def _repeated(ways: int, least: int, most: int) -> int:
 
 def _may_be_space(operation: Any, argument: Any) -> bool:
     if operation is code.LITERAL:
-        return chr(argument).isspace()
+        return is_parted(chr(argument))
     if operation is not code.IN:
         return True
     if argument[0][0] is code.NEGATE:
@@ -108,7 +109,7 @@ def _may_be_space(operation: Any, argument: Any) -> bool:
 
 def _holds_space(kind: Any, what: Any) -> bool:
     if kind is code.LITERAL:
-        return chr(what).isspace()
+        return is_parted(chr(what))
     if kind is code.RANGE:
-        return any(chr(point).isspace() for point in range(what[0], min(what[1], 0x3000) + 1))
+        return any(map(is_parted, map(chr, range(what[0], min(what[1], 0xFFFF) + 1))))
     return what not in {code.CATEGORY_DIGIT, code.CATEGORY_WORD, code.CATEGORY_NOT_SPACE}

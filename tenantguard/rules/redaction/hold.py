@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import PLACEHOLDER
 from tenantguard.rules.secrets import pem
+from tenantguard.rules.separators import FULL_STOPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,7 +53,7 @@ _TAKEN_CHARS: Final = 4096  # at a time, so that a long piece costs linear time
 OVERLONG: Final = "OVERLONG"
 """The entity of a run that began as an address and did not end within ``HOLD_CHARS_MAX`` characters."""
 
-_SEPARATORS: Final = r"\s，。、！？；：「」『』【】《》〈〉"  # noqa: RUF001 - full-width punctuation is meant
+_SEPARATORS: Final = rf"\s{FULL_STOPS}"
 _TOKEN: Final = re.compile(rf"(?P<token>[^{_SEPARATORS}]*+)(?P<separators>[{_SEPARATORS}]++)")
 _LAST_SEPARATOR: Final = re.compile(rf"[{_SEPARATORS}](?=[^{_SEPARATORS}]*\Z)")
 _SPACE: Final = re.compile(r"\s")

@@ -14,6 +14,7 @@ from tenantguard.errors import ConfigurationError
 from tenantguard.model.pii import Match
 from tenantguard.rules.redaction.expressions import LONG, study
 from tenantguard.rules.redaction.matches import united
+from tenantguard.rules.separators import is_parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -111,7 +112,7 @@ class Denied:
         self._domains = tuple(map(domain, listing.domains))
         self._networks = [network(text) for text in listing.networks]
         studies = [study(text) for text in listing.regex]
-        spaced = [len(value) for value in values if any(map(str.isspace, value))]
+        spaced = [len(value) for value in values if is_parted(value)]
         self.reach = max([0, *spaced, *(one.width or 0 for one in studies if one.spaced)])
 
     def __bool__(self) -> bool:

@@ -7,12 +7,12 @@ from typing import Final
 
 from tenantguard.rules.secrets.checks import json_web_token, user_and_password
 from tenantguard.rules.secrets.format import SecretFormat
+from tenantguard.rules.separators import FULL_STOPS
 
 _ASSIGNED: Final = r"[\w-]{0,16}\\{0,2}[\"'`]?\s{0,4}(?::=|=>|[:=])\s{0,4}"
-_FULL_STOPS: Final = "，。、！？；：「」『』【】《》〈〉"  # noqa: RUF001 - full-width punctuation is meant
 _VALUE: Final = (
     r"(?:\\{0,2}\"([^\"\s]{6,2000})\"|\\{0,2}'([^'\s]{6,2000})'|\\{0,2}`([^`\s]{6,2000})`"
-    rf"|([^\s\"'`<>{{}}()\[\],;&|\\{_FULL_STOPS}]{{6,512}})(?:[\s\"'`<>}}),\];&|\\{_FULL_STOPS}]|$))"
+    rf"|([^\s\"'`<>{{}}()\[\],;&|\\{FULL_STOPS}]{{6,512}})(?:[\s\"'`<>}}),\];&|\\{FULL_STOPS}]|$))"
 )
 _VALUE_BEGIN: Final = r"\\{0,2}[\"'`]?[^\s\"'`<>{}()\[\],;|]{3}"
 _QUOTED_BEGIN: Final = r"\\{0,2}[\"'`]([^\"'`\s]{1,2000}+)"
@@ -132,7 +132,7 @@ GENERIC: Final[tuple[SecretFormat, ...]] = (
     SecretFormat(
         "NETRC_PASSWORD",
         "password of a netrc file",
-        rf"login\s{{1,4}}\S{{1,32}}\s{{1,4}}password\s{{1,4}}([^\s\"'`\\{_FULL_STOPS}]{{4,128}})",
+        rf"login\s{{1,4}}\S{{1,32}}\s{{1,4}}password\s{{1,4}}([^\s\"'`\\{FULL_STOPS}]{{4,128}})",
         r"login\s{1,4}\S{1,32}\s{1,4}password\s{1,4}[^\s\"'\\]{4}",
         alphabet="",
         check=credential,

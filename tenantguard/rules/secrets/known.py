@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.rules.secrets.format import BEGUN_CHARS_MIN
+from tenantguard.rules.separators import is_parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,8 +44,8 @@ class KnownSecrets:
 
     @property
     def reach(self) -> int:
-        """The most characters of a value that holds white space."""
-        return max((len(value) for value, _ in self._secrets if len(value.split()) > 1), default=0)
+        """The most characters of a value of several words."""
+        return max((len(value) for value, _ in self._secrets if is_parted(value)), default=0)
 
     def find(self, index: int, text: str, start: int, end: int) -> Iterator[tuple[str, int, int]]:
         """Where the value at ``index`` stands in ``text[start:end]``, maybe cut off: entity, start and end."""

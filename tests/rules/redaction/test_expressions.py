@@ -19,6 +19,8 @@ from tenantguard.rules.redaction.expressions import Study, study
         (r"(?:\d{1,3}\.){3}\d{1,3}", Study(15, 81, spaced=False)),
         (r"John\sSmith", Study(10, 1, spaced=True)),
         ("a b", Study(3, 1, spaced=True)),
+        ("张三，李四", Study(5, 1, spaced=True)),  # noqa: RUF001 - full-width punctuation is meant
+        ("a[，。]b", Study(3, 1, spaced=True)),  # noqa: RUF001
         (r"[^\s]x", Study(2, 1, spaced=False)),
         (r"[^a]x", Study(2, 1, spaced=True)),
         (r"[\t-z]x", Study(2, 1, spaced=True)),

@@ -184,6 +184,7 @@ def test_an_expression_is_not_asked_of_a_very_long_value() -> None:
 def test_a_longer_value_is_waited_for_in_a_stream(tools: Any) -> None:
     denied = Denied(Listing(exact=("Ann", "Project Bluebird"), regex=("EMP-[0-9]{6}", r"room\s[0-9]{3}")))
     assert denied.reach == len("Project Bluebird")
+    assert Denied(Listing(exact=("张三，李四",))).reach == len("张三，李四")  # noqa: RUF001 - so punctuation is
     assert Denied(Listing(exact=("Ann",), regex=("EMP-[0-9]{6}",))).reach == 0
     assert Listed(tools.detecting(tools.detect, 40), Allowed(NOTHING), denied).reach == 40
 

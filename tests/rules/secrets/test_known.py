@@ -32,9 +32,19 @@ def test_a_value_of_four_bytes_is_enough() -> None:
     assert KnownSecrets([("a", "éé")]).values == ("éé",)
 
 
-def test_only_values_with_white_space_inside_reach_beyond_a_word() -> None:
-    assert KnownSecrets([("a", "abcdefgh")]).reach == 0
+def test_only_values_of_several_words_reach_beyond_one() -> None:
+    assert KnownSecrets([("a", "abcd.(e)fgh")]).reach == 0
     assert KnownSecrets([("a", "correct horse")]).reach == len("correct horse")
+    assert KnownSecrets([("a", "密码，打开门")]).reach == len("密码，打开门")  # noqa: RUF001 - full-width is meant
+
+
+def test_a_long_value_is_found_by_its_beginning_at_the_end_of_a_text_alone() -> None:
+    value = "ab" * 40 + "c" * 80
+    known = KnownSecrets([("a", value)])
+    for size, found in ((64, [("KNOWN_A", 1, 65)]), (159, [("KNOWN_A", 1, 160)]), (63, [])):
+        text = f"x{value[:size]}"
+        assert list(known.find(0, text, 0, len(text))) == found
+        assert list(known.find(0, f"{text} ", 0, len(text) + 1)) == []
 
 
 def test_a_long_name_still_fits_a_placeholder() -> None:
