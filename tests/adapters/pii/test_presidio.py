@@ -13,6 +13,7 @@ from tenantguard.adapters.pii import presidio
 from tenantguard.adapters.pii.presidio import WINDOW_CHARS, PresidioDetector
 from tenantguard.errors import PortError
 from tenantguard.model.redact_section import Find
+from tests.adapters.pii.texts import USUAL, USUAL_TEXT
 
 if TYPE_CHECKING:
     from tenantguard.model.pii import Match
@@ -42,15 +43,7 @@ def found(detector: PresidioDetector, text: str) -> list[tuple[str, str]]:
 
 def test_the_usual_personal_data_is_found(detector: PresidioDetector) -> None:
     """E-63, E-64, E-68, C-39."""
-    text = "john@smith.com, 4111 1111 1111 1111, DE89370400440532013000, 856-45-6789, 10.0.0.1, +1 415 555 2671"
-    assert found(detector, text) == [
-        ("EMAIL_ADDRESS", "john@smith.com"),
-        ("CREDIT_CARD", "4111 1111 1111 1111"),
-        ("IBAN_CODE", "DE89370400440532013000"),
-        ("US_SSN", "856-45-6789"),
-        ("IP_ADDRESS", "10.0.0.1"),
-        ("PHONE_NUMBER", "+1 415 555 2671"),
-    ]
+    assert found(detector, USUAL_TEXT) == USUAL
     assert len(detector.entities) >= 4
 
 

@@ -20,6 +20,18 @@ from tests.adapters.pii.values import DEFAULT, VALUES, near_miss
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+USUAL: Final = [
+    ("EMAIL_ADDRESS", "john@smith.com"),
+    ("CREDIT_CARD", "4111 1111 1111 1111"),
+    ("IBAN_CODE", "DE89370400440532013000"),
+    ("US_SSN", "856-45-6789"),
+    ("IP_ADDRESS", "10.0.0.1"),
+    ("PHONE_NUMBER", "+1 415 555 2671"),
+]
+"""What every detector finds, with its entity."""
+
+USUAL_TEXT: Final = ", ".join(value for _, value in USUAL)
+
 
 class Density(Enum):
     """How much a chat tells: nothing at all, what people write about their day, or a value every 450 characters.
