@@ -1020,6 +1020,64 @@ def test_who_stops_waiting_for_a_connection_keeps_the_others_in_order(wire: Wire
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("how", ["kept", "closed", "lost on the way"])
+def test_a_newcomer_takes_no_connection_before_who_waits(wire: Wire, how: str) -> None:
+    async def main() -> None:
+        pool = Pool(
+            "127.0.0.1", wire.listener.getsockname()[1], secure=False, limit=2, connect_timeout_s=30, keepalive_s=30
+        )
+        taken: list[str] = []
+
+        async def wait(name: str) -> None:
+            connection = await pool.take()
+            taken.append(name)
+            await asyncio.sleep(0)
+            pool.give_back(connection)
+
+        connections = [await pool.take(), await pool.take()]
+        waiting = []
+        for name in ("first", "second", "third"):
+            waiting.append(asyncio.create_task(wait(name)))
+            await asyncio.sleep(0)
+        for connection in connections:
+            if how == "closed":
+                connection.abort()
+            pool.give_back(connection)
+            if how == "lost on the way":
+                connection.abort()
+        waiting += [asyncio.create_task(wait(name)) for name in ("fourth", "fifth")]
+        await asyncio.gather(*waiting)
+        assert taken == ["first", "second", "third", "fourth", "fifth"]
+        assert pool._promised == 0
+        await pool.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["kept", "closed"])
+def test_whose_turn_comes_as_they_stop_waiting_hands_it_on(wire: Wire, how: str) -> None:
+    async def main() -> None:
+        pool = Pool(
+            "127.0.0.1", wire.listener.getsockname()[1], secure=False, limit=1, connect_timeout_s=30, keepalive_s=30
+        )
+        connection = await pool.take()
+        first, second = [asyncio.create_task(pool.take()) for _ in range(2)]
+        await asyncio.sleep(0)
+        if how == "closed":
+            connection.abort()
+            await asyncio.sleep(0)
+        else:
+            pool.give_back(connection)
+        first.cancel()
+        pool.give_back(await second)
+        assert first.cancelled()
+        pool.give_back(await pool.take())
+        assert pool._promised == 0
+        await pool.close()
+
+    asyncio.run(main())
+
+
 def test_an_idle_connection_is_closed_after_its_time(wire: Wire) -> None:
     wire.proxy(keepalive_s=0.1)
     client = wire.client(get())

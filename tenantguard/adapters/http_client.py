@@ -288,9 +288,10 @@ class Pool:
         self._keepalive_s = keepalive_s
         self._open: set[Connection] = set()
         self._connecting = 0
+        self._promised = 0  # places of those whose turn it is to connect
         self._idle: deque[tuple[float, Connection]] = deque()  # by when they became so
         self._sweeping: asyncio.TimerHandle | None = None
-        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()  # the longest waiting first
+        self._queue: OrderedDict[asyncio.Future[Connection | None], None] = OrderedDict()  # the longest waiting first
         self.closed = False
 
     async def take(self) -> Connection:
@@ -299,20 +300,16 @@ class Pool:
         if rested is not None:
             return rested
         async with asyncio.timeout(self._connect_timeout_s):
-            while len(self._open) + self._connecting >= self._limit:
-                turn: asyncio.Future[None] = self._loop.create_future()
-                self._queue[turn] = None
-                try:
-                    await turn
-                except BaseException:
-                    if turn in self._queue:
-                        del self._queue[turn]
-                    else:  # it was our turn
-                        self._call_next()
-                    raise
-                rested = self._rested()
-                if rested is not None:
-                    return rested
+            has_waited = False
+            while len(self._open) + self._connecting + self._promised >= self._limit:
+                given = await self._turn(first=has_waited)
+                if given is None:
+                    self._promised -= 1
+                    break
+                if given.is_reusable:
+                    return given
+                given.abort()  # it was lost on the way
+                has_waited = True
             self._connecting += 1
             try:
                 name = self._host if self._ssl is not None else None
@@ -334,6 +331,29 @@ class Pool:
         self._open.add(connection)
         return connection
 
+    async def _turn(self, *, first: bool) -> Connection | None:
+        """Wait for a connection, or for the promise of its place, which is None; longest, or ``first`` of all."""
+        turn: asyncio.Future[Connection | None] = self._loop.create_future()
+        self._queue[turn] = None
+        if first:
+            self._queue.move_to_end(turn, last=False)
+        try:
+            return await turn
+        except BaseException:
+            if turn in self._queue:
+                del self._queue[turn]
+            else:  # it was our turn
+                self._hand_on(turn.result())
+            raise
+
+    def _hand_on(self, given: Connection | None) -> None:
+        """Whose turn it was needs it no more."""
+        if given is not None:
+            self.give_back(given)
+        else:
+            self._promised -= 1
+            self._call_next()
+
     def _rested(self) -> Connection | None:
         while self._idle:
             since, connection = self._idle.pop()
@@ -348,11 +368,11 @@ class Pool:
             connection.abort()
             return
         connection.is_used = True
+        if self._queue and self._call_next(connection):
+            return
         self._idle.append((self._loop.time(), connection))
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(self._keepalive_s, self._sweep)
-        if self._queue:
-            self._call_next()
 
     async def close(self) -> None:
         """Close every connection, those in use too."""
@@ -369,12 +389,18 @@ class Pool:
         self._open.discard(connection)
         self._call_next()
 
-    def _call_next(self) -> None:
+    def _call_next(self, connection: Connection | None = None) -> bool:
+        """Give whoever waits longest a connection, or promise the place of one; False where nobody waits.
+
+        It is given at once, or a newcomer would take it before that one wakes.
+        """
         while self._queue:
             turn, _ = self._queue.popitem(last=False)
             if not turn.done():
-                turn.set_result(None)
-                return
+                self._promised += connection is None
+                turn.set_result(connection)
+                return True
+        return False
 
     def _sweep(self) -> None:
         """Close what has been idle for too long, and come again for the next."""
