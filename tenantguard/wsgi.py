@@ -30,7 +30,7 @@ from tenantguard.flow.http import (
     too_large,
 )
 from tenantguard.flow.ports import PortEffect
-from tenantguard.flow.session import Session, State
+from tenantguard.flow.session import Session
 from tenantguard.guard import (
     Guard,
     cut_refusal,
@@ -86,6 +86,7 @@ class _Run:
 
     _started = False  # the server has been given the head
     _head_seen = False  # the application has called start_response
+    _written = False  # and what that returned
     _observed = False
     _closed = False
     _gone = False  # the server closed the response before its end: the client has left
@@ -320,10 +321,11 @@ class _Run:
         return environ
 
     def _call_app(self) -> Iterable[bytes]:
+        """Call the application up to its first bytes: until then an error page may take the place of its head."""
         try:
             self._iterable = self.context.run(self.app, self._inner_environ(), self._inner_start_response)
             self._iterator = self.context.run(iter, self._iterable)
-            while not self._head_seen:
+            while not (self._head_seen and any(self._ready)):
                 try:
                     self._ready.append(self.context.run(next, self._iterator))
                 except StopIteration:
@@ -348,7 +350,7 @@ class _Run:
         session.respond(step)
         if not session.holds_head:
             self._start()
-        if not session.transforms and isinstance(self._iterable, Sized):
+        if not session.transforms and isinstance(self._iterable, Sized) and not self._written:
             return _SizedBody(self, len(self._iterable))
         return _Body(self)
 
@@ -358,11 +360,10 @@ class _Run:
         headers: list[tuple[str, str]],
         exc_info: Any = None,
     ) -> Callable[[bytes], object]:
-        session = self.session
         if exc_info is None:
             if self._head_seen:
                 raise AssertionError("the application called start_response twice")
-        elif session.state > State.HEADED:
+        elif self.session.response is not None or any(self._ready):
             try:
                 raise exc_info[1].with_traceback(exc_info[2])
             finally:
@@ -371,14 +372,11 @@ class _Run:
         self._head_lines = headers
         self._raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         self._head_seen = True
-        response = session.response
-        if response is not None:  # an error page instead of the head that the layers saw, before any of its bytes
-            response.status = int(status[:3])
-            response.headers = Headers(self._raw)
-            session.respond(response)
-            if self._started:
-                self.start_response(*self._head(), exc_info)
-        return self._ready.append
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        self._written = True
+        self._ready.append(data)
 
     def _next_of_app(self) -> bytes | None:
         """The application's next bytes, None at its end."""

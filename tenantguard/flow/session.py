@@ -15,7 +15,6 @@ OPEN       ``settle``: the flow failed, or was cancelled                   SETTL
 CALLED     ``refuse``: a layer answers instead of the application          HEADED
 CALLED     ``respond``: the application's head has passed the layers       HEADED
 CALLED     ``settle``: the application failed, or returned without a head  SETTLING
-HEADED     ``respond``: an error page takes the place of that head         HEADED
 HEADED     ``count``: bytes pass that nobody looks at                      HEADED
 HEADED     ``settle_bare``: they have ended, and nothing was taken         DONE
 HEADED     ``feed``: an empty chunk                                         HEADED
@@ -136,7 +135,7 @@ class Session:
 
     def respond(self, response: Response) -> None:
         """The application's head has passed the layers on its way out."""
-        assert _CALLED <= self.state <= _HEADED
+        assert self.state is _CALLED
         self.state = _HEADED
         self.response = response
         self._declared = _UNREAD

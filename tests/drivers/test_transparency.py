@@ -485,7 +485,8 @@ def serve_wsgi(wrap: Callable[[Any], Any], what: Wsgi) -> WsgiLog:
     try:
         try:
             iterable = wrap(wsgi_app(what, log))(environ, start_response)
-            log.length = len(iterable) if hasattr(iterable, "__len__") else None
+            if what.shape != "write" and hasattr(iterable, "__len__"):  # else what was written comes before them
+                log.length = len(iterable)
             for position, chunk in enumerate(iterable):
                 if what.stops_after == position:
                     break
@@ -502,11 +503,11 @@ def serve_wsgi(wrap: Callable[[Any], Any], what: Wsgi) -> WsgiLog:
 
 def possible(what: Wsgi) -> bool:
     """Leave out an error page before there was a head, two faults in one run, and a server that stops reading what
-    was given to ``write()``: that is buffered, which the driver's documentation says. And an error page after a
-    ``content-length`` of 0: with its first chunk, an empty one, that response has ended."""
+    was given to ``write()``: that is buffered, which the driver's documentation says. And a fault behind empty chunks
+    alone: the application is asked for its first bytes at once, so that these chunks are not given before it."""
     if what.shape == "write" and what.stops_after is not None:
         return False
-    if what.error_page_at is not None and ("content-length", "0") in what.headers:
+    if what.fails_at is not None and what.fails_at > 2 and not any(what.chunks[: what.fails_at - 2]):
         return False
     return what.error_page_at is None or (what.error_page_at > 0 and what.fails_at is None)
 

@@ -344,17 +344,52 @@ def lazily_erring(lengths: tuple[str | None, str | None]) -> Any:
 
 @pytest.mark.parametrize("lengths", [(None, None), ("4", "10"), ("4", None), (None, "10"), ("100", "10")])
 @same_with_any_layers
-def test_an_error_page_for_a_head_that_the_server_may_know_is_passed_on_to_it(
+def test_an_error_page_before_the_first_chunk_is_the_only_head_that_layers_and_server_see(
     layers: list[Any], lengths: tuple[str | None, str | None]
 ) -> None:
+    class Looks:
+        def handle(self, exchange: Any, proceed: Any) -> Any:
+            response = yield from proceed(exchange)
+            seen.append(response.status)
+            return response
+
+    seen: list[int] = []
     watching, server = Watching(), Server()
-    chunks = server.run(guarded(lazily_erring(lengths), [watching, *layers], till=Till()))
+    chunks = server.run(guarded(lazily_erring(lengths), [watching, *layers, Looks()], till=Till()))
     assert chunks == loud([b"error ", b"page"], layers)
     assert server.status == "500 Broken"
     length = dict(server.heads[-1][1]).get("content-length")
     assert length == (lengths[1] if len(layers) < 2 else None)
-    assert [exc_info is not None for _, _, exc_info in server.heads] in ([False, True], [False])
+    assert [exc_info for _, _, exc_info in server.heads] == [None]
+    assert seen == [500]
     assert (watching.outcome.ending, watching.outcome.status) == ("failed", 500)
+
+
+def test_an_error_page_after_written_bytes_is_the_applications_own_exception() -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        import sys
+
+        start_response("200 OK", [])(b"written")
+        try:
+            raise AppError
+        except AppError:
+            start_response("500 Broken", [], sys.exc_info())
+        return [b"an error page"]
+
+    with pytest.raises(AppError):
+        Server().run(guarded(app, [Holding()], till=Till()))
+
+
+def test_a_list_beside_written_bytes_has_no_length_that_a_server_could_take_for_all() -> None:
+    """Servers give a response whose iterable has one chunk the length of the first bytes that they see."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])(b"written and ")
+        return [b"returned"]
+
+    iterable: Any = guarded(app, [Holding()], till=Till())(environ(), Server().start_response)
+    assert b"".join(iterable) == b"written and returned"
+    assert not hasattr(iterable, "__len__")
 
 
 def test_what_reading_the_request_raises_is_what_the_server_sees() -> None:

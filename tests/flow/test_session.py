@@ -57,7 +57,7 @@ def at(state: State) -> Session:
 
 
 def test_the_table_is_complete_to_the_eye() -> None:
-    assert len(table()) == 20
+    assert len(table()) == 19
     assert {state for state, _ in table()} == set(State)
     assert {event for _, event in table()} == set(EVENTS)
 
