@@ -155,14 +155,18 @@ class WebSocketRun(Run):
         elif kind == "websocket.http.response.start":
             await self._deny(message)
             return
-        elif kind == "websocket.http.response.body" and session.rewrites:
+        elif kind == "websocket.http.response.body" and session.response is not None:
             message = self._denied(message)
         await self.send(message)
         if kind == "websocket.send":
             session.sent += _frame_length(message)
+        elif kind == "websocket.http.response.body":
+            session.sent += len(message.get("body", b""))
 
     async def _head_of(self, message: Message, status: int) -> Response:
         """The application's head, when it has passed the layers, or a response of theirs."""
+        if self.session.response is not None or self.session.settled:
+            raise RuntimeError("the application started its response twice")
         response = Response(status, Headers(message.get("headers", ())))
         step = self.advance(self._flow.send, response) or await self.resume()
         assert isinstance(step, Response)
@@ -184,8 +188,6 @@ class WebSocketRun(Run):
 
     async def _deny(self, message: Message) -> None:
         """The application refuses with a response of its own, which passes the layers as any other."""
-        if self.session.response is not None:
-            raise RuntimeError("the application started its response twice")
         step = await self._head_of(message, message["status"])
         if step.body is not None:
             await self._refuse(step)

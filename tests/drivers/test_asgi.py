@@ -1626,6 +1626,32 @@ def test_an_application_may_refuse_a_socket_itself() -> None:
         assert till.endings == ["failed"]
 
 
+def test_what_an_application_answers_a_socket_with_ends_as_any_response() -> None:
+    async def redirects(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.http.response.start", "status": 307, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"els", "more_body": True})
+        await send({"type": "websocket.http.response.body", "body": b"ewhere"})
+
+    till, watching, socket = Till(), Watching(), Socket(denial=True)
+    socket.serve(redirects, [watching, Holding()], till)
+    outcome = watching.outcome
+    assert (outcome.ending, outcome.status, outcome.received, outcome.sent) == ("completed", 307, 9, 9)
+    assert [message["body"] for message in socket.sent[1:]] == [b"els", b"ewhere"]
+
+
+@pytest.mark.parametrize("first", ["accept", "close", "http.response.start"])
+@pytest.mark.parametrize("second", ["accept", "http.response.start"])
+def test_a_socket_that_is_answered_twice_is_the_applications_fault(first: str, second: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": f"websocket.{first}", "status": 403, "headers": []})
+        await send({"type": f"websocket.{second}", "status": 403, "headers": []})
+
+    socket = Socket(denial=True)
+    with pytest.raises(RuntimeError, match="the application started its response twice"):
+        socket.serve(app, [Holding()], Till())
+    assert socket.kinds == [f"websocket.{first}"]
+
+
 @pytest.mark.parametrize("tail", [b"", b"end"])
 def test_what_an_application_refuses_a_socket_with_passes_the_transforms(tail: bytes) -> None:
     async def denies(scope: Any, receive: Any, send: Any) -> None:
