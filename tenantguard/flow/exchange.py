@@ -45,11 +45,12 @@ class Exchange:
 
     Facts are keyed by their type. ``outer`` is the exchange of the guard further out, if guards nest; both have the
     same ``id``. ``on_disconnect`` says what a layer wants where the client leaves before the end; None: nothing
-    depends on that, so nobody looks for the client at the settling point.
+    depends on that, so nobody looks for the client at the settling point. ``called`` says that the application was
+    called, so that a response without a body is its own, and not a layer's that answered in its place.
     """
 
     __slots__ = (
-        "_facts", "_id", "decisions", "observers", "on_disconnect", "outer", "request", "resolvers",
+        "_facts", "_id", "called", "decisions", "observers", "on_disconnect", "outer", "request", "resolvers",
         "route", "started_ns", "system",
     )  # fmt: skip
 
@@ -69,6 +70,7 @@ class Exchange:
         self.resolvers: list[tuple[Callable[[Outcome], Flow[None] | None], bool]] = []
         self.observers: list[Callable[[Outcome], Flow[None] | None]] = []
         self.on_disconnect: OnDisconnect | None = None
+        self.called = False
         self.started_ns = system.clock.monotonic_ns()
         self._facts: dict[type, Any] = {}
         self._id = id

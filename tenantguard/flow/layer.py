@@ -31,8 +31,9 @@ class Layer(Protocol):
         ...
 
 
-def call_app(exchange: Exchange) -> Flow[Response]:  # noqa: ARG001 - a Handler takes the exchange
+def call_app(exchange: Exchange) -> Flow[Response]:
     """The innermost handler: the application itself."""
+    exchange.called = True
     response: Response = yield CALL_APP
     return response
 

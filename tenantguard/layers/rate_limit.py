@@ -255,7 +255,7 @@ class RateLimit:
         response = yield from proceed(exchange)
         if meter is not None:
             meter.tap(exchange, response)
-        elif taking is not None and response.body is None:  # the application's: what was taken stays, before the end
+        elif taking is not None and exchange.called:  # what was taken stays, before the end
             try:
                 yield taking.end()
             except PortError:  # then as the end of the exchange, where it fails alone

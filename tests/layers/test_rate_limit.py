@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenantguard.adapters.limits.memory import MemoryLimits
 from tenantguard.errors import ConfigurationError, LayerError, PortError
 from tenantguard.flow.effects import CallApp, ReadBody
 from tenantguard.flow.http import Ending, Headers, Outcome, Response
@@ -250,12 +251,35 @@ def test_where_settling_fails_it_is_tried_again_at_the_end() -> None:
     assert len(exchange.resolvers) == 1
 
 
-def test_a_layer_that_answers_in_place_of_the_application_decides_nothing_about_the_units() -> None:
-    exchange, script = start(RateLimit("10/second"))
-    script.answer(Taken(((9, SECOND // 10),)))
-    script.answer(Response(200, body=b"from a cache"))
+@pytest.mark.parametrize("body", [b"from a cache", b"", None])
+def test_a_layer_that_answers_in_place_of_the_application_decides_nothing_about_the_units(body: bytes | None) -> None:
+    def answers(exchange: Exchange) -> Flow[Response]:
+        return Response(200, body=body)
+        yield
+
+    exchange = make_exchange()
+    script = Script(RateLimit("10/second").handle(exchange, answers))
+    script.answer(granted())
     assert script.done
     assert len(exchange.resolvers) == 1
+
+
+@pytest.mark.parametrize("body", [b"no", None])
+def test_what_a_request_took_is_given_back_where_a_layer_of_the_users_refuses_it(body: bytes | None) -> None:
+    class Refuses:
+        def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
+            return Response(403, body=body)
+            yield
+
+    ports = memory_ports()
+    guard = Guard([RateLimit("1/hour"), Refuses()], ports=ports)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+    heads: list[str] = []
+    for _ in range(2):
+        assert b"".join(guard.wsgi(None)(environ, lambda status, _: heads.append(status))) == (body or b"")
+    assert heads == ["403 Forbidden"] * 2
+    assert isinstance(ports.limits, MemoryLimits)
+    assert ports.limits.snapshot() == {}
 
 
 # a store that answers in place
