@@ -421,7 +421,7 @@ class _Run:
             if session.due:
                 if session.cut is None and self.exchange.route.success is Success.RETURNED:
                     out += self._rest_of_app()
-                if session.cut is None and not self.exchange.resolvers:
+                if session.cut is None and not session.rewrites and not self.exchange.resolvers:
                     session.settle_bare(left=False)
                 elif not self.settle(session.conclude()):
                     return self._break_off(settle_refusal())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -129,7 +130,8 @@ class HTTPRun(ClientWatch):
 
     async def _app_returned(self) -> None:
         if self._parked:
-            await self._release()
+            with suppress(ResponseCut):  # that is for the application, which has returned
+                await self._release()
         if self._busy:  # a task of the application's sends still: that message is handled first, and settles
             await self._wait_turn()
         session = self.session
@@ -180,6 +182,8 @@ class HTTPRun(ClientWatch):
         try:
             parked, self._parked = self._parked, None
             if parked and await self._settle_held():
+                if self.session.cut is not None:
+                    await self._cut(b"")
                 for out, message in parked:
                     await self._emit(out, message)
         finally:

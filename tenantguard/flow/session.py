@@ -219,8 +219,13 @@ class Session:
         self.due = False
 
     def settle(self, outcome: Outcome) -> None:
-        """The settling point was reached; resolvers run now."""
+        """The settling point was reached; resolvers run now.
+
+        A rewritten response that ended short of its length is cut: its new length would call it whole.
+        """
         assert not self.settled, "an exchange settles once"
+        if self.rewrites and self.end_seen and self.cut is None and self.received < (self.declared or 0):
+            self.cut = Cut("response.length")
         self.outcome = outcome
         self.state = _SETTLING
         self.due = False

@@ -459,6 +459,23 @@ def test_a_layer_may_replace_the_response_when_it_sees_the_head(world: World) ->
     assert app.closed == (0 if world.protocol == "asgi" else 1)
 
 
+@pytest.mark.parametrize("success", Success)
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("chunks", [[b"hello"], [b"hello", b" w"]])
+def test_a_rewritten_response_that_ends_short_of_its_length_never_looks_whole(
+    world: World, chunks: list[bytes], success: Success, *, holds: bool
+) -> None:
+    watching = Watching()
+    app = App(headers=[("content-length", "11")], chunks=chunks, whole=True)
+    layers = [watching, *([Holding()] if holds else []), adding(Upper())]
+    seen = world.run(layers, app, routes=[Route(match="/**", success=success)])
+    headed = bool(seen.chunks) and seen.status == 200
+    assert seen.ended != headed
+    assert (seen.status, type(seen.broken)) == ((200, ResponseCut) if headed else (502, type(None)))
+    assert (watching.outcome.ending, watching.outcome.reason) == ("cut", "response.length")
+    assert world.till.endings == (["failed"] if holds else [])
+
+
 def test_a_replaced_body_has_its_own_length(world: World) -> None:
     def replace(exchange: Any, response: Response) -> Response:
         response.body = b"short"
