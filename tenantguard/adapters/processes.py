@@ -7,6 +7,7 @@ library inherits them locked, with nobody to unlock them; so a fork waits until 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -64,6 +65,7 @@ class Resident(Protocol):
         ...
 
 
+_log: Final = logging.getLogger("tenantguard")
 GATE: Final = Gate()
 _residents: Final[weakref.WeakKeyDictionary[Resident, None]] = weakref.WeakKeyDictionary()
 """In the order in which they came."""
@@ -83,7 +85,10 @@ def _start_over() -> None:
 def _close_all() -> None:
     """The last that came first: it may need those before it, whose threads nobody can start any more."""
     for resident in reversed(list(_residents)):
-        resident.close()
+        try:
+            resident.close()
+        except Exception as failure:  # noqa: BLE001 - what others have queued must not be lost with it
+            _log.error("closing %s at exit failed: error=%s", type(resident).__name__, type(failure).__name__)
 
 
 atexit.register(_close_all)
