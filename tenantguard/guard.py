@@ -42,6 +42,10 @@ class Guard:
         return_wait_s: float = 10.0,
     ) -> None:
         self.layers = tuple(layers)
+        for layer in self.layers:
+            if isinstance(layer, type):
+                name = layer.__name__
+                raise ConfigurationError(f"{name} is a class: give a layer made of it, {name}(...)")
         self.handler = stack(self.layers)
         self.routes = routes if isinstance(routes, RouteTable) else RouteTable.of(routes)
         self.ports = ports if ports is not None else default_ports()

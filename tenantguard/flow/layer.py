@@ -5,15 +5,15 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
-from tenantguard.errors import ConfigurationError
+from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.flow.effects import CALL_APP, Flow, ask
+from tenantguard.model.decision import Deny
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from tenantguard.flow.exchange import Exchange
     from tenantguard.flow.http import Outcome, Response
-    from tenantguard.model.decision import Deny
 
 Handler: TypeAlias = "Callable[[Exchange], Flow[Response]]"
 
@@ -101,6 +101,8 @@ class _Check:
     def handle(self, exchange: Exchange, proceed: Handler) -> Flow[Response]:
         denial = yield from ask(cast("Any", lambda: self._function(exchange)), inline=True)
         if denial is not None:
+            if not isinstance(denial, Deny):
+                raise LayerError(f"{self.name} must return a Deny or None")
             return exchange.deny(denial)
         return (yield from proceed(exchange))
 

@@ -319,6 +319,11 @@ def test_a_handle_that_is_no_generator_is_refused_when_the_guard_is_built(world:
         world.guard([Plain()])
 
 
+def test_a_class_in_place_of_a_layer_is_refused(world: World) -> None:
+    with pytest.raises(ConfigurationError, match=r"Holding is a class: give a layer made of it, Holding\(\.\.\.\)"):
+        world.guard([Holding])
+
+
 def test_ask_runs_user_code_where_the_exchange_is_current(world: World) -> None:
     found: list[Any] = []
 

@@ -150,6 +150,18 @@ def test_call_app_is_the_innermost_handler() -> None:
 
 # --- @check ---
 
+
+@pytest.mark.parametrize("answer", [True, False, Response(403)])
+def test_a_check_that_answers_neither_a_denial_nor_none_is_its_authors_fault(answer: Any) -> None:
+    @check
+    def wrong(exchange: Any) -> Any:
+        return answer
+
+    script = Script(wrong.handle(make_exchange(), call_app))
+    with pytest.raises(LayerError, match="wrong must return a Deny or None"):
+        script.answer(answer)
+
+
 DENIAL = Deny("door", "door.closed", 403, "Closed.")
 
 
