@@ -1,7 +1,8 @@
 """The thread driver: runs flows around a WSGI application (PEP 3333) in the server's own thread.
 
 The application, every ``next`` of its iterable and its ``close`` run in one copied context, so that its context
-variables live as long as its response. What it gives to ``write()`` is buffered until it returns.
+variables live as long as its response. What it gives to ``write()`` is buffered until it returns. Layers see its head
+when its first bytes are there: until then an error page may take its place, and only one of them leaves.
 """
 
 from __future__ import annotations
