@@ -19,7 +19,8 @@ import ssl
 import struct
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import uvloop
@@ -31,7 +32,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenantguard.adapters.http_client import Pool
+from tenantguard.adapters.http_client import Connection, Pool
 from tenantguard.errors import BadRequestError, ConfigurationError
 from tenantguard.proxy import Upstream, UpstreamLost, upstream_app
 from tenantguard.testing.serving import serve
@@ -1020,60 +1021,93 @@ def test_who_stops_waiting_for_a_connection_keeps_the_others_in_order(wire: Wire
     asyncio.run(main())
 
 
+class Answering(asyncio.Protocol):
+    """An origin that answers whatever is sent to it."""
+
+    connections: ClassVar[set[Answering]] = set()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        del data
+        self.transport.write(OK)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.connections.discard(self)
+
+
+async def all_gone() -> None:
+    while Answering.connections:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+async def pool_of(limit: int, stack: AsyncExitStack) -> tuple[Pool, list[Connection]]:
+    """A pool whose connections are all taken, and have had an exchange that another can follow."""
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
+    await stack.enter_async_context(server)
+    stack.push_async_callback(all_gone)
+    port = server.sockets[0].getsockname()[1]
+    pool = Pool("127.0.0.1", port, secure=False, limit=limit, connect_timeout_s=30, keepalive_s=30)
+    stack.push_async_callback(pool.close)
+    connections = [await pool.take() for _ in range(limit)]
+    for connection in connections:
+        connection.begin(get(), bodiless=False)
+        while not connection.is_read:
+            await connection.read()
+        assert connection.is_reusable
+    return pool, connections
+
+
 @pytest.mark.parametrize("how", ["kept", "closed", "lost on the way"])
-def test_a_newcomer_takes_no_connection_before_who_waits(wire: Wire, how: str) -> None:
+def test_a_newcomer_takes_no_connection_before_who_waits(how: str) -> None:
     async def main() -> None:
-        pool = Pool(
-            "127.0.0.1", wire.listener.getsockname()[1], secure=False, limit=2, connect_timeout_s=30, keepalive_s=30
-        )
-        taken: list[str] = []
+        async with AsyncExitStack() as stack:
+            pool, connections = await pool_of(2, stack)
+            taken: list[str] = []
 
-        async def wait(name: str) -> None:
-            connection = await pool.take()
-            taken.append(name)
-            await asyncio.sleep(0)
-            pool.give_back(connection)
+            async def wait(name: str) -> None:
+                connection = await pool.take()
+                taken.append(name)
+                await asyncio.sleep(0)
+                pool.give_back(connection)
 
-        connections = [await pool.take(), await pool.take()]
-        waiting = []
-        for name in ("first", "second", "third"):
-            waiting.append(asyncio.create_task(wait(name)))
-            await asyncio.sleep(0)
-        for connection in connections:
-            if how == "closed":
-                connection.abort()
-            pool.give_back(connection)
-            if how == "lost on the way":
-                connection.abort()
-        waiting += [asyncio.create_task(wait(name)) for name in ("fourth", "fifth")]
-        await asyncio.gather(*waiting)
-        assert taken == ["first", "second", "third", "fourth", "fifth"]
-        assert pool._promised == 0
-        await pool.close()
+            waiting = []
+            for name in ("first", "second", "third"):
+                waiting.append(asyncio.create_task(wait(name)))
+                await asyncio.sleep(0)
+            waiting += [asyncio.create_task(wait(name)) for name in ("fourth", "fifth")]
+            for connection in connections:
+                if how == "closed":
+                    connection.abort()
+                pool.give_back(connection)
+                if how == "lost on the way":
+                    connection.abort()
+            await asyncio.gather(*waiting)
+            assert taken == ["first", "second", "third", "fourth", "fifth"]
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", ["kept", "closed"])
-def test_whose_turn_comes_as_they_stop_waiting_hands_it_on(wire: Wire, how: str) -> None:
+def test_whose_turn_comes_as_they_stop_waiting_hands_it_on(how: str) -> None:
     async def main() -> None:
-        pool = Pool(
-            "127.0.0.1", wire.listener.getsockname()[1], secure=False, limit=1, connect_timeout_s=30, keepalive_s=30
-        )
-        connection = await pool.take()
-        first, second = [asyncio.create_task(pool.take()) for _ in range(2)]
-        await asyncio.sleep(0)
-        if how == "closed":
-            connection.abort()
+        async with AsyncExitStack() as stack:
+            pool, (connection,) = await pool_of(1, stack)
+            first, second = [asyncio.create_task(pool.take()) for _ in range(2)]
             await asyncio.sleep(0)
-        else:
-            pool.give_back(connection)
-        first.cancel()
-        pool.give_back(await second)
-        assert first.cancelled()
-        pool.give_back(await pool.take())
-        assert pool._promised == 0
-        await pool.close()
+            if how == "closed":
+                connection.abort()
+                await asyncio.sleep(0)
+            else:
+                pool.give_back(connection)
+            first.cancel()
+            async with asyncio.timeout(20):
+                pool.give_back(await second)
+                assert first.cancelled()
+                pool.give_back(await pool.take())
 
     asyncio.run(main())
 
