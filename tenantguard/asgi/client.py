@@ -72,7 +72,7 @@ class ClientWatch(Run):
         data: bytes | bytearray = b"".join([message.get("body", b"") for message in given])
         more = not given or given[-1].get("more_body", False)
         while more and len(data) <= limit:
-            message = await self.next_message()
+            message = await (self.receive() if self._peeked is None else self.next_message())
             if message["type"] == DISCONNECT:
                 self._gone = True
                 raise ClientLeftError("the client left while its body was being read")

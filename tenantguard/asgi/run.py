@@ -203,13 +203,13 @@ class Run:
         peeked, self._peeked = self._peeked, None
         return await peeked
 
-    async def answer(self, asked: Asked) -> Any:
+    def answer(self, asked: Asked) -> Awaitable[Any]:
         """Answer what :func:`walk` could not: an effect that no port answers, or what a port answers later."""
-        return await (self.answered(asked) if is_awaited(asked) else self._answer_effect(asked))
+        if isinstance(asked, ReadBody):
+            return self.read_body(asked.limit)
+        return self.answered(asked) if is_awaited(asked) else self._answer_effect(asked)
 
     async def _answer_effect(self, effect: object) -> Any:
-        if isinstance(effect, ReadBody):
-            return await self.read_body(effect.limit)
         if isinstance(effect, Compute):
             return await anyio.to_thread.run_sync(effect.call, limiter=workers())
         if isinstance(effect, Ask):
@@ -294,7 +294,7 @@ class Run:
                     if is_awaited(asked):
                         answer = await self._answered_undisturbed(asked)
                     else:
-                        answer = await self._undisturbed(self._answer_effect(asked))
+                        answer = await self._undisturbed(self.answer(asked))
                 except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
                     asked = walk(flow, flow.throw(failure), ports)
                 else:
@@ -318,31 +318,29 @@ class Run:
     # shield stops anyio's scopes but not ``task.cancel()``, so the waits themselves go on; both are remembered, and
     # raised when everything has run. Nothing of this costs anything until a cancellation comes.
 
-    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        if library() == "trio":
-            with anyio.CancelScope(shield=True):
-                return await work
-        return await work
+    def _shielded(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return _shielded_trio(work) if library() == "trio" else work
 
     async def _answered_undisturbed(self, answer: Promise[T] | Awaitable[T]) -> T:
         if not isinstance(answer, Promise):
             return await self._undisturbed(answer)
         while True:
-            is_kept = answer.wait(0) or await self._kept_undisturbed(answer)
+            try:
+                is_kept = answer.wait(0) or await kept(answer)
+            except asyncio.CancelledError as cancelled:
+                self._cancelled = cancelled
+                is_kept = await self._kept_undisturbed(answer)
             given = answer.result() if is_kept else answer.late()
             if not isinstance(given, Promise):
                 return given
             answer = given
 
     async def _kept_undisturbed(self, promise: Promise[Any]) -> bool:
-        try:
-            return await kept(promise)
-        except asyncio.CancelledError as cancelled:
-            self._cancelled = cancelled
+        """As :func:`kept`, cancelled already, and maybe once more."""
         while True:
             try:
                 with anyio.CancelScope(shield=True):
-                    return await kept(promise)
+                    return promise.wait(0) or await kept(promise)
             except asyncio.CancelledError as cancelled:
                 self._cancelled = cancelled
 
@@ -367,6 +365,12 @@ class Run:
         cancelled, self._cancelled = self._cancelled, None
         if cancelled is not None:
             raise cancelled
+
+
+async def _shielded_trio(work: Coroutine[Any, Any, T]) -> T:
+    with anyio.CancelScope(shield=True):
+        return await work
+    raise AssertionError("nobody cancels this scope")
 
 
 async def _answered(answer: Promise[T] | Awaitable[T]) -> T:

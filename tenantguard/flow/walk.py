@@ -31,12 +31,15 @@ def walk(flow: Flow[Any], effect: Effect[Any], ports: Ports) -> Asked:
                 answer = effect.call()
             else:
                 return effect
+            kind: Any = type(answer)
+            while answer is not None and _comes_later(kind):  # in place, where a call of its own is felt
+                if not isinstance(answer, Promise) or not answer.wait(0):
+                    return cast("Asked", answer)
+                answer = answer.result()
+                kind = type(answer)
         except Exception as failure:  # noqa: BLE001 - the flow decides what a failure means
             effect = flow.throw(failure)
         else:
-            kind: Any = type(answer)
-            if answer is not None and _comes_later(kind):  # in place, where a call of its own is felt
-                return cast("Asked", answer)
             effect = flow.send(answer)
 
 

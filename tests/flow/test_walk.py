@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenantguard.adapters.ledger.promise import LedgerPromise
 from tenantguard.errors import PortError
-from tenantguard.flow.effects import CALL_APP, COMPUTE_IN_PLACE_BYTES, Compute, Promise, compute
+from tenantguard.flow.effects import CALL_APP, COMPUTE_IN_PLACE_BYTES, Compute, compute
 from tenantguard.flow.ports import PortEffect
 from tenantguard.flow.walk import begin, is_awaited, walk
 from tenantguard.testing import memory_ports
@@ -50,7 +51,7 @@ def test_what_ports_answer_at_once_is_answered_and_the_application_is_the_driver
 
 
 def test_an_answer_that_comes_later_is_handed_to_the_driver() -> None:
-    promise: Promise[int] = Promise()
+    promise = LedgerPromise(deadline_s=1.0)
 
     async def later() -> None:
         """Never awaited."""
@@ -66,6 +67,35 @@ def test_an_answer_that_comes_later_is_handed_to_the_driver() -> None:
     coroutine.close()
     assert not is_awaited(None)
     assert not is_awaited((1, 2))
+
+
+def test_a_promise_that_is_kept_already_is_answered_at_once() -> None:
+    """Also one that another promise answered, and one that was broken: its failure is the flow's."""
+    kept, turn, broken = (LedgerPromise(deadline_s=1.0) for _ in range(3))
+    kept.keep(7)
+    turn.keep(kept)
+    broken.fail(PortError("ledger", "down"))
+    seen: list[object] = []
+
+    def flow() -> Flow[None]:
+        seen.append((yield from Tell(kept)))
+        seen.append((yield from Tell(turn)))
+        with pytest.raises(PortError):
+            yield from Tell(broken)
+        yield CALL_APP
+
+    assert start(flow()) is CALL_APP
+    assert seen == [7, 7]
+
+
+def test_of_a_promise_that_another_answers_the_driver_waits_for_that() -> None:
+    turn, later = LedgerPromise(deadline_s=1.0), LedgerPromise(deadline_s=1.0)
+    turn.keep(later)
+
+    def flow() -> Flow[None]:
+        yield from Tell(turn)
+
+    assert start(flow()) is later
 
 
 def test_what_a_port_raises_is_raised_in_the_flow() -> None:
