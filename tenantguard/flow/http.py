@@ -200,7 +200,7 @@ def declared_length(headers: Headers) -> int | Unreadable | None:
     if not lengths:
         return None
     value = lengths[0]
-    if len(set(lengths)) > 1 or not (value.isascii() and value.isdigit()) or len(value) > 18:
+    if (len(lengths) > 1 and len(set(lengths)) > 1) or not (value.isascii() and value.isdigit()) or len(value) > 18:
         return length_mismatch()
     return int(value)
 

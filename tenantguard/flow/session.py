@@ -289,9 +289,12 @@ class Session:
 
     def _enlist(self, response: Response) -> None:
         self.transforms = response.transforms
-        self.rewrites = any(transform.rewrites for transform in self.transforms)
-        self.work = max(getattr(transform, "work", 1) for transform in self.transforms)
-        if self.rewrites:
+        rewrites, work = False, 0
+        for transform in self.transforms:
+            rewrites = rewrites or transform.rewrites
+            work = max(work, getattr(transform, "work", 1))
+        self.rewrites, self.work = rewrites, work
+        if rewrites:
             response.headers.remove(*_DESCRIBING)
 
     def _after_end(self, chunk: bytes) -> bytes:

@@ -25,7 +25,6 @@ from tenantguard.model.charge import Charged, Reported
 from tenantguard.model.decision import Deny, Reason
 from tenantguard.model.money import NANOS_MAX, Amount
 from tenantguard.model.policy import Policy
-from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.rate import REQUESTS
 from tenantguard.model.tenant import Tenant
 from tenantguard.rules.charging import Bill, Price, is_callers_own, on_disconnect, price_of
@@ -71,6 +70,7 @@ class _Account:
         "cap",
         "choices",
         "comes_back",
+        "held",
         "holds_money",
         "legs",
         "names_response",
@@ -89,6 +89,7 @@ class _Account:
         self.cap: int | None = None  # of the output, where it had to be lowered
         self.legs: list[Leg] = []
         self.holds_money = 0  # so many of the legs are money
+        self.held: Amount | None = None  # of it, once that is known
         self.comes_back: frozenset[str] = frozenset()  # units that are returned at the end
         self.question: Hashable = None  # what is asked and who pays, where a budget was just found spent
         self.placed = True  # as far as is known: False once the ledger has said that it holds nothing
@@ -192,7 +193,7 @@ class Charge:
                 raise ConfigurationError(f"route {route.name!r} and its models are priced in two currencies")
             bill.currency = quote.currency
         request.body = prepared.body
-        bill.quote = quote.for_tenant(exchange.get(Policy).section(PricingSection))
+        bill.quote = quote.for_tenant(plan.pricing)
         bill.input_bytes = len(prepared.body)
         bill.brought_tokens = tokens
         bill.output_tokens = prepared.output_tokens
@@ -253,7 +254,8 @@ class Charge:
                 granted = min([amount for leg, amount in money if leg.terms.strict], default=bill.held_nanos)
                 if granted < bill.held_nanos:
                     self._lower(exchange, account, granted)
-                exchange.allow(self.name, "hold", held=Amount(bill.held_nanos, bill.held_in))
+                account.held = Amount(bill.held_nanos, bill.held_in)
+                exchange.allow(self.name, "hold", held=account.held)
             else:
                 exchange.allow(self.name, "quota")
             return None
@@ -292,7 +294,7 @@ class Charge:
         answer: Resolved = yield from resolving
         if bill.currency:
             charged = max(answer.amounts[: account.holds_money], default=0)
-            held = Amount(bill.held_nanos, bill.held_in)
+            held = account.held or Amount(bill.held_nanos, bill.held_in)
             exchange.put(Charged(Amount(charged, bill.held_in), held, price.basis, price.usage))
 
     def _resolving(

@@ -30,7 +30,7 @@ class Amount:
     currency: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.nanos, bool) or not isinstance(self.nanos, int):
+        if type(self.nanos) is not int and (isinstance(self.nanos, bool) or not isinstance(self.nanos, int)):
             raise ConfigurationError("an amount is a whole number of billionths, never a float")
         if not -NANOS_MAX <= self.nanos <= NANOS_MAX:
             raise ConfigurationError("an amount fits in 64 bits: at most about 9.2 thousand million units")

@@ -7,7 +7,8 @@ in another one are converted by the rate that the bill was made with.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenantguard.model.outcome import Ending
@@ -26,15 +27,16 @@ if TYPE_CHECKING:
     from tenantguard.rules.rates import Conversion
     from tenantguard.rules.usage import UsageDecoder
 
-_SELDOM: Final = (
-    ("cache_write_1h_tokens", "cache_write_1h"),
-    ("reasoning_tokens", "reasoning"),
-    ("audio_input_tokens", "audio_input"),
-    ("audio_output_tokens", "audio_output"),
-    ("image_input_tokens", "image_input"),
-    ("image_output_tokens", "image_output"),
-)
+_SELDOM: Final = {
+    "cache_write_1h_tokens": "cache_write_1h",
+    "reasoning_tokens": "reasoning",
+    "audio_input_tokens": "audio_input",
+    "audio_output_tokens": "audio_output",
+    "image_input_tokens": "image_input",
+    "image_output_tokens": "image_output",
+}
 """Counts that are told where they are not 0, with their names in an entry."""
+_seldom_of: Final = attrgetter(*_SELDOM)
 
 _PREFIX: Final = re.compile(r"\A[a-z]{1,12}[-_]")
 """``chatcmpl-``, ``resp_``, ``msg_``: what servers write before the id proper."""
@@ -63,6 +65,7 @@ class Bill:
     held_nanos: int = 0
     decoder: UsageDecoder | None = None
     failed: bool = False
+    _worked_out: tuple[Usage, int, tuple[int, str | None]] | None = field(default=None, init=False, repr=False)
 
     @property
     def held_in(self) -> str:
@@ -95,36 +98,43 @@ class Bill:
 
     def cost(self, usage: Usage | None, units: int) -> int:
         """What ``usage`` and ``units`` of the route's own unit cost."""
-        extra = self.flat_nanos + self.unit_nanos * units
         if self.quote is None or usage is None:
-            return self._converted(extra)
+            return self._converted(self.flat_nanos + self.unit_nanos * units)
         said = usage.reported_cost
         if said is not None and self.route.charge_reported and said.currency == self.quote.currency:
+            extra = self.flat_nanos + self.unit_nanos * units
             return self.quote.reported_nanos(said.nanos, extra_nanos=extra, conversion=self.conversion)
-        return self.quote.cost_nanos(usage, extra_nanos=extra, conversion=self.conversion)
+        return self._quoted(self.quote, usage, units)[0]
 
     def evidence(self, usage: Usage | None, units: int = 0) -> dict[str, Any]:
         """What an entry records of model, price, exchange and usage, and the exact cost where it was rounded."""
         told: dict[str, Any] = {}
-        if self.quote is not None:
-            known = self.quote.matched_by == "model"
-            told |= {"model": self.quote.model if known else shown_model(self.quote.model), **self.quote.evidence()}
+        quote = self.quote
+        if quote is not None:
+            told["model"] = quote.model if quote.matched_by == "model" else shown_model(quote.model)
+            told.update(quote.evidence())
         if self.conversion is not None:
             told["exchange_rate"] = self.conversion.evidence()
         if self.decoder is not None:
             served = self.decoder.model
-            told |= {
-                "served_model": None if served is None else shown_model(served),
-                "response_id": self.decoder.response_id,
-            }
+            told["served_model"] = None if served is None else shown_model(served)
+            told["response_id"] = self.decoder.response_id
         if usage is not None:
             told["usage"] = _told(usage)
-            if self.quote is not None:
-                extra = self.flat_nanos + self.unit_nanos * units
-                exact = self.quote.rounded_off(usage, extra_nanos=extra, conversion=self.conversion)
+            if quote is not None:
+                exact = self._quoted(quote, usage, units)[1]
                 if exact is not None:
                     told["exact_cost"] = exact
         return told
+
+    def _quoted(self, quote: Quote, usage: Usage, units: int) -> tuple[int, str | None]:
+        """What they cost by the price, and exactly where that was rounded; worked out once for charge and entry."""
+        known = self._worked_out
+        if known is None or known[0] is not usage or known[1] != units:
+            extra = self.flat_nanos + self.unit_nanos * units
+            known = usage, units, quote.cost(usage, extra_nanos=extra, conversion=self.conversion)
+            self._worked_out = known
+        return known[2]
 
     def _converted(self, nanos: int) -> int:
         return nanos if self.conversion is None else self.conversion.nanos(nanos)
@@ -262,9 +272,8 @@ def _told(usage: Usage) -> dict[str, Any]:
         "cache_read": usage.cache_read_tokens,
         "cache_write": usage.cache_write_tokens,
     }
-    for name, short in _SELDOM:
-        if count := getattr(usage, name):
-            told[short] = count
+    if any(counts := _seldom_of(usage)):
+        told |= {short: count for short, count in zip(_SELDOM.values(), counts, strict=True) if count}
     if usage.units:
         told["units"] = dict(usage.units)
     if usage.service_tier is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.ledger import PLAIN, CarryOver, Leg, Terms
 from tenantguard.model.period import Period
+from tenantguard.model.pricing_section import PricingSection
 from tenantguard.model.sections import BudgetSection, Mode, QuotaSection, Scope
 
 if TYPE_CHECKING:
@@ -55,14 +56,15 @@ class LegPlan:
     """The budgets and quotas of one policy, worked out once.
 
     ``currency`` is that of its budgets, None where it has none: then spending is recorded by month in whatever
-    currency it has. ``units`` are those that its quotas count.
+    currency it has. ``units`` are those that its quotas count, ``pricing`` what it says of prices.
     """
 
-    __slots__ = ("_money", "_quotas", "currency", "policy", "units")
+    __slots__ = ("_money", "_quotas", "currency", "policy", "pricing", "units")
 
     def __init__(self, policy: Policy) -> None:
         budgets, quotas = policy.section(BudgetSection), policy.section(QuotaSection)
         self.policy = policy  # kept, so that no other has its id
+        self.pricing = policy.section(PricingSection)
         self._money = [
             _Line(rule, rule.limit.currency, rule.limit.nanos, _cap_nanos(rule), returned=False)
             for rule in (budgets.rules if budgets is not None else ())

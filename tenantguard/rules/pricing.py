@@ -63,10 +63,11 @@ def _cost(price: TokenPrice, usage: Usage) -> tuple[int, int]:
     """The exact cost: so many nanos, divided by the second."""
     times, per = 1, _TOKENS_PER_RATE
     service = price.service(usage.service_tier) if price.services else None
-    if isinstance(service, Fraction):
-        times, per = service.numerator, service.denominator * _TOKENS_PER_RATE
-    elif service is not None:
-        price = service
+    if service is not None:  # most prices have none, and asking what kind of number it is costs more than the sum
+        if isinstance(service, Fraction):
+            times, per = service.numerator, service.denominator * _TOKENS_PER_RATE
+        else:
+            price = service
     rates: Rates = price
     if price.tiers:
         rates = price.rates(
@@ -185,10 +186,18 @@ class Quote:
 
     def cost_nanos(self, usage: Usage, *, extra_nanos: int = 0, conversion: Conversion | None = None) -> int:
         """As :func:`cost_nanos`; 0 where the model goes free."""
-        if self.price is not None and self.factor is _ONE and not extra_nanos and conversion is None:
-            return cost_nanos(self.price, usage)
+        return self.cost(usage, extra_nanos=extra_nanos, conversion=conversion)[0]
+
+    def cost(
+        self, usage: Usage, *, extra_nanos: int = 0, conversion: Conversion | None = None
+    ) -> tuple[int, str | None]:
+        """What :meth:`cost_nanos` and :meth:`rounded_off` say, worked out once."""
         nanos, per = self._exact(usage, extra_nanos, conversion)
-        return _half_even(nanos, per) if conversion is None else -(-nanos // per)
+        whole, rest = divmod(nanos, per)
+        if not rest:
+            return whole, None
+        rounded = _half_even(nanos, per) if conversion is None else whole + 1
+        return rounded, exact_text(Fraction(nanos, per * 10**9))
 
     def bound_nanos(
         self,
@@ -216,8 +225,7 @@ class Quote:
 
     def rounded_off(self, usage: Usage, *, extra_nanos: int = 0, conversion: Conversion | None = None) -> str | None:
         """As :meth:`exact_cost` where :meth:`cost_nanos` had to round, else None."""
-        nanos, per = self._exact(usage, extra_nanos, conversion)
-        return exact_text(Fraction(nanos, per * 10**9)) if nanos % per else None
+        return self.cost(usage, extra_nanos=extra_nanos, conversion=conversion)[1]
 
     def evidence(self) -> dict[str, str]:
         """What an entry records of the price: its version, and what was applied to it."""

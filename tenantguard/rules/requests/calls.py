@@ -39,7 +39,7 @@ class Call:
     @property
     def output_cap(self) -> int | None:
         """The largest explicit cap (providers differ in which of several they obey), None where there is none."""
-        return max([cap for _, cap in self.caps], default=None)
+        return max([cap for _, cap in self.caps]) if self.caps else None
 
 
 class Prepared(NamedTuple):
@@ -162,9 +162,9 @@ def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _read_cap(body: dict[str, Any], place: tuple[str, ...], least: int) -> int | None:
-    *parents, name = place
-    for parent in parents:
+    for parent in place[:-1]:
         body = _object(body, parent)
+    name = place[-1]
     value = body.get(name)
     if value is None or (least == 0 and type(value) is int and value < 0):  # Ollama's -1 and -2: without end
         return None
