@@ -56,7 +56,7 @@ class Content(NamedTuple):
     @property
     def is_json(self) -> bool:
         """Whether the type is JSON, or one that is written in JSON."""
-        return _JSON.fullmatch(self.type) is not None
+        return self.type == "application/json" or _JSON.fullmatch(self.type) is not None
 
 
 class Media(NamedTuple):

@@ -197,10 +197,12 @@ class _Body:
         self.reach = cascade.reach
         self.passed = 0
         self._cascade = cascade
-        self._budget = Budget()
+        self._budget: Budget | None = None  # most bodies are clear
 
     def detect(self, text: str, after: int = 0) -> list[Match]:
         cascade = self._cascade
+        if self._budget is None:
+            self._budget = Budget()
         matches = cascade._matches(text, after, self._budget, cascade._kept)  # noqa: SLF001 - a view of it
         self.passed = self._budget.passed
         if not matches:

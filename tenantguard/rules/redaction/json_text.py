@@ -70,14 +70,8 @@ _QUICK: Final = 262_144
 """Texts of so many quotes, and so many containers, are read in C: that takes 40 MB, and 5 times the text's size."""
 
 
-def _nothing(_: object) -> None:
-    return None
-
-
-_READER: Final = json.JSONDecoder(
-    object_pairs_hook=_nothing, parse_int=_nothing, parse_float=_nothing, parse_constant=_nothing
-)
-"""Tells whether a text is JSON, and builds none of its values but lists."""
+_READER: Final = json.JSONDecoder(object_pairs_hook=bool, parse_int=bool, parse_float=bool, parse_constant=bool)
+"""Tells whether a text is JSON, and builds none of its values but lists: ``bool`` makes nothing, and runs in C."""
 
 _DECODER: Final = json.JSONDecoder()
 _WRITER: Final = json.JSONEncoder(ensure_ascii=False)

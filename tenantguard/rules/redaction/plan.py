@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenantguard.model.redact_section import NOTHING_LISTED, OnError, SecretAction, Unknown
 from tenantguard.rules.redaction.bodies import Terms
@@ -19,9 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tenantguard.model.pii import Match
-    from tenantguard.model.redact_section import Direction
+    from tenantguard.model.redact_section import Direction, Find
     from tenantguard.rules.redaction.operators import TenantKeys
     from tenantguard.rules.redaction.rule import Detecting
+
+F = TypeVar("F", "Find", "Find | None")
+
+_FINDS_MAX: Final = 4096
+
+
+@lru_cache(maxsize=_FINDS_MAX)
+def _same(find: F) -> F:
+    """One object for all that are equal: every body looks its detector up, and to compare their fields is dear."""
+    return find
 
 
 class Plan:
@@ -43,8 +54,8 @@ class Plan:
         self.fields = compile_fields(direction.fields, direction.skip)
         self.operators = Operators(direction.operators, functions)
         self.encrypts = self.operators.encrypts
-        self.find = replace(find.searched, kept=self.operators.kept(secrets if refuses else frozenset()))
-        self.identifiers = self.find.identifiers
+        self.find = _same(replace(find.searched, kept=self.operators.kept(secrets if refuses else frozenset())))
+        self.identifiers = _same(self.find.identifiers)
         self.fails_open = direction.on_error is OnError.OPEN
         self.passes_unreadable = self.fails_open and direction.unknown is not Unknown.BLOCK
         self.scope = Scope(self.fields, direction.keys, direction.numbers)
