@@ -152,13 +152,17 @@ class ClientWatch(Run):
             ahead += len(message.get("body", b""))
         return self._gone
 
+    def _sees_client(self) -> bool:
+        """Whether ``_gone`` is all that is to be known at the settling point, without waiting."""
+        if self._gone or self._receiving or self.exchange.on_disconnect is None or not self.exchange.resolvers:
+            return True
+        if self._head is not None and self.exchange.request.headers.get("expect") is not None:
+            return True  # reading would tell a client that waits with its body to send it
+        return self._peeked is None and self._look_at_once()
+
     async def _client_gone(self, rounds: int = PEEK_ROUNDS) -> bool:
         """Look for the client at the settling point; what was read is replayed."""
-        if self._gone or self._receiving or self.exchange.on_disconnect is None or not self.exchange.resolvers:
-            return self._gone
-        if self._head is not None and self.exchange.request.headers.get("expect") is not None:
-            return False  # reading would tell a client that waits with its body to send it
-        if self._peeked is None and self._look_at_once():
+        if self._sees_client():
             return self._gone
         if self._looking is not None:
             await self._looking.wait()

@@ -361,7 +361,7 @@ class HTTPRun(ClientWatch):
     async def _settle_held(self) -> bool:
         """Settle at the settling point; where money could not be ended, what is held never leaves."""
         session = self.session
-        left = await self._client_gone()
+        left = self._gone if self._sees_client() else await self._client_gone()
         sound = await self.settle(session.conclude(left=left, drained=self._draining))
         self.raise_cancelled()
         if not sound:

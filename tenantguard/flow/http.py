@@ -66,11 +66,11 @@ class Headers:
         """Every value of ``name``, in order."""
         wanted = _encoded(name)
         length = len(wanted)
-        return [
-            value.decode("latin-1")
-            for key, value in self.raw
-            if len(key) == length and (key == wanted or key.lower() == wanted)
-        ]
+        found: list[str] = []
+        for key, value in self.raw:  # a comprehension is a call, which costs as much as the rest
+            if len(key) == length and (key == wanted or key.lower() == wanted):
+                found.append(value.decode("latin-1"))
+        return found
 
     def set(self, name: str, value: str) -> None:
         """Replace every line of ``name`` by one, which stands where the first stood."""

@@ -26,6 +26,8 @@ class LedgerPromise(StorePromise):
 
     def wait(self, timeout_s: float) -> bool:
         """Block until the answer is there; False if ``timeout_s`` seconds passed first."""
-        if timeout_s > 0 and self._hasten is not None:
+        if self._done or timeout_s <= 0:
+            return self._done
+        if self._hasten is not None:
             self._hasten()
         return super().wait(timeout_s)
