@@ -60,7 +60,7 @@ class Usage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     requests: int = 0
-    units: Mapping[str, int] = field(default_factory=dict, hash=False)
+    units: Mapping[str, int] = field(default_factory=lambda: _NO_UNITS, hash=False)
     cache_write_1h_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
@@ -79,10 +79,11 @@ class Usage:
             raise BadRequestError("usage: reasoning_tokens are a part of output_tokens")
         if self.image_input_tokens > self.input_tokens:
             raise BadRequestError("usage: image_input_tokens are a part of input_tokens")
-        units: dict[Any, Any] = dict(self.units)
-        if units and not all(isinstance(name, str) and name and is_count(count) for name, count in units.items()):
-            raise BadRequestError("usage: units must be whole numbers from 0 to 2**53 by name")
-        object.__setattr__(self, "units", MappingProxyType(units) if units else _NO_UNITS)
+        if self.units is not _NO_UNITS:
+            units: dict[Any, Any] = dict(self.units)
+            if not all(isinstance(name, str) and name and is_count(count) for name, count in units.items()):
+                raise BadRequestError("usage: units must be whole numbers from 0 to 2**53 by name")
+            object.__setattr__(self, "units", MappingProxyType(units) if units else _NO_UNITS)
         if self.service_tier == "":
             raise BadRequestError("usage: service_tier must not be empty")
         if self.reported_cost is not None and self.reported_cost.nanos < 0:

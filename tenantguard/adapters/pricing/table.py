@@ -61,7 +61,8 @@ class PriceTable:
         ``provider`` is whose published price counts, where the call is known to go there.
         """
         book = self._book
-        answer = quote(book, model, provider=provider, now_ns=self._now_ns())
+        now_ns = self._now_ns() if book.listed.rows else 0
+        answer = quote(book, model, provider=provider, now_ns=now_ns)
         if answer is None or answer.matched_by in {"default", "unpriced"}:
             self._tell(model)
             if book.unknown is UnknownModel.WARN:

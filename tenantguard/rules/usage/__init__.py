@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ from tenantguard.rules.usage.decoder import UsageDecoder
 from tenantguard.rules.usage.generic import CallableDecoder, UnitSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tenantguard.rules.usage.decoder import Decoding
 
@@ -58,12 +59,18 @@ def make_decoder(
     takes the usage event out of an OpenAI stream whose caller did not ask for it. An unknown name raises
     :class:`ConfigurationError`.
     """
+    stream = _stream(name, content_type or "", streamed)
+    return stream(strip_usage) if stream is not None else _decoding(name).document()
+
+
+@lru_cache(maxsize=256)  # of an upstream's own types, a few
+def _stream(name: str, content_type: str, streamed: bool) -> Callable[[bool], UsageDecoder] | None:  # noqa: FBT001 - a key
+    """What decodes a response of this type as a stream, None where it is a document."""
     decoding = _decoding(name)
-    media_type = (content_type or "").partition(";")[0].strip().lower()
+    media_type = content_type.partition(";")[0].strip().lower()
     if not media_type and streamed:
         media_type = next(iter(decoding.streams), "")
-    build = decoding.streams.get(media_type)
-    return build(strip_usage) if build is not None else decoding.document()
+    return decoding.streams.get(media_type)
 
 
 def stream_types(name: str) -> frozenset[str]:

@@ -23,6 +23,7 @@ _EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 """A line's ending, and a blank line behind it."""
 _EVENT_END_BYTES: Final = 4
 _LINE_END: Final = re.compile(rb"[\r\n]")
+_READER: Final = json.JSONDecoder()
 _JSON_SPACE: Final = b" \t\r\n"
 _ID_CHARS_MIN: Final = 16
 _ID_CHARS_MAX: Final = 256
@@ -170,7 +171,7 @@ class DocumentDecoder(UsageDecoder):
         """Parse the whole document and take it."""
         is_plain = data[:1] == b"{" and data[1:2] > b"\0"  # UTF-8 and no mark: what ``json`` takes longer to find out
         try:
-            document = json.loads(data.decode("utf-8", "surrogatepass") if is_plain else data)
+            document = _READER.decode(data.decode("utf-8", "surrogatepass")) if is_plain else json.loads(data)
         except UnicodeDecodeError:
             if is_plain:
                 self.parse(data.decode("utf-8", "replace").encode())

@@ -18,6 +18,7 @@ Model text cannot pass for a member: inside a JSON string every quote is escaped
 from __future__ import annotations
 
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import BadRequestError
@@ -48,6 +49,7 @@ _ONLY_TEXT: Final = re.compile(rb'"delta":\{"content":"([^"\\]*+)"\}')
 _UNESCAPED: Final = re.compile(rb'[^"\\\r\n]*+')
 _FORMS_MAX: Final = 8
 """How often a stream's form is learned: OpenAI pads its events with random text, so that no two are alike."""
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _NAMING_EVENTS: Final = 4
 """How many events are parsed for the model and the id: Azure's first one names neither."""
 
@@ -89,7 +91,7 @@ def _usage_of(document: Mapping[str, Any], *, writes: bool) -> Usage:
         completion - spoken - drawn + (reasoning if on_top else 0),
         cached,
         written,
-        requests=1,
+        1,
         audio_input_tokens=audio,
         audio_output_tokens=spoken,
         image_output_tokens=drawn,
@@ -124,9 +126,9 @@ def _states_usage(document: Mapping[str, Any]) -> bool:
     return document.get("usage") is not None or _groq(document).get("usage") is not None
 
 
-def _groq(document: Mapping[str, Any]) -> dict[str, Any]:
+def _groq(document: Mapping[str, Any]) -> Mapping[str, Any]:
     extra = document.get("x_groq")
-    return extra if isinstance(extra, dict) else {}
+    return extra if isinstance(extra, dict) else _NOTHING
 
 
 class _Document(DocumentDecoder):
