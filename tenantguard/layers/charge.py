@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.errors import BadRequestError, ConfigurationError
-from tenantguard.flow.effects import ReadBody, compute
+from tenantguard.flow.effects import Compute, ReadBody
 from tenantguard.flow.http import BODY_LIMIT_BYTES, Body, Cut, Unreadable
 from tenantguard.flow.ports import Claim, Conflict, Exhausted, Held, PlaceHold, Repeated, ResolveHold
 from tenantguard.model.charge import Charged, Reported
@@ -164,7 +164,7 @@ class Charge:
         media = media_of(request.headers.raw)
         if media.problem is not None:
             return _deny(Reason.BODY_ENCODED, 415, f"The request body {media.problem}.")
-        body = yield from ReadBody(self._body_limit)
+        body: Body | Unreadable = yield ReadBody(self._body_limit)  # a generator for each effect is felt
         if isinstance(body, Unreadable):
             return _deny(body.reason, body.status, body.message)
         if self._spent and exchange.find(Claim) is None:
@@ -174,9 +174,8 @@ class Charge:
             if again is not None:
                 return again
         form = request.headers.get("content-type") if media.type == _FORM else None
-        read = yield from compute(
-            partial(_read, route.usage, body, request.path, form, route.max_output), len(body.data)
-        )
+        reading = partial(_read, route.usage, body, request.path, form, route.max_output)
+        read: tuple[Call, Prepared, Brought] | BadRequestError = yield Compute(reading, len(body.data))
         if isinstance(read, BadRequestError):
             return _deny(Reason.BODY_MALFORMED, 400, f"The request body cannot be read: {read}.")
         call, prepared, brought = read
@@ -247,7 +246,7 @@ class Charge:
         exchange.on_disconnect = on_disconnect(exchange.route)
         exchange.resolve(partial(self._end, exchange, account, hold_id), strict=True)
         legs = tuple(account.legs)
-        answer = yield from PlaceHold(hold_id, tenant.id, legs, exchange.route.on_orphan, claim)
+        answer: object = yield PlaceHold(hold_id, tenant.id, legs, exchange.route.on_orphan, claim)
         if isinstance(answer, Held):
             if account.holds_money:
                 money = zip(legs[: account.holds_money], answer.amounts, strict=False)
@@ -291,7 +290,7 @@ class Charge:
             evidence = {"exchange": exchange.id, "route": exchange.route.name, "basis": "unknown"}
             yield from ResolveHold(hold_id, None, outcome.ending.value, evidence, review=True)
             raise
-        answer: Resolved = yield from resolving
+        answer: Resolved = yield resolving
         if bill.currency:
             charged = max(answer.amounts[: account.holds_money], default=0)
             held = account.held or Amount(bill.held_nanos, bill.held_in)

@@ -206,7 +206,7 @@ class Redaction:
         is_socket = request.protocol == "websocket"
         read: Body | Unreadable | None = Body(b"") if is_socket else None
         if read is None and not content.type:  # most requests without a body name no type
-            read = yield from ReadBody(plan.limit_bytes)
+            read = yield ReadBody(plan.limit_bytes)
         if isinstance(read, Body) and not read.data and not plan.reads_heads:
             if not is_socket:
                 exchange.allow(_NAME, "request", replaced={})
@@ -221,7 +221,7 @@ class Redaction:
         if read is None and isinstance(found, Passing) and not is_call:
             read = Body(b"")  # it passes unread
         if read is None:
-            read = yield from ReadBody(plan.limit_bytes)
+            read = yield ReadBody(plan.limit_bytes)
         if isinstance(read, Unreadable):
             return Deny(_NAME, read.reason, read.status, read.message)
         if read.data:
