@@ -153,7 +153,8 @@ class Run:
         if not isinstance(answer, Promise):
             return await answer
         while True:
-            is_kept = answer.wait(0) or await (self._kept_patiently(answer) if answer.patient else kept(answer))
+            must_queue = answer.patient and not answer.wait(0)
+            is_kept = await (self._kept_patiently(answer) if must_queue else kept(answer))
             given = answer.result() if is_kept else answer.late()
             if not isinstance(given, Promise):
                 return given
@@ -326,7 +327,7 @@ class Run:
             return await self._undisturbed(answer)
         while True:
             try:
-                is_kept = answer.wait(0) or await kept(answer)
+                is_kept = await kept(answer)
             except asyncio.CancelledError as cancelled:
                 self._cancelled = cancelled
                 is_kept = await self._kept_undisturbed(answer)
@@ -340,7 +341,7 @@ class Run:
         while True:
             try:
                 with anyio.CancelScope(shield=True):
-                    return promise.wait(0) or await kept(promise)
+                    return await kept(promise)
             except asyncio.CancelledError as cancelled:
                 self._cancelled = cancelled
 
