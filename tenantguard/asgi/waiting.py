@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tenantguard.flow.effects import Promise
 
 
+_LINES_MAX: Final = 16
+"""Deadlines that have a timer for all who wait so long: those of stores are few, callers may bring any number."""
+
+
 class Mailbox:
     """Where one event loop waits for promises. It is woken once for all that are kept together.
 
@@ -54,6 +58,8 @@ class Mailbox:
         deadline_s = promise.deadline_s
         waiting = self._waiting.get(deadline_s)
         if waiting is None:
+            if len(self._waiting) >= _LINES_MAX:
+                return await self._wait_alone(promise, loop, future)
             waiting = self._waiting[deadline_s] = {}
             loop.call_later(deadline_s, self._sweep, deadline_s, waiting)
         waiting[future] = loop.time() + deadline_s
@@ -62,6 +68,17 @@ class Mailbox:
             return await future
         finally:
             del waiting[future]
+
+    async def _wait_alone(
+        self, promise: Promise[Any], loop: asyncio.AbstractEventLoop, future: asyncio.Future[bool]
+    ) -> bool:
+        """Wait with a timer of its own, which ends with the waiting."""
+        timer = loop.call_later(promise.deadline_s, _end, future)
+        promise.then(partial(self._post, future))
+        try:
+            return await future
+        finally:
+            timer.cancel()
 
     def _post(self, future: asyncio.Future[bool]) -> Callable[[], None]:
         """Deliver ``future`` when the bell that is returned is rung; from any thread."""
@@ -90,9 +107,13 @@ class Mailbox:
             if deadline > now:
                 loop.call_at(deadline, self._sweep, deadline_s, waiting)
                 return
-            if not future.done():
-                future.set_result(False)
+            _end(future)
         del self._waiting[deadline_s]
+
+
+def _end(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
 
 
 def kept(promise: Promise[Any]) -> Coroutine[Any, Any, bool]:

@@ -102,6 +102,35 @@ def test_neither_answers_nor_cancelled_waits_leave_anything_behind() -> None:
     asyncio.run(wait())
 
 
+def test_deadlines_that_callers_choose_leave_no_timers_behind() -> None:
+    async def wait() -> int:
+        loop = asyncio.get_running_loop()
+        for number in range(2000):
+            promise = LedgerPromise(LONG_S + number / 1000)
+            task = asyncio.ensure_future(kept(promise))
+            await asyncio.sleep(0)
+            keep_all([promise])
+            assert await task
+        scheduled: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]
+        return len([timer for timer in scheduled if not timer.cancelled()]) + len(Mailbox.of(loop)._waiting)
+
+    assert asyncio.run(wait()) < 40
+
+
+def test_each_of_many_deadlines_is_kept() -> None:
+    async def wait() -> list[int]:
+        done: list[int] = []
+
+        async def one(number: int) -> None:
+            assert not await kept(LedgerPromise(0.01 + (30 - number) / 1000))
+            done.append(number)
+
+        await asyncio.gather(*map(one, range(30)))
+        return done
+
+    assert asyncio.run(wait()) == sorted(range(30), reverse=True)
+
+
 def test_a_loop_that_has_closed_is_not_kept_alive_and_its_promises_may_still_be_kept() -> None:
     late = LedgerPromise(LONG_S)
 
