@@ -18,8 +18,8 @@ from benchmarks.rounds import Target, print_table, print_targets, progress
 from tenantguard.adapters.pii.cascade import CascadeDetector
 from tenantguard.model.redact_section import Find
 from tenantguard.rules.placeholders import Vault
-from tenantguard.rules.redaction.hold import TextStream, join
-from tenantguard.rules.redaction.rule import ResponseScrub, apply, text_edits
+from tenantguard.rules.redaction.text.hold import TextStream, join
+from tenantguard.rules.redaction.text.rule import ResponseScrub, apply, text_edits
 from tests.adapters.pii.texts import Density, chat
 
 if TYPE_CHECKING:

@@ -21,14 +21,14 @@ from tenantguard.model.redact_section import Find
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.json_text import LLM_JSON, rewrite_json
-from tenantguard.rules.redaction.rule import RequestMask, ResponseScrub
+from tenantguard.rules.redaction.text.rule import RequestMask, ResponseScrub
 from tests.adapters.pii.texts import Density, chat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tenantguard.model.pii import Match
-    from tenantguard.rules.redaction.rule import Detecting
+    from tenantguard.rules.redaction.text.rule import Detecting
 
 ROUNDS: Final = 7
 BODIES: Final = 40

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.rules.encodings import PIECE_BYTES
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.text.rule import MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -14,7 +14,7 @@ from typing import Final
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.rules.placeholders import KEY_BYTES_MIN, name_of
-from tenantguard.rules.redaction.operators import ENCRYPTED
+from tenantguard.rules.redaction.text.operators import ENCRYPTED
 
 _LABEL: Final = b"tenantguard encrypted value\0"
 

@@ -31,9 +31,9 @@ from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.heads import redact_path, redact_query, redact_raw_path, redact_value
 from tenantguard.rules.redaction.json_lines import JsonArray, JsonLines
 from tenantguard.rules.redaction.json_text import ANY_JSON, LLM_JSON
-from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import (
+from tenantguard.rules.redaction.text.operators import TenantKeys
+from tenantguard.rules.redaction.text.rule import (
     Identifiers,
     MalformedTextError,
     RequestMask,
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from tenantguard.rules.encodings import Decoder, Decompressor
     from tenantguard.rules.media import Content
     from tenantguard.rules.redaction.multipart import Rewriting
-    from tenantguard.rules.redaction.operators import Cipher
-    from tenantguard.rules.redaction.rule import Detecting, Replacing, TextRule
+    from tenantguard.rules.redaction.text.operators import Cipher
+    from tenantguard.rules.redaction.text.rule import Detecting, Replacing, TextRule
 
 _NAME: Final = "redaction"
 _WORK: Final = 8

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.text.rule import MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +42,8 @@ class Decompressor(Protocol):
     def read(self, data: bytes) -> Iterator[bytes]:
         """What the next bytes stand for, in pieces of bounded size; an empty piece is possible.
 
-        Raises :class:`~tenantguard.rules.redaction.rule.MalformedTextError` where they are not what they claim to be.
+        Raises :class:`~tenantguard.rules.redaction.text.rule.MalformedTextError` where they are not what they claim
+        to be.
         """
         ...
 
@@ -50,8 +51,8 @@ class Decompressor(Protocol):
 class Decoder:
     """Undoes the encodings of one body, the last applied first. Made by :func:`decoding`.
 
-    ``feed`` and ``finish`` raise :class:`~tenantguard.rules.redaction.rule.MalformedTextError` for what is not in the
-    encoding, goes on after its end, ends before it, or grows beyond the bounds.
+    ``feed`` and ``finish`` raise :class:`~tenantguard.rules.redaction.text.rule.MalformedTextError` for what is not
+    in the encoding, goes on after its end, ends before it, or grows beyond the bounds.
     """
 
     def __init__(self, stages: Sequence[Decompressor], limit: int | None, ratio: int) -> None:

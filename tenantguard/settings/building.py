@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from tenantguard.flow.ports import Ledger, LimitStore, SlotStore, System
     from tenantguard.layers.redaction import Redaction
     from tenantguard.model.sections import BudgetRule, QuotaRule
-    from tenantguard.rules.redaction.operators import Cipher
+    from tenantguard.rules.redaction.text.operators import Cipher
     from tenantguard.settings.policies import ResolvedPolicy
 
 

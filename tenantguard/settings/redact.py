@@ -23,7 +23,7 @@ from tenantguard.model.redact_section import (
     Restore,
 )
 from tenantguard.rules.redaction.fields import compile_fields
-from tenantguard.rules.redaction.lists import DENIED, allow_expression, deny_expression, domain, network
+from tenantguard.rules.redaction.text.lists import DENIED, allow_expression, deny_expression, domain, network
 from tenantguard.rules.secrets.entities import SECRETS
 from tenantguard.settings.problems import did_you_mean
 from tenantguard.settings.routes import route_names

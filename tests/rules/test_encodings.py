@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tenantguard.adapters.encodings import available_decoders
 from tenantguard.rules.encodings import CREDIT_BYTES, decoding
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.text.rule import MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

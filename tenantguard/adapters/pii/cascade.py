@@ -20,7 +20,7 @@ from tenantguard.adapters.pii.recognizers import quiet, recognizers_for
 from tenantguard.adapters.pii.scanning import scanner
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.conflicts import distinct, settle
+from tenantguard.rules.redaction.text.conflicts import distinct, settle
 from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ class Finder(Protocol):
 
     reach: int
     """The most characters that a match goes on after a word that ends in white space; 0 where none does so unless a
-    digit, ``@``, ``+``, a bracket or at most four capitals say it (see ``rules/redaction/hold.py``)."""
+    digit, ``@``, ``+``, a bracket or at most four capitals say it (see ``rules/redaction/text/hold.py``)."""
 
     late: bool
     """Runs after the others and is told what they claimed."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantguard.adapters.pii.factoring import factored
 from tenantguard.adapters.pii.finder import Expression
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.conflicts import distinct
+from tenantguard.rules.redaction.text.conflicts import distinct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -481,9 +481,9 @@ def _goes_on_after_a_word(tree: Node) -> bool:
     """Whether a match can go on after a plain word and white space, which a stream takes for its end.
 
     A word is plain unless it has a digit, ``@``, ``+`` or a bracket, or at most four capitals and no other letter,
-    which are plain all the same where a small letter follows (``rules/redaction/hold.py``). The state is what the
-    running word can be: -1 open by one of those marks, 0..4 so many capitals, 5 plain, 6 plain and over, 7 gone on, 8
-    capitals and over.
+    which are plain all the same where a small letter follows (``rules/redaction/text/hold.py``). The state is what
+    the running word can be: -1 open by one of those marks, 0..4 so many capitals, 5 plain, 6 plain and over, 7 gone
+    on, 8 capitals and over.
     """
     return 7 in _states(tree, frozenset((0,)))
 

@@ -21,7 +21,7 @@ from tenantguard.adapters.pii.recognizers import quiet, recognizers_for
 from tenantguard.errors import PortError
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import Find
-from tenantguard.rules.redaction.conflicts import settle
+from tenantguard.rules.redaction.text.conflicts import settle
 from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tenantguard.errors import BadRequestError, TenantGuardError
-from tenantguard.rules.redaction.normal import Normalized
-from tenantguard.rules.redaction.rule import Edit, apply
+from tenantguard.rules.redaction.text.normal import Normalized
+from tenantguard.rules.redaction.text.rule import Edit, apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tenantguard.commands.redact.rules import Redactor
     from tenantguard.commands.redact.view import View
-    from tenantguard.rules.redaction.rule import Detecting, RequestMask
+    from tenantguard.rules.redaction.text.rule import Detecting, RequestMask
 
 _TYPES: Final = {
     "text": "text/plain",

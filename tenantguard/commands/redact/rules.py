@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.redact_section import Direction, OperatorKind, RedactSection, SecretAction
 from tenantguard.rules.placeholders import KEY_BYTES_MIN, Vault, tenant_key
-from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import RequestMask
+from tenantguard.rules.redaction.text.operators import TenantKeys
+from tenantguard.rules.redaction.text.rule import RequestMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tenantguard.flow.ports import Detector
     from tenantguard.model.redact_section import Find, Operator
-    from tenantguard.rules.redaction.rule import Detecting
+    from tenantguard.rules.redaction.text.rule import Detecting
 
 _KEYED: Final = frozenset({OperatorKind.HASH, OperatorKind.ENCRYPT})
 _LIMIT_BYTES: Final = 1 << 30

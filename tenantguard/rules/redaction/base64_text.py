@@ -6,7 +6,7 @@ import re
 from base64 import b64decode, b64encode
 from typing import Final, NamedTuple
 
-from tenantguard.rules.redaction.rule import is_opaque
+from tenantguard.rules.redaction.text.rule import is_opaque
 
 _DATA_URL: Final = re.compile(r"data:[\w.+/-]{0,127}(?:;[\w.=+-]{0,127}){0,8};base64,", re.ASCII | re.IGNORECASE)
 

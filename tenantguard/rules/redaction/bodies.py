@@ -29,13 +29,13 @@ from tenantguard.rules.redaction.json_lines import VALUE_BYTES_MAX, JsonArray, J
 from tenantguard.rules.redaction.json_stream import EscapedTextStream
 from tenantguard.rules.redaction.json_text import LLM_JSON, NO_TEXT, broken_edits, is_json, rewrite_text
 from tenantguard.rules.redaction.multipart import MultipartBody, Part, Rewriting
-from tenantguard.rules.redaction.rule import MalformedTextError, apply
+from tenantguard.rules.redaction.text.rule import MalformedTextError, apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tenantguard.rules.redaction.json_text import Shape
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 JSON_BYTES_MAX: Final = 16 * 1024 * 1024
 

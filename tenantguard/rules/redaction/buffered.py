@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_
 
 from tenantguard.model.pii import Match
 from tenantguard.rules.redaction.bodies import Passing, Refused, body_for
-from tenantguard.rules.redaction.rule import NAME_CHARS_MIN, MalformedTextError
+from tenantguard.rules.redaction.text.rule import NAME_CHARS_MIN, MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.bodies import Terms
     from tenantguard.rules.redaction.multipart import Rewriting
     from tenantguard.rules.redaction.plan import Plan
-    from tenantguard.rules.redaction.rule import Detecting, TextRule
+    from tenantguard.rules.redaction.text.rule import Detecting, TextRule
 
     _Rule = TypeVar("_Rule", bound=TextRule)
 

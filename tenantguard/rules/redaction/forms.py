@@ -9,10 +9,10 @@ from urllib.parse import unquote_plus
 from tenantguard.rules.redaction.fields import EVERYWHERE, Scope, shown
 from tenantguard.rules.redaction.json_text import NO_TEXT, is_json, loose_edits, rewrite_text
 from tenantguard.rules.redaction.percent import Percent
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply, own_edits
+from tenantguard.rules.redaction.text.rule import Edit, MalformedTextError, SecretFoundError, apply, own_edits
 
 if TYPE_CHECKING:
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 _PAIR: Final = re.compile(r"[^&]+")
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.fields import EVERYWHERE, Scope
 from tenantguard.rules.redaction.json_text import ANY_JSON, broken_edits, decode_utf8, rewrite_text
-from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, apply, text_edits
 
 if TYPE_CHECKING:
     from tenantguard.rules.redaction.json_text import Shape
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 _FRAME: Final = re.compile(r'\s*+[^\s{["]{0,256}+(?=[{["])')
 """What may stand before the JSON of a message: blanks, then kind, namespace and number of a packet."""

@@ -10,12 +10,12 @@ from tenantguard.rules.redaction.fields import EVERYWHERE, Scope
 from tenantguard.rules.redaction.forms import rewrite_form
 from tenantguard.rules.redaction.json_text import loose_edits
 from tenantguard.rules.redaction.percent import Percent
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply
+from tenantguard.rules.redaction.text.rule import Edit, MalformedTextError, apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 _NOT_IN_A_VALUE: Final = re.compile(r"[\r\n\0]")
 _SEGMENT: Final = re.compile(r"[^/]+")

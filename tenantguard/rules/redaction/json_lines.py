@@ -13,7 +13,7 @@ from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
 from tenantguard.rules.redaction.fields import EVERYWHERE
 from tenantguard.rules.redaction.json_text import broken_edits, decode_utf8
-from tenantguard.rules.redaction.rule import MalformedTextError, apply
+from tenantguard.rules.redaction.text.rule import MalformedTextError, apply
 from tenantguard.rules.sse import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tenantguard.rules.redaction.events.view import Said
     from tenantguard.rules.redaction.fields import Scope
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 VALUE_BYTES_MAX: Final = 8 * 1024 * 1024
 _BREAK: Final = re.compile(r"[\r\n]")
@@ -42,9 +42,9 @@ class JsonLines:
     """Redacts lines of JSON by ``rule``, each of at most ``limit`` bytes; the last needs no line feed.
 
     A record separator before a line (RFC 7464) stays, and so do blank lines. With ``protocol``, the lines are those
-    of a model provider, and one that is no JSON is a :class:`~tenantguard.rules.redaction.rule.MalformedTextError`;
-    without it, such a line is text. ``unknown`` says what happens to that, and to JSON of no known shape; ``scope``
-    whether keys and numbers are looked at too.
+    of a model provider, and one that is no JSON is a
+    :class:`~tenantguard.rules.redaction.text.rule.MalformedTextError`; without it, such a line is text. ``unknown``
+    says what happens to that, and to JSON of no known shape; ``scope`` whether keys and numbers are looked at too.
     """
 
     def __init__(

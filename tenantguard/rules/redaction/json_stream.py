@@ -11,14 +11,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
-from tenantguard.rules.redaction.hold import TextStream
 from tenantguard.rules.redaction.json_text import ANY_ESCAPE, SCALAR, escape, unescaped
+from tenantguard.rules.redaction.text.hold import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tenantguard.rules.redaction.hold import Piece
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.hold import Piece
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 _SCALAR_CHARS_MAX: Final = 64
 _ANY: Final = re.compile(rf"[^\\]+|{ANY_ESCAPE.pattern}", re.DOTALL)

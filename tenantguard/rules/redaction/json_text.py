@@ -2,8 +2,8 @@
 
 Big integers, keys that occur twice, white space and escapes stay as they were written. The reader keeps its own
 stack, up to ``DEPTH_MAX`` levels of 200 bytes each. It takes RFC 8259 and, as Python's writer does, ``NaN`` and
-``Infinity``; anything else is a :class:`~tenantguard.rules.redaction.rule.MalformedTextError`, since another reader
-might find other strings in it.
+``Infinity``; anything else is a :class:`~tenantguard.rules.redaction.text.rule.MalformedTextError`, since another
+reader might find other strings in it.
 
 Most bodies hold nothing to replace. Their texts are taken out in C, and the rule is asked once about all of them
 together; only where it does not clear them is each looked at by itself.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from tenantguard.rules.redaction.base64_text import OPAQUE, read_base64
 from tenantguard.rules.redaction.fields import ALL_FIELDS, EVERYWHERE, Fields, Scope, compile_fields, shown
-from tenantguard.rules.redaction.rule import (
+from tenantguard.rules.redaction.text.rule import (
     BETWEEN,
     Edit,
     MalformedTextError,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tenantguard.rules.redaction.fields import State
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 Path: TypeAlias = tuple[str | int, ...]
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from tenantguard.rules.media import Content, read_type
 from tenantguard.rules.redaction.fields import EVERYWHERE, shown
 from tenantguard.rules.redaction.percent import Percent
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, SecretFoundError, apply, text_edits
+from tenantguard.rules.redaction.text.rule import Edit, MalformedTextError, SecretFoundError, apply, text_edits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tenantguard.rules.redaction.fields import Scope
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 PARTS_MAX: Final = 1000
 HEAD_BYTES_MAX: Final = 16_384
@@ -77,7 +77,7 @@ class MultipartBody:
     At most ``PARTS_MAX`` parts, each with a head of at most ``HEAD_BYTES_MAX`` bytes. Names of files, and header
     lines that do not tell how the part is read, are rewritten by ``rule``, names of parts too where ``scope`` has
     them. Raises
-    :class:`~tenantguard.rules.redaction.rule.MalformedTextError` for what is no such body.
+    :class:`~tenantguard.rules.redaction.text.rule.MalformedTextError` for what is no such body.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_from_bytes
 
-from tenantguard.rules.redaction.rule import Edit, apply
+from tenantguard.rules.redaction.text.rule import Edit, apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

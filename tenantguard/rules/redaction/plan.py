@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tenantguard.model.redact_section import NOTHING_LISTED, OnError, SecretAction, Unknown
 from tenantguard.rules.redaction.bodies import Terms
-from tenantguard.rules.redaction.conflicts import settle
 from tenantguard.rules.redaction.fields import Scope, compile_fields
-from tenantguard.rules.redaction.lists import Allowed, Denied, Listed
-from tenantguard.rules.redaction.normal import Normalized
-from tenantguard.rules.redaction.operators import Operators
-from tenantguard.rules.redaction.rule import NAME_CHARS_MIN, Identifiers, Replacing
+from tenantguard.rules.redaction.text.conflicts import settle
+from tenantguard.rules.redaction.text.lists import Allowed, Denied, Listed
+from tenantguard.rules.redaction.text.normal import Normalized
+from tenantguard.rules.redaction.text.operators import Operators
+from tenantguard.rules.redaction.text.rule import NAME_CHARS_MIN, Identifiers, Replacing
 from tenantguard.rules.secrets.entities import secret_entities
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from tenantguard.model.pii import Match
     from tenantguard.model.redact_section import Direction, Find
-    from tenantguard.rules.redaction.operators import TenantKeys
-    from tenantguard.rules.redaction.rule import Detecting
+    from tenantguard.rules.redaction.text.operators import TenantKeys
+    from tenantguard.rules.redaction.text.rule import Detecting
 
 F = TypeVar("F", "Find", "Find | None")
 

@@ -18,10 +18,10 @@ from tenantguard.adapters.pii.presidio import PresidioDetector
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.redact_section import Direction, Find, Kept, Operator, OperatorKind, Parity, SecretAction
 from tenantguard.rules.placeholders import Vault
-from tenantguard.rules.redaction.hold import TextStream, join
-from tenantguard.rules.redaction.operators import TenantKeys
 from tenantguard.rules.redaction.plan import Plan
-from tenantguard.rules.redaction.rule import ResponseScrub, SecretFoundError, apply, text_edits
+from tenantguard.rules.redaction.text.hold import TextStream, join
+from tenantguard.rules.redaction.text.operators import TenantKeys
+from tenantguard.rules.redaction.text.rule import ResponseScrub, SecretFoundError, apply, text_edits
 
 KEEPS_URLS = (("URL", Operator(OperatorKind.KEEP)),)
 SECRET = "s3cr3tpw9"

@@ -21,7 +21,7 @@ from tenantguard.adapters.pii.prefilter import plan
 from tenantguard.adapters.pii.scanning import scanner
 from tenantguard.adapters.pii.secrets import SecretSearch
 from tenantguard.model.redact_section import Find
-from tenantguard.rules.redaction.rule import NAME_CHARS_MIN
+from tenantguard.rules.redaction.text.rule import NAME_CHARS_MIN
 from tenantguard.rules.secrets.catalog import FORMATS
 from tests.rules.secrets.corpora import NAMES, corpus
 from tests.rules.secrets.examples import BASE62, example, json_web_token, run, value_of

@@ -14,8 +14,8 @@ import pytest
 from tenantguard.adapters.pii.detectors import detector_for
 from tenantguard.model.redact_section import Find
 from tenantguard.rules.placeholders import Vault
-from tenantguard.rules.redaction.hold import HOLD_CHARS_MAX, TextStream, join
-from tenantguard.rules.redaction.rule import Edit, ResponseScrub, apply, text_edits
+from tenantguard.rules.redaction.text.hold import HOLD_CHARS_MAX, TextStream, join
+from tenantguard.rules.redaction.text.rule import Edit, ResponseScrub, apply, text_edits
 from tenantguard.rules.secrets.catalog import FORMATS
 from tests.adapters.pii.texts import Density, any_text, chat
 from tests.rules.secrets.examples import example, run

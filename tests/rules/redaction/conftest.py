@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import Vault
-from tenantguard.rules.redaction.matches import united
-from tenantguard.rules.redaction.rule import Identifiers, Replacing, RequestMask, ResponseScrub
+from tenantguard.rules.redaction.text.matches import united
+from tenantguard.rules.redaction.text.rule import Identifiers, Replacing, RequestMask, ResponseScrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

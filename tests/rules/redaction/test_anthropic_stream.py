@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.rules.redaction.events import EventStream
-from tenantguard.rules.redaction.rule import TextRule, apply, text_edits
+from tenantguard.rules.redaction.text.rule import TextRule, apply, text_edits
 
 START = {"type": "message", "id": "msg_1", "role": "assistant", "model": "claude-sonnet-5", "content": []}
 

@@ -16,7 +16,7 @@ from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.media import _CHARSETS, content_of
 from tenantguard.rules.redaction.bodies import Passing, Refused, Terms, TextBody, body_for, charset_of
 from tenantguard.rules.redaction.events import EventStream
-from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, ResponseScrub, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, RequestMask, ResponseScrub, apply, text_edits
 
 
 @settings(max_examples=150, deadline=None)

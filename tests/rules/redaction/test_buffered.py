@@ -15,8 +15,8 @@ from tenantguard.rules.media import content_of
 from tenantguard.rules.redaction import buffered
 from tenantguard.rules.redaction.bodies import Terms, body_for
 from tenantguard.rules.redaction.buffered import VALUE_CHARS_MAX, Buffered, Named, Reading
-from tenantguard.rules.redaction.conflicts import settle
-from tenantguard.rules.redaction.rule import MalformedTextError, ResponseScrub, apply, text_edits
+from tenantguard.rules.redaction.text.conflicts import settle
+from tenantguard.rules.redaction.text.rule import MalformedTextError, ResponseScrub, apply, text_edits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.rules.redaction.events import EventStream
-from tenantguard.rules.redaction.rule import TextRule, apply, text_edits
+from tenantguard.rules.redaction.text.rule import TextRule, apply, text_edits
 
 
 def event(kind: str, index: int | None = 0, **message: Any) -> bytes:

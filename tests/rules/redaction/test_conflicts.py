@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import Kept
-from tenantguard.rules.redaction.conflicts import distinct, resolve, settle
+from tenantguard.rules.redaction.text.conflicts import distinct, resolve, settle
 
 SPANS = st.lists(
     st.builds(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.errors import ConfigurationError
-from tenantguard.rules.redaction.expressions import Study, study
+from tenantguard.rules.redaction.text.expressions import Study, study
 
 
 @pytest.mark.parametrize(

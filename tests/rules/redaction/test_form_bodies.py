@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenantguard.rules.placeholders import LITERAL
 from tenantguard.rules.redaction.fields import Scope, compile_fields
 from tenantguard.rules.redaction.forms import rewrite_form
-from tenantguard.rules.redaction.rule import MalformedTextError, RequestMask, SecretFoundError, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, RequestMask, SecretFoundError, apply, text_edits
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
     ["write to a@b.io now", "a@b.io", "é 张三@example.com!", "4111 1111 1111 1111", "x&y=z", "100%", "%41", "{a@b.io"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantguard.rules.redaction.events import EventStream, json_events
-from tenantguard.rules.redaction.rule import MalformedTextError, TextRule
+from tenantguard.rules.redaction.text.rule import MalformedTextError, TextRule
 
 TEXTS = st.sampled_from([
     "", "Hi ", "write to john@", "smith.com", " a@b.io ", '"', "\\", "\n", "é", "\ud83d", '{"to":',

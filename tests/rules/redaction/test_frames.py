@@ -13,7 +13,7 @@ from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.fields import Scope
 from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.json_text import LLM_JSON
-from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, apply, text_edits
 
 
 @given(data=st.data())

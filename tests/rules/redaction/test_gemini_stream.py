@@ -13,7 +13,7 @@ from tenantguard.rules.redaction.bodies import WholeBody
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.json_lines import JsonArray
 from tenantguard.rules.redaction.json_text import LLM_JSON, rewrite_json
-from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, TextRule, apply, text_edits
 
 HEAD = {"modelVersion": "gemini-3-flash", "responseId": "abc"}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.fields import EVERYWHERE, Scope
-from tenantguard.rules.redaction.rule import MalformedTextError, TextRule
+from tenantguard.rules.redaction.text.rule import MalformedTextError, TextRule
 
 
 def run(

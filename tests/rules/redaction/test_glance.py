@@ -14,7 +14,7 @@ from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.events import json_events, moulds, stream
 from tenantguard.rules.redaction.events.stream import EventStream
 from tenantguard.rules.redaction.json_text import LLM_JSON
-from tenantguard.rules.redaction.rule import MalformedTextError, TextRule
+from tenantguard.rules.redaction.text.rule import MalformedTextError, TextRule
 
 if TYPE_CHECKING:
     from random import Random

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.rules.redaction.heads import redact_path, redact_query, redact_raw_path, redact_value
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.text.rule import MalformedTextError
 
 
 @pytest.mark.parametrize(

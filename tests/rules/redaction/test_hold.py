@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import Vault
-from tenantguard.rules.redaction.hold import HOLD_CHARS_MAX, OVERLONG, TextStream, join
-from tenantguard.rules.redaction.rule import ResponseScrub, TextRule, apply, text_edits
+from tenantguard.rules.redaction.text.hold import HOLD_CHARS_MAX, OVERLONG, TextStream, join
+from tenantguard.rules.redaction.text.rule import ResponseScrub, TextRule, apply, text_edits
 from tenantguard.rules.secrets import pem
 
 

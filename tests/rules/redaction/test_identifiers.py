@@ -15,7 +15,7 @@ from tenantguard.rules.media import Content
 from tenantguard.rules.redaction.bodies import Passing, Refused, Terms, body_for
 from tenantguard.rules.redaction.frames import MessageText
 from tenantguard.rules.redaction.json_text import LLM_JSON, rewrite_json
-from tenantguard.rules.redaction.rule import (
+from tenantguard.rules.redaction.text.rule import (
     Identifiers,
     MalformedTextError,
     RequestMask,

@@ -13,7 +13,7 @@ from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.fields import Scope
 from tenantguard.rules.redaction.json_lines import JsonLines
-from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, TextRule, apply, text_edits
 
 
 def run(rule: TextRule, body: bytes, cut: Any = None, **options: Any) -> bytes:

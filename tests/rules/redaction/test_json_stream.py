@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.json_stream import JsonTextStream
 from tenantguard.rules.redaction.json_text import json_edits, places
-from tenantguard.rules.redaction.rule import ResponseScrub, TextRule, apply
+from tenantguard.rules.redaction.text.rule import ResponseScrub, TextRule, apply
 
 
 def stream(rule: TextRule, pieces: list[str]) -> str:

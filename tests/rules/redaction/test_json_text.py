@@ -30,7 +30,7 @@ from tenantguard.rules.redaction.json_text import (
     rewrite_text,
     rpc_or_any,
 )
-from tenantguard.rules.redaction.rule import (
+from tenantguard.rules.redaction.text.rule import (
     MalformedTextError,
     RequestMask,
     ResponseScrub,

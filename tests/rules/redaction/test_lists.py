@@ -13,9 +13,9 @@ from tenantguard.errors import ConfigurationError
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import Listing
 from tenantguard.rules.placeholders import Vault
-from tenantguard.rules.redaction.hold import TextStream, join
-from tenantguard.rules.redaction.lists import DENIED, Allowed, Denied, Listed
-from tenantguard.rules.redaction.rule import RequestMask, ResponseScrub, apply, text_edits
+from tenantguard.rules.redaction.text.hold import TextStream, join
+from tenantguard.rules.redaction.text.lists import DENIED, Allowed, Denied, Listed
+from tenantguard.rules.redaction.text.rule import RequestMask, ResponseScrub, apply, text_edits
 
 NOTHING = Listing()
 WORDS = st.sampled_from(

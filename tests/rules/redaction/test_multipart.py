@@ -15,7 +15,7 @@ from tenantguard.rules.media import Content
 from tenantguard.rules.redaction.bodies import Passing, Refused, Terms, body_for
 from tenantguard.rules.redaction.fields import compile_fields
 from tenantguard.rules.redaction.multipart import HEAD_BYTES_MAX, PARTS_MAX
-from tenantguard.rules.redaction.rule import (
+from tenantguard.rules.redaction.text.rule import (
     MalformedTextError,
     RequestMask,
     SecretFoundError,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.normal import Normalized
+from tenantguard.rules.redaction.text.normal import Normalized
 
 HIDING = st.sampled_from(["\u200b", "\u2060", "\ufeff", "\u00ad", ""])
 

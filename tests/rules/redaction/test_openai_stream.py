@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tenantguard.rules.redaction.events import EventStream
 from tenantguard.rules.redaction.events.json_events import CHANNELS_MAX
-from tenantguard.rules.redaction.rule import MalformedTextError, TextRule, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, TextRule, apply, text_edits
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5-mini"}
 

@@ -16,8 +16,8 @@ from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import OTHERS, Kept, Operator, OperatorKind
 from tenantguard.rules.placeholders import Vault
-from tenantguard.rules.redaction.operators import Operators, TenantKeys
-from tenantguard.rules.redaction.rule import Replacing, RequestMask, ResponseScrub, apply, text_edits
+from tenantguard.rules.redaction.text.operators import Operators, TenantKeys
+from tenantguard.rules.redaction.text.rule import Replacing, RequestMask, ResponseScrub, apply, text_edits
 
 KEYS = TenantKeys.of(b"t" * 32)
 MAIL = "ann@example.com"

@@ -12,8 +12,8 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from tenantguard.rules.redaction.events import EventStream
-from tenantguard.rules.redaction.hold import whole
-from tenantguard.rules.redaction.rule import TextRule, apply, text_edits
+from tenantguard.rules.redaction.text.hold import whole
+from tenantguard.rules.redaction.text.rule import TextRule, apply, text_edits
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 RESPONSE = {

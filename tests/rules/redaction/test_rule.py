@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import PLACEHOLDER, Vault
-from tenantguard.rules.redaction.matches import outside, united
-from tenantguard.rules.redaction.rule import (
+from tenantguard.rules.redaction.text.matches import outside, united
+from tenantguard.rules.redaction.text.rule import (
     Replacing,
     RequestMask,
     ResponseScrub,

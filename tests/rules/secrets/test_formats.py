@@ -13,7 +13,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantguard.rules.redaction.rule import FORMAT_CHARS_MIN
+from tenantguard.rules.redaction.text.rule import FORMAT_CHARS_MIN
 from tenantguard.rules.secrets import pem
 from tenantguard.rules.secrets.catalog import FORMATS
 from tenantguard.rules.secrets.checks import (

@@ -20,7 +20,6 @@ from tenantguard.rules.redaction.events import anthropic, cohere, gemini, ollama
 from tenantguard.rules.redaction.events.moulds import NUMBER, form_alone, form_of, is_own, read_mould
 from tenantguard.rules.redaction.events.view import ARGUMENT_FIELDS, JSON_FIELDS, Event
 from tenantguard.rules.redaction.fields import EVERYWHERE
-from tenantguard.rules.redaction.hold import TextStream, join, whole
 from tenantguard.rules.redaction.json_stream import JsonTextStream
 from tenantguard.rules.redaction.json_text import (
     LLM_JSON,
@@ -37,7 +36,8 @@ from tenantguard.rules.redaction.json_text import (
     string_edits,
     without_copies,
 )
-from tenantguard.rules.redaction.rule import Edit, MalformedTextError, apply, own_edits
+from tenantguard.rules.redaction.text.hold import TextStream, join, whole
+from tenantguard.rules.redaction.text.rule import Edit, MalformedTextError, apply, own_edits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.events.view import Key, Said, View
     from tenantguard.rules.redaction.fields import Scope
     from tenantguard.rules.redaction.json_text import Path, Place
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 _VIEWS: Final[tuple[Callable[[Event], View | None], ...]] = (
     openai_chat.view,

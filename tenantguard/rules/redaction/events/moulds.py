@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from tenantguard.rules.redaction.events import gemini, openai_chat, openai_responses
 from tenantguard.rules.redaction.events.view import written_at
 from tenantguard.rules.redaction.json_text import LITERAL, LLM_JSON, STRING, Kind, decode, places
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.text.rule import MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -14,7 +14,7 @@ from tenantguard.model.redact_section import Unknown
 from tenantguard.rules.redaction.events.json_events import JsonEvents, waits
 from tenantguard.rules.redaction.fields import EVERYWHERE
 from tenantguard.rules.redaction.json_text import broken_edits, decode_utf8, escape
-from tenantguard.rules.redaction.rule import MalformedTextError, apply, text_edits
+from tenantguard.rules.redaction.text.rule import MalformedTextError, apply, text_edits
 from tenantguard.rules.sse import BYTE_ORDER_MARK, SSEFramer, read_field
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tenantguard.rules.redaction.events.json_events import Usual
     from tenantguard.rules.redaction.events.view import Said
     from tenantguard.rules.redaction.fields import Scope
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
     from tenantguard.rules.sse import SSEEvent
 
 _DONE: Final = b"[DONE]"
@@ -50,7 +50,7 @@ class EventStream:
     """Redacts the bytes of one event stream by ``rule``.
 
     With ``protocol``, the stream must be that of a model provider: data that is neither JSON nor ``[DONE]`` is a
-    :class:`~tenantguard.rules.redaction.rule.MalformedTextError`. Without it, such data is text, each event's by
+    :class:`~tenantguard.rules.redaction.text.rule.MalformedTextError`. Without it, such data is text, each event's by
     itself. ``unknown`` says what happens to that, and to JSON of no known shape; ``scope`` whether keys and numbers
     are looked at too.
     """

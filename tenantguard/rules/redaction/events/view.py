@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from tenantguard.rules.redaction.json_text import LLM_JSON, Kind, decode
-from tenantguard.rules.redaction.rule import MalformedTextError
+from tenantguard.rules.redaction.text.rule import MalformedTextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

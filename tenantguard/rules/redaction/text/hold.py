@@ -41,7 +41,7 @@ from tenantguard.rules.separators import FULL_STOPS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tenantguard.rules.redaction.rule import TextRule
+    from tenantguard.rules.redaction.text.rule import TextRule
 
 HOLD_CHARS_MAX: Final = 256
 MATCH_CHARS_MAX: Final = 8192

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.matches import united
+from tenantguard.rules.redaction.text.matches import united
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tenantguard.rules.redaction.rule import Detecting
+    from tenantguard.rules.redaction.text.rule import Detecting
 
 _WIDE: Final = {0x3000: " ", **{point: chr(point - 0xFEE0) for point in range(0xFF01, 0xFF5F)}}
 """The full-width forms of ASCII (Unicode block FF00) and the ideographic space."""

@@ -1,7 +1,8 @@
 """Lists of a policy around a detector: what is never replaced (allow), and what always is (deny).
 
 An entry is an exact value, a regular expression, a domain with what is under it, or a network. What is on both lists
-is denied. Everything is linear in the text, whatever the text is: see :mod:`tenantguard.rules.redaction.expressions`.
+is denied. Everything is linear in the text, whatever the text is: see
+:mod:`tenantguard.rules.redaction.text.expressions`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from tenantguard.errors import ConfigurationError
 from tenantguard.model.pii import Match
-from tenantguard.rules.redaction.expressions import LONG, study
-from tenantguard.rules.redaction.matches import united
+from tenantguard.rules.redaction.text.expressions import LONG, study
+from tenantguard.rules.redaction.text.matches import united
 from tenantguard.rules.separators import is_parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tenantguard.model.redact_section import Listing
-    from tenantguard.rules.redaction.rule import Detecting
+    from tenantguard.rules.redaction.text.rule import Detecting
 
     _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -9,8 +9,8 @@ from tenantguard.errors import BadRequestError
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import OperatorKind
 from tenantguard.rules.placeholders import LITERAL, PLACEHOLDER
-from tenantguard.rules.redaction.matches import checked, outside, united
-from tenantguard.rules.redaction.operators import Operators, TenantKeys
+from tenantguard.rules.redaction.text.matches import checked, outside, united
+from tenantguard.rules.redaction.text.operators import Operators, TenantKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence

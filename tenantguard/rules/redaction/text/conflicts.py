@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenantguard.model.pii import Match
 from tenantguard.model.redact_section import NOTHING_KEPT
-from tenantguard.rules.redaction.matches import outside
+from tenantguard.rules.redaction.text.matches import outside
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
