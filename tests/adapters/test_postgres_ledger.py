@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
@@ -514,6 +515,36 @@ def test_while_no_connection_can_be_made_promises_break_and_nothing_queued_is_lo
     ledger.close()
 
 
+@pytest.mark.parametrize("what", ["driver", "link"])
+def test_a_machine_without_file_descriptors_loses_no_charge(
+    postgres: Any, schema: str, clock: Clock, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one went to the socket, and waiting for it takes one more."""
+    ledger = made(postgres.uri, schema, clock)
+    place(ledger, 1)
+    ledger.close()
+    kept = []
+    connect = psycopg.connect
+
+    def exhausted(*_args: Any, **_options: Any) -> Any:
+        monkeypatch.undo()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def connected(**options: Any) -> Any:
+        kept.append(connect(**options))
+        monkeypatch.setattr("tenantguard.adapters.ledger.postgres_link.selectors.DefaultSelector", exhausted)
+        return kept[-1]
+
+    monkeypatch.setattr(psycopg, "connect", exhausted if what == "driver" else connected)
+    with pytest.raises(PortError, match="Too many open files"):
+        settle(ledger, 1)
+    assert settle(ledger, 1) == Resolved(HoldState.SETTLED, (AMOUNT,))
+    assert balance(ledger) == (AMOUNT, 0)
+    assert all(connection.closed for connection in kept)
+    ledger.close()
+    assert len(ledger.entries()) == 1
+
+
 def test_a_connection_that_was_closed_while_idle_is_not_noticed(
     ledger: PostgresLedger, db: psycopg.Connection[Any]
 ) -> None:
@@ -698,6 +729,11 @@ def test_a_role_with_no_more_than_the_documented_privileges_is_enough_and_less_i
         made(postgres.uri.replace("postgres:@", f"{role}@"), schema, clock).open()
     with pytest.raises(ConfigurationError, match="may not do"):
         made(postgres.uri.replace("postgres:@", f"{role}@"), f"{schema}_other", clock).open()
+    db.execute(f"REVOKE USAGE ON SCHEMA {schema} FROM {role}")
+    db.execute(f"CREATE SCHEMA {schema}_empty")
+    for other in (schema, f"{schema}_empty"):
+        with pytest.raises(ConfigurationError, match=f"lacks USAGE on the schema '{other}': grant"):
+            made(postgres.uri.replace("postgres:@", f"{role}@"), other, clock).open()
 
 
 @pytest.mark.parametrize(
@@ -764,6 +800,13 @@ def test_text_with_what_postgresql_has_no_place_for_is_written_out(ledger: Postg
     place(ledger, 2)
     again = ResolveHold(hold(2), (AMOUNT,), odd, {}, odd, odd)
     assert answer(ledger.submit(again)).state is HoldState.VOIDED
+    for number, kind in ((3, Held), (4, Repeated)):
+        placing = PlaceHold(hold(number), ACME, (leg(),), claim=Claim(odd, b"f"))
+        assert isinstance(answer(ledger.submit(placing)), kind)
+    settling = ResolveHold(hold(3), (AMOUNT,), "", answer=(odd, b"kept"))
+    assert answer(ledger.submit(settling)).state is HoldState.SETTLED
+    repeated = answer(ledger.submit(PlaceHold(hold(5), ACME, (leg(),), claim=Claim(odd, b"f"))))
+    assert repeated.answer == b"kept"
 
 
 def test_names_of_any_length_are_taken(ledger: PostgresLedger) -> None:

@@ -93,4 +93,5 @@ def _book(books: Books, command: Refund | Grant | Correct, now_ns: int) -> Any:
 
 
 def _claim(claim: Claim) -> Claim:
-    return claim if claim.key.isascii() else Claim(storable(claim.key), claim.fingerprint)
+    key = storable(claim.key)
+    return claim if key is claim.key else Claim(key, claim.fingerprint)

@@ -68,7 +68,9 @@ ON_ORPHAN: Final = {str(choice): choice for choice in OnOrphan}
 
 
 def storable(value: str) -> str:
-    """Text without lone surrogates, which JSON can carry and UTF-8 cannot: they are written out."""
+    """Text without NUL and lone surrogates, which JSON can carry and databases cannot: they are written out."""
+    if "\0" in value:
+        value = value.replace("\0", "\\x00")
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 

@@ -175,6 +175,11 @@ def _error(result: PGresult) -> psycopg.Error:
     return kind(text)
 
 
+def _machine_failed(error: OSError) -> PortError:
+    """What this machine had no more of: waiting for a socket takes a file descriptor beside that of the socket."""
+    return PortError("ledger", f"no connection can be made: {error.strerror or type(error).__name__}")
+
+
 class Database:
     """Where the ledger is. ``deadline_s`` bounds every exchange with it."""
 
@@ -205,7 +210,13 @@ class Database:
             connection = psycopg.connect(**self._with_defaults(), autocommit=True)
         except psycopg.Error as error:
             raise self.explain(error) from None
-        db = Link(connection)
+        except OSError as error:
+            raise _machine_failed(error) from None
+        try:
+            db = Link(connection)
+        except OSError as error:
+            connection.close()
+            raise _machine_failed(error) from None
         try:
             self._set_up(db)
             if not self._prepared:

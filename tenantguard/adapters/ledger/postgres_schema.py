@@ -239,6 +239,12 @@ def prepare(db: Session, schema: str) -> None:
 
     Several processes may do so at once. Raises :class:`ConfigurationError` where it cannot work.
     """
+    if db.rows("SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = $1", schema) == [
+        (False,)
+    ]:
+        raise ConfigurationError(
+            f"the ledger's role lacks USAGE on the schema {schema!r}: grant that, see docs/ledger-postgres.md"
+        )
     if _version(db, schema) < len(MIGRATIONS):
         db.take_time()
         db.rows("BEGIN")
