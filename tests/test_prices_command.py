@@ -101,6 +101,32 @@ def test_a_file_that_cannot_be_written_is_told(folder: Path, capsys: pytest.Capt
     assert "nowhere/prices.json: cannot be written: No such file or directory" in err
 
 
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("", "'' is no file: write for example --output prices.json"),
+        (".", "'.' is no file: write for example --output prices.json"),
+        ("ours.csv/prices.json", "cannot be written: Not a directory"),
+        ("p" * 300, "cannot be written: File name too long"),
+    ],
+)
+def test_a_name_under_which_no_file_can_be_is_told(
+    path: str, problem: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "import", "ours.csv", "--output", path)
+    assert code == 2
+    assert problem in err
+    assert [found.name for found in folder.iterdir()] == ["ours.csv"]
+
+
+def test_a_file_that_cannot_even_be_looked_for_cannot_be_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "show", "--file", "p" * 300)
+    assert code == 2
+    assert "cannot be read: File name too long" in err
+
+
 def test_show_lists_what_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "import", "ours.csv")
     code, out, _ = run(capsys, "show")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -149,12 +150,15 @@ def _write(compiled: Compiled, path: str) -> None:
     text = render_price_list(compiled.rows, source=compiled.source, source_version=compiled.source_version)
     version = parse_price_list(text, path).version
     target = Path(path)
+    if not target.name:
+        raise ConfigurationError(f"--output: {path!r} is no file: write for example --output prices.json")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         draft.write_text(text, encoding="utf-8")
         draft.replace(target)
     except OSError as failed:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise ConfigurationError(f"{path}: cannot be written: {failed.strerror}") from None
     for told in compiled.left_out:
         print(f"left out: {told}", file=sys.stderr)
@@ -170,9 +174,10 @@ def _show(args: argparse.Namespace) -> int:
     from tenantguard.adapters.system import SystemClock  # noqa: PLC0415
     from tenantguard.errors import ConfigurationError  # noqa: PLC0415
 
-    if not Path(args.file).exists():
-        makes = f"'tenantguard prices update --output {args.file}' makes one"
-        raise ConfigurationError(f"there is no {args.file}: {makes}")
+    with suppress(OSError):  # what cannot even be looked for cannot be read either, which is told there
+        if not Path(args.file).exists():
+            makes = f"'tenantguard prices update --output {args.file}' makes one"
+            raise ConfigurationError(f"there is no {args.file}: {makes}")
     prices = read_price_list(args.file)
     now_ns = SystemClock.wall_ns() if args.at is None else args.at
     if args.model is not None:

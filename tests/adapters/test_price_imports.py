@@ -117,6 +117,23 @@ def test_every_wrong_line_of_a_csv_is_told_by_its_number(tmp_path: Path) -> None
     ]
 
 
+def test_a_tier_in_another_currency_or_for_other_names_is_refused(tmp_path: Path) -> None:
+    """Its rates would be charged as if they were in the model's own currency."""
+    told = csv_problems(
+        tmp_path,
+        "acme,large,large-*,USD,,,,3,15,0.3,3.75\n"
+        "acme,large,,EUR,200000,,,6,22.5,0.6,7.5\n"
+        "acme,large,big-*,USD,,batch,0.5,,,,\n"
+        "acme,large,large-*,USD,,flex,0.5,,,,\n"
+        "acme,large,,,300000,,,7,25,0.6,7.5\n",
+        "provider,model,patterns,currency,above,service,multiplier,input,output,cache_read,cache_write\n",
+    )
+    assert told == [
+        "line 3: currency: differs from the line of the model's own rates",
+        "line 4: patterns: differs from the line of the model's own rates",
+    ]
+
+
 @pytest.mark.parametrize(
     ("header", "told"),
     [

@@ -107,13 +107,14 @@ def _add_line(
     key = tuple(said.get(name, "") for name in ("provider", "model", "from"))
     rates: dict[str, str] = {name: said[name] for name in (*_RATES, "multiplier") if name in said}
     service, above = said.get("service"), said.get("above")
+    shared: dict[str, Any] = {name: said[name].split() for name in _LISTS if name in said}
+    shared |= {"currency": said["currency"]} if "currency" in said else {}
     if service is None and above is None:
         if key in values:
             problems.append(f"{place}: the model has these rates in {values[key][0]}; add above, service or from")
             return
-        row: dict[str, Any] = {name: said[name] for name in ("provider", "model", "from", "currency") if name in said}
-        row |= {name: said[name].split() for name in _LISTS if name in said}
-        values[key] = (place, row | rates)
+        row: dict[str, Any] = {name: said[name] for name in ("provider", "model", "from") if name in said}
+        values[key] = (place, row | shared | rates)
         return
     if key not in values:
         problems.append(
@@ -121,6 +122,11 @@ def _add_line(
         )
         return
     target = values[key][1]
+    for name, value in shared.items():
+        if value != target.get(name):
+            problems.append(
+                f"{place}: {name}: differs from the line of the model's own rates; write the same, or none"
+            )
     if service is not None:
         target = target.setdefault("services", {}).setdefault(service, {})
     if above is None:

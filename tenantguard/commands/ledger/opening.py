@@ -160,9 +160,13 @@ def _ledger(args: argparse.Namespace, settings: Settings | None, system: System,
         uri, folder, place = settings.guard.ledger, settings.folder, f"{settings.source}: guard.ledger"
     if uri is None:
         raise ConfigurationError(f"{place} is missing: these settings keep no money")
-    if uri.startswith(SQLITE) and not may_make:
+    if uri.startswith(SQLITE):
         path = folder / uri.removeprefix(SQLITE)
-        if not path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as failed:
+            raise ConfigurationError(f"{place}: {str(path)!r} cannot be read: {failed.strerror}") from None
+        if not is_there and not may_make:
             raise ConfigurationError(
                 f"{place}: there is no ledger at {str(path)!r} yet: it is made with the first use of the guard"
             )

@@ -205,6 +205,7 @@ def test_alerts_that_wait_or_were_given_up_are_in_sight(shop: Shop, line: Line) 
         (["balance", "--ledger", "redis://x"], "sqlite"),
         (["balance", "--ledger", "memory://"], "nobody else"),
         (["balance", "--ledger", "sqlite:///elsewhere.db"], "no ledger at"),
+        (["balance", "--ledger", f"sqlite:///{'p' * 300}"], "cannot be read: File name too long"),
         (["balance", "--config", "nowhere.toml"], "cannot be read"),
     ],
 )
