@@ -99,11 +99,13 @@ class Part:
     """One window of an account: spent ``before`` the stretch, booked in it, spent ``after`` it.
 
     ``balance`` is the account as it stands now; None where several tenants share it, of which this is one's part.
+    Where the account ``rolls``, others count beside it.
     """
 
     starts_ns: int | None
     ends_ns: int | None
     balance: Balance | None = None
+    rolls: bool = False
     before: int = 0
     booked: Sums = field(default_factory=Sums)
     after: int = 0
@@ -120,9 +122,9 @@ class Part:
 
     @property
     def left(self) -> int | None:
-        """What the account has left now; None without a limit."""
+        """What the account has left now; None without a limit, or where that is not its own to say."""
         balance = self.balance
-        if balance is None or balance.limit is None:
+        if balance is None or balance.limit is None or self.rolls:
             return None
         return balance.limit + balance.granted + balance.carried - balance.spent - balance.held
 
@@ -187,7 +189,7 @@ class Statement:
                 section = self._section(balance.budget, balance.period, balance.unit)
                 starts_ns = balance.window_starts_ns
                 part = section.parts.setdefault(starts_ns, Part(starts_ns, balance.window_ends_ns))
-                part.balance = balance
+                part.balance, part.rolls = balance, bool(Period.parse(balance.period).buckets)
 
     def add(self, entry: Entry) -> None:
         """Count one entry of the tenant."""

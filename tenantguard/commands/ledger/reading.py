@@ -143,18 +143,21 @@ def _retry(desk: Desk, seq: int) -> int:
 
 def _with_left(found: list[Balance], *, apart: bool) -> Iterator[tuple[Balance, int | None]]:
     """Each account with what it has left; the windows of a rolling period that count now have that in common."""
-    together: dict[tuple[tuple[str, ...], str, str], int] = {}
+    together: dict[tuple[tuple[str, ...], str, str], list[Balance]] = {}
     for one in found:
-        if not apart and Period.parse(one.period).buckets:
-            line = (one.budget, one.period, one.unit)
-            together[line] = together.get(line, 0) + one.spent + one.held
+        if Period.parse(one.period).buckets:
+            together.setdefault((one.budget, one.period, one.unit), []).append(one)
     for one in found:
-        if one.limit is None:
-            yield one, None
-            continue
-        used = together.get((one.budget, one.period, one.unit), one.spent + one.held)
-        rolls = bool(Period.parse(one.period).buckets)
-        yield one, None if apart and rolls else one.limit + one.granted + one.carried - used
+        counting = together.get((one.budget, one.period, one.unit))
+        yield one, _left([one]) if counting is None else None if apart else _left(counting)
+
+
+def _left(counting: list[Balance]) -> int | None:
+    """What is left on accounts that count together, under the limit of the latest; None without one."""
+    latest = max(counting, key=lambda one: one.window_starts_ns or 0)
+    if latest.limit is None:
+        return None
+    return latest.limit + latest.carried + sum(one.granted - one.spent - one.held for one in counting)
 
 
 def _balance(one: Balance, left: int | None) -> Sequence[object]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tenantguard.cli import main
-from tenantguard.flow.ports import ResolveHold
-from tenantguard.model.ledger import NEVER_NS
+from tenantguard.flow.ports import Grant, PlaceHold, ResolveHold
+from tenantguard.model.ledger import NEVER_NS, Leg
+from tenantguard.model.period import Period
+from tenantguard.model.tenant import TenantId
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +77,28 @@ def test_balance_shows_the_running_windows_or_those_of_then_or_all(shop: Shop, l
     assert len(line.json("balance", "--tenant", "acme", "--all")) == 3
     assert line.json("balance", "--tenant", "nobody") == []
     assert "no account was touched" in line("balance", "--tenant", "nobody").out
+
+
+def test_what_a_rolling_period_has_left_is_what_a_request_would_find(shop: Shop, line: Line) -> None:
+    """Every window that counts has a part: what it spent and what it was granted, under the limit of the latest."""
+    period = Period.parse("rolling 24 hours")
+
+    def leg(dollars: int, limit: int) -> Leg:
+        return Leg(("tenant", "acme", str(period)), period, "USD", limit * 10**9, dollars * 10**9, dollars * 10**9)
+
+    def place(dollars: int, limit: int) -> Any:
+        return shop.ask(PlaceHold(shop.ids.new(), TenantId("acme"), (leg(dollars, limit),)))
+
+    place(10, limit=100)
+    shop.ask(Grant(b"g" * 16, TenantId("acme"), leg(50, limit=100), None, "top-up"))
+    shop.clock.now_ns += 2 * 3600 * 10**9
+    place(20, limit=90)
+    available = place(500, limit=90).available
+    assert available == 110 * 10**9
+    assert [row["left"] for row in line.json("balance", "--tenant", "acme")] == ["110.00", "110.00"]
+    assert [row["left"] for row in line.json("balance", "--tenant", "acme", "--all")] == [None, None]
+    (told,) = line.json("statement", "--tenant", "acme", "--period", "day")
+    assert [window["left"] for window in told["accounts"][0]["windows"]] == [None, None]
 
 
 def test_a_tenant_of_whom_nobody_knows_is_told_beside_the_empty_answer(shop: Shop, line: Line) -> None:
