@@ -3,8 +3,8 @@
 Rules of this file
 1. A table shows amounts as the locale writes them, with every decimal that they have; CSV and JSON have exact
    decimals and the unit beside them, and times with their offset.
-2. Text that came from outside cannot speak to a terminal or a spreadsheet: what is not printable is written out, and
-   a CSV cell never begins a formula.
+2. Text that came from outside cannot speak to a terminal or a spreadsheet: what is not printable is written out, in
+   JSON as JSON does, and a CSV cell never begins a formula.
 3. Rows are printed as they come; a table measures its first ``MEASURED`` rows.
 """
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 MEASURED: Final = 500
 PROGRESS_EVERY: Final = 10_000
-_FORMULA: Final = ("=", "+", "-", "@")
+_FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""And as East Asian spreadsheets read them, in full width."""
 
 
 class Sum(NamedTuple):
@@ -124,7 +125,7 @@ class Shown:
 
     def print_json(self, value: object) -> None:
         """Print one document on one line."""
-        print(json.dumps(self.exact(value), ensure_ascii=False))
+        print(_json(self.exact(value)))
 
     def print_csv_row(self, row: Iterable[object]) -> None:
         """Print one line of CSV (RFC 4180, but for the line's end)."""
@@ -133,12 +134,11 @@ class Shown:
         print(line.getvalue(), end="")
 
     def _csv_cell(self, value: object) -> object:
+        if isinstance(value, str):
+            shown = printable(value)
+            return f"'{shown}" if shown.startswith(_FORMULA) else shown
         exact = self.exact(value)
-        if isinstance(exact, (list, dict)):
-            exact = json.dumps(exact, ensure_ascii=False)
-        if isinstance(value, str) and value.startswith((*_FORMULA, "\t", "\r")):
-            return f"'{exact}"
-        return exact
+        return _json(exact) if isinstance(exact, (list, dict)) else exact
 
     def _print_table(self, names: Sequence[str], rows: Iterator[Sequence[object]], nothing: str, indent: str) -> None:
         first = list(islice(rows, MEASURED))
@@ -162,6 +162,12 @@ class Shown:
         from babel.numbers import format_decimal  # noqa: PLC0415 - 30 ms; it comes with py-moneyed
 
         return str(format_decimal(value, locale=self.locale, decimal_quantization=False))
+
+
+def _json(value: object) -> str:
+    """``value`` as JSON, readable where all of it is printable."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def printable(text: str) -> str:

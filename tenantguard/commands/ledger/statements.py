@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantguard.commands.ledger.opening import opened
-from tenantguard.commands.ledger.showing import At, Day, Sum, with_progress
+from tenantguard.commands.ledger.showing import At, Day, Sum, printable, with_progress
 from tenantguard.errors import ConfigurationError
 from tenantguard.rules.statement import BY, Statement
 
@@ -56,8 +56,8 @@ def statement(args: argparse.Namespace) -> int:
         problems = made.problems()
         for problem in problems:
             print(
-                f"does not agree: {problem}; run 'tenantguard ledger audit', or choose a time that has ended if "
-                "charges come in all the time",
+                f"does not agree: {printable(problem)}; run 'tenantguard ledger audit', or choose a time that has "
+                "ended if charges come in all the time",
                 file=sys.stderr,
             )
     return 1 if problems else 0

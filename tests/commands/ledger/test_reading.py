@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,34 @@ def test_what_came_from_outside_cannot_speak_to_a_terminal_or_a_spreadsheet(shop
     assert "\\x1b[31mred" in table
     reasons = [row["reason"] for row in csv.DictReader(io.StringIO(line("entries", "--format", "csv").out))]
     assert {reason[:2] for reason in reasons} == {"'="}
+
+
+@pytest.mark.parametrize(
+    ("reason", "cell"),
+    [
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("\x9b31mred", "\\x9b31mred"),
+        ("\u202e00.05", "\\u202e00.05"),
+        ("\n=1+1", "\\n=1+1"),
+        ("\t=1+1", "\\t=1+1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("-1+1", "'-1+1"),
+        ('M\u00fcller, "quoted"; = no formula', 'M\u00fcller, "quoted"; = no formula'),
+    ],
+)
+def test_csv_and_json_speak_to_no_terminal_either_and_json_stays_exact(
+    reason: str, cell: str, shop: Shop, line: Line
+) -> None:
+    hold = shop.hold(10)
+    shop.ask(ResolveHold(hold, (10, 10), reason, {"model": reason}))
+    told = line("entries", "--format", "csv").out
+    assert all(text.isprintable() for text in told.splitlines())
+    rows = list(csv.DictReader(io.StringIO(told)))
+    assert {row["reason"] for row in rows} == {row["model"] for row in rows} == {cell}
+    assert {json.loads(row["evidence"])["model"] for row in rows} == {reason}
+    told = line("entries", "--format", "json").out
+    assert all(text.isprintable() for text in told.splitlines())
+    assert {json.loads(text)["reason"] for text in told.splitlines()} == {reason}
 
 
 def test_holds_are_listed_by_account_and_those_in_review_apart(shop: Shop, line: Line) -> None:
