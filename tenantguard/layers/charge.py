@@ -302,7 +302,7 @@ class Charge:
         """The command that ends the hold at ``price``."""
         bill, route = account.bill, exchange.route
         evidence: dict[str, Any] = {"exchange": exchange.id, "route": route.name, "basis": price.basis}
-        evidence |= bill.evidence(price.usage, price.units)
+        evidence |= bill.evidence(price)
         source = external_id = None
         given = bill.decoder.response_id if bill.decoder is not None and route.charge_once else None
         if (

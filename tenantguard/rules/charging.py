@@ -106,13 +106,16 @@ class Bill:
             return self.quote.reported_nanos(said.nanos, extra_nanos=extra, conversion=self.conversion)
         return self._quoted(self.quote, usage, units)[0]
 
-    def evidence(self, usage: Usage | None, units: int = 0) -> dict[str, Any]:
+    def evidence(self, price: Price) -> dict[str, Any]:
         """What an entry records of model, price, exchange and usage, and the exact cost where it was rounded."""
+        usage = price.usage
         told: dict[str, Any] = {}
         quote = self.quote
         if quote is not None:
             told["model"] = quote.model if quote.matched_by == "model" else shown_model(quote.model)
             told.update(quote.evidence())
+            if price.own:
+                told.pop("price_factor", None)
         if self.conversion is not None:
             told["exchange_rate"] = self.conversion.evidence()
         if self.decoder is not None:
@@ -122,8 +125,8 @@ class Bill:
         if usage is not None:
             told["usage"] = _told(usage)
             if quote is not None:
-                exact = self._quoted(quote, usage, units)[1]
-                if exact is not None:
+                nanos, exact = self._quoted(quote, usage, price.units)
+                if exact is not None and nanos == price.nanos:
                     told["exact_cost"] = exact
         return told
 
@@ -143,7 +146,8 @@ class Bill:
 class Price(NamedTuple):
     """What an ending costs: None voids the hold; what that rests on; the usage, if known; the units of the route.
 
-    ``review``: nobody can say, and an operator must.
+    ``review``: nobody can say, and an operator must. ``own``: it is the application's figure, which no mark-up or
+    discount changed.
     """
 
     nanos: int | None
@@ -151,6 +155,7 @@ class Price(NamedTuple):
     usage: Usage | None = None
     units: int = 0
     review: bool = False
+    own: bool = False
 
 
 _NOTHING: Final = Price(None, "nothing")
@@ -216,9 +221,9 @@ def _full(bill: Bill, usage: Usage | None, reported: Reported | None) -> Price:
         if route.unit is not None and not units and usage is not None:
             units = usage.units.get(route.unit, 0)
         if reported.price.currency == bill.held_in:
-            return Price(reported.price.nanos, "reported", usage, units)
+            return Price(reported.price.nanos, "reported", usage, units, own=True)
         if bill.conversion is not None and reported.price.currency == bill.currency:
-            return Price(bill.conversion.nanos(reported.price.nanos), "reported", usage, units)
+            return Price(bill.conversion.nanos(reported.price.nanos), "reported", usage, units, own=True)
         return Price(bill.held_nanos, "hold", usage, units)
     if route.usage is not None:
         if reported is not None and reported.usage is not None:

@@ -333,24 +333,71 @@ def test_what_a_provider_says_that_it_costs_is_charged_only_where_the_route_says
 def test_evidence_says_which_price_and_what_was_used() -> None:
     made = decoded(usage=USED, conversion=EURO)
     price = end(made, completed)
-    told = made.evidence(price.usage, price.units)
+    told = made.evidence(price)
     assert (told["model"], told["price_version"], told["served_model"]) == ("m", "v1", "m")
     assert told["exchange_rate"]["rate"] == "9/10"
     assert (told["usage"]["input"], told["usage"]["output"]) == (10, 4)
     assert json.loads(json.dumps(told)) == told
 
 
+THIRDS = Fraction(4, 3)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from([None, EURO]))
+def test_the_exact_cost_is_told_where_it_was_rounded_to_the_charge(
+    read: int, written: int, euro: Conversion | None
+) -> None:
+    """Worked out anew in fractions: 1 and 2 nanos a token, and a third more for this tenant."""
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    made = decoded(usage=usage, conversion=euro)
+    assert made.quote is not None
+    made.quote = replace(made.quote, factor=THIRDS)
+    price = end(made, completed)
+    told = made.evidence(price)
+    exact = (read + 2 * written) * THIRDS * (1 if euro is None else euro.rate)
+    assert price.nanos is not None
+    assert abs(price.nanos - exact) < 1
+    if exact.denominator == 1:
+        assert "exact_cost" not in told
+    else:
+        assert Fraction(told["exact_cost"]) * 10**9 == exact
+    assert told["price_factor"] == "4/3"
+
+
+def test_evidence_of_a_figure_that_others_reported_has_no_cost_by_tokens_and_no_markup_that_was_not_applied() -> None:
+    marked = decoded(usage={"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10})
+    assert marked.quote is not None
+    marked.quote = replace(marked.quote, factor=THIRDS)
+    own = end(marked, completed, price=Amount(5_000, "USD"))
+    assert own[:2] == (5_000, "reported")
+    assert not {"exact_cost", "price_factor"} & marked.evidence(own).keys()
+    providers = bill(replace(CHAT, charge_reported=True))
+    assert providers.quote is not None
+    providers.quote = replace(providers.quote, factor=THIRDS)
+    usage = Usage(input_tokens=10, reported_cost=Amount(3_000, "USD"))
+    charged = Price(providers.cost(usage, 0), "usage", usage)
+    assert charged.nanos == 4_000
+    told = providers.evidence(charged)
+    assert "exact_cost" not in told
+    assert told["price_factor"] == "4/3"
+
+
 def test_evidence_has_the_counts_that_are_always_told_and_those_that_are_there() -> None:
     made = bill()
-    assert made.evidence(Usage())["usage"] == {"input": 0, "output": 0, "cache_read": 0, "cache_write": 0}
+    assert made.evidence(Price(0, "usage", Usage()))["usage"] == {
+        "input": 0,
+        "output": 0,
+        "cache_read": 0,
+        "cache_write": 0,
+    }
     full = Usage(
         1, 2, 3, 4, cache_write_1h_tokens=5, units={"images": 6}, service_tier="flex", reported_cost=Amount(7, "USD")
     )
-    assert made.evidence(full)["usage"] == {
+    assert made.evidence(Price(0, "usage", full))["usage"] == {
         "input": 1, "output": 2, "cache_read": 3, "cache_write": 4, "cache_write_1h": 5, "units": {"images": 6},
         "service_tier": "flex", "reported_cost": "0.000000007 USD",
     }  # fmt: skip
-    assert "usage" not in made.evidence(None)
+    assert "usage" not in made.evidence(Price(0, "price"))
     assert Bill(FLAT) == Bill(FLAT, "", 0, 0, None, None, 0, 0, 0, None, 0, None, failed=False)
 
 
@@ -358,7 +405,7 @@ def test_a_model_that_no_settings_hold_is_not_written_down_as_it_came() -> None:
     made = bill()
     assert made.quote is not None
     made.quote = replace(made.quote, model="alice@example.com says", matched_by="default")
-    assert made.evidence(None)["model"] == "(withheld)"
+    assert made.evidence(Price(0, "price"))["model"] == "(withheld)"
 
 
 @pytest.mark.parametrize(
