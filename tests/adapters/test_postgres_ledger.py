@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import selectors
 import signal
 import socket
@@ -20,10 +21,10 @@ import psycopg
 import pytest
 
 import tenantguard
-from tenantguard.adapters.ledger import postgres_schema
+from tenantguard.adapters.ledger import postgres_schema, postgres_statements
 from tenantguard.adapters.ledger.postgres import PostgresBackend, PostgresLedger
 from tenantguard.adapters.ledger.postgres_link import Database
-from tenantguard.adapters.ledger.postgres_schema import MIGRATIONS, PRIVILEGES
+from tenantguard.adapters.ledger.postgres_schema import AUDIT, MIGRATIONS, PRIVILEGES
 from tenantguard.adapters.system import TimeOrderedIds, real_system
 from tenantguard.errors import ConfigurationError, PortError
 from tenantguard.flow.ports import (
@@ -829,6 +830,16 @@ def test_entries_can_be_neither_changed_nor_removed(ledger: PostgresLedger, db: 
         with pytest.raises(psycopg.errors.RestrictViolation, match="entries never change"):
             db.execute(statement)
     assert len(ledger.entries()) == 1
+
+
+def test_nothing_is_said_that_only_newer_servers_than_the_oldest_understand() -> None:
+    """The server of these tests is newer: before PostgreSQL 18 bytes have no least and no greatest."""
+    binary = set(re.findall(r"^\s*\"?(\w+)\"? bytea", "\n".join(MIGRATIONS[0]), re.MULTILINE))
+    assert {"op", "hold", "digest", "of"} <= binary
+    said = [*AUDIT, *(text for text in vars(postgres_statements).values() if isinstance(text, str))]
+    compared = {column for text in said for column in re.findall(r"\b(?:min|max)\([\w.]*?\"?(\w+)\"?\)", text)}
+    assert "seq" in compared
+    assert not compared & binary
 
 
 BOOK = """

@@ -178,7 +178,7 @@ AUDIT: Final = (
     """,
     """
     SELECT format('entry %s and entry %s charge one external id for two holds', min(seq), max(seq))
-    FROM entry WHERE kind = 0 AND external_id IS NOT NULL GROUP BY external_id, source HAVING min(op) <> max(op)
+    FROM entry WHERE kind = 0 AND external_id IS NOT NULL GROUP BY external_id, source HAVING count(DISTINCT op) > 1
     """,
     """
     SELECT format('hold %s leg %s was given back %s of %s', encode("of", 'hex'), back.leg, total,
