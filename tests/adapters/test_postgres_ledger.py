@@ -23,7 +23,7 @@ import pytest
 import tenantguard
 from tenantguard.adapters.ledger import postgres_schema, postgres_statements
 from tenantguard.adapters.ledger.postgres import PostgresBackend, PostgresLedger
-from tenantguard.adapters.ledger.postgres_link import Database
+from tenantguard.adapters.ledger.postgres_link import Database, Link
 from tenantguard.adapters.ledger.postgres_schema import AUDIT, MIGRATIONS, PRIVILEGES
 from tenantguard.adapters.system import TimeOrderedIds, real_system
 from tenantguard.errors import ConfigurationError, PortError
@@ -552,6 +552,36 @@ def test_a_connection_that_was_closed_while_idle_is_not_noticed(
     place(ledger, 1)
     db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tenantguard'")
     assert place(ledger, 2) == Held((AMOUNT,))
+
+
+@pytest.mark.parametrize("exchange", [1, 2])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "0A000", "23505", "25006", "25P03", "40001", "40P01", "42501", "42P01", "53100", "53200", "53300", "55P03",
+        "57014", "57P01", "57P03", "58030", "XX000", "",
+    ],
+)  # fmt: skip
+def test_whatever_the_server_says_instead_a_charge_is_booked_once(
+    ledger: PostgresLedger, state: str, exchange: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans that changed, read-only after a failover, conflicts, a right or table that is gone, a full disk."""
+    place(ledger, 1)
+    said = Link.exchange
+    numbers = iter(range(1, 10_000))
+
+    def failing(link: Link, statements: Any) -> Any:
+        if next(numbers) == exchange:
+            raise psycopg.errors.lookup(state)("server says no") if state else psycopg.OperationalError("no more")
+        return said(link, statements)
+
+    monkeypatch.setattr(Link, "exchange", failing)
+    with suppress(PortError):
+        settle(ledger, 1)
+    assert next(numbers) > exchange
+    assert settle(ledger, 1) == Resolved(HoldState.SETTLED, (AMOUNT,))
+    assert balance(ledger) == (AMOUNT, 0)
+    assert [entry.amount for entry in ledger.entries()] == [AMOUNT]
 
 
 # a server that stops, crashes or hangs
