@@ -39,7 +39,7 @@ _ID_MAX: Final = 200
 
 def operation_id(*parts: str) -> bytes:
     """16 bytes that are the same for the same ``parts``: how a payment's own id becomes that of an operation."""
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
 def refund(args: argparse.Namespace) -> int:
@@ -158,7 +158,7 @@ def _hold_id(text: str) -> bytes:
     return found
 
 
-def _amount(text: str) -> tuple[int, str]:
+def _amount(text: str, option: str = "--amount") -> tuple[int, str]:
     """``50 USD`` or ``100 jobs``, above nothing."""
     units = _UNITS.fullmatch(text.strip())
     if units is not None:
@@ -167,10 +167,10 @@ def _amount(text: str) -> tuple[int, str]:
         try:
             money = Amount.parse(text)
         except ConfigurationError as wrong:
-            raise ConfigurationError(f"--amount: {wrong}, or '100 jobs'") from None
+            raise ConfigurationError(f"{option}: {wrong}, or '100 jobs'") from None
         amount, unit = money.nanos, money.currency
     if not 0 < amount <= UNITS_MAX:
-        raise ConfigurationError(f"--amount: {text!r} is not above nothing, or more than a ledger holds")
+        raise ConfigurationError(f"{option}: {text!r} is not above nothing, or more than a ledger holds")
     return amount, unit
 
 
@@ -253,7 +253,7 @@ def _settled(desk: Desk, hold: OpenHold, text: str) -> tuple[int, ...]:
     if text.strip() == "all":
         asked, unit = UNITS_MAX, ""
     else:
-        asked, unit = _amount(text)
+        asked, unit = _amount(text, "--charge")
         held = [leg.held for leg in hold.legs if leg.unit == unit]
         if not held:
             raise ConfigurationError(f"--charge: nothing is held in {unit}")

@@ -21,6 +21,7 @@ _STRETCH: Final = re.compile(
 _FOREVER_NS: Final = 2**63 - 1
 _YEARS: Final = range(1900, 2200)
 """Nanoseconds in 64 bits end in 1677 and 2262; periods that reach beyond a time need some room."""
+_ZONE_MAX: Final = 64
 _EXAMPLES: Final = (
     "write for example 2026, 2026-Q4, 2026-11, 2026-W47, 2026-11-20, or the running 'month', 'day', 'rolling 7 days'"
 )
@@ -78,6 +79,8 @@ def check_year(year: int) -> int:
 
 def check_zone(name: str) -> str:
     """``name`` if it is a time zone; raises with a suggestion where it is none."""
+    if not name.strip() or len(name) > _ZONE_MAX:
+        raise ConfigurationError(f"--zone: {name[:20]!r} is no time zone: write an IANA name, like Europe/Berlin")
     return Period.parse(f"day in {name}").zone
 
 

@@ -105,6 +105,15 @@ def test_a_payment_tops_up_once_however_often_it_is_granted(shop: Shop, line: Li
     assert entry["op"] == operation_id("grant", "acme", "pi_3Q9xYz").hex()
 
 
+def test_an_id_that_is_no_unicode_is_an_id_all_the_same(shop: Shop, line: Line) -> None:
+    """As Python gives an argument of other bytes."""
+    hold = shop.charge(1_000).hex()
+    asked = ("refund", hold, "--amount", "0.0000001 USD", "--reason", "half", "--id", "T-\udcff")
+    assert (line(*asked).code, line(*asked).code) == (0, 0)
+    assert line("refund", *asked[1:-1], "T-\udcfe").code == 0
+    assert sum(row["kind"] == "refund" for row in line.json("entries", "--limit", "0")) == 2 * 2
+
+
 @pytest.mark.parametrize("own_id", ["", "  ", "p" * 201])
 @pytest.mark.parametrize("action", ["grant", "correct", "refund"])
 def test_a_blank_or_endless_id_books_nothing(action: str, own_id: str, shop: Shop, line: Line) -> None:
@@ -206,6 +215,7 @@ def test_an_open_hold_is_its_process_s_and_absurd_charges_are_refused(shop: Shop
     assert "is pending" in line("resolve", pending.hex(), "--void", *WHY).err
     assert "no more than $3.00" in line("resolve", review.hex(), "--charge", "3.01 USD", *WHY).err
     assert "nothing is held in EUR" in line("resolve", review.hex(), "--charge", "1 EUR", *WHY).err
+    assert line("resolve", review.hex(), "--charge", "much", *WHY).err.startswith("--charge: cannot read")
     assert spent(line) == ["0.00", "0.00"]
     shop.ask(ResolveHold(pending, None, "done"))
 

@@ -255,6 +255,8 @@ def test_alerts_that_wait_or_were_given_up_are_in_sight(shop: Shop, line: Line) 
         (["entries", "--period", "2026-11", "--from", "2026-11-01"], "either"),
         (["entries", "--from", "2026-11-02", "--to", "2026-11-01"], "before"),
         (["alerts", "--limit", "0"], "at least 1"),
+        (["balance", "--zone", ""], "--zone: '' is no time zone: write an IANA name"),
+        (["balance", "--zone", "x" * 200], "write an IANA name"),
         (["balance", "--ledger", "redis://x"], "sqlite"),
         (["balance", "--ledger", "memory://"], "nobody else"),
         (["balance", "--ledger", "sqlite:///elsewhere.db"], "no ledger at"),
