@@ -187,6 +187,14 @@ def test_diff_says_what_differs(folder: Path, capsys: pytest.CaptureFixture[str]
         assert expected in out
 
 
+def test_diff_tells_a_provider_that_is_called_any_from_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = "provider,model,currency,input,output,cache_read,cache_write\n"
+    for name, rate in (("old", 1), ("new", 7)):
+        (folder / f"{name}.csv").write_text(f"{head},m,USD,{rate},1,0,0\nany,m,USD,2,1,0,0\n")
+        run(capsys, "import", f"{name}.csv", "-o", f"{name}.json")
+    assert run(capsys, "diff", "old.json", "new.json") == (1, "~ any m input: 1 -> 7 1 of 2 prices differ", "")
+
+
 def test_diff_of_a_file_that_was_edited_by_hand_ends_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "import", "ours.csv")
     document = json.loads(Path("prices.json").read_text())

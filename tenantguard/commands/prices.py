@@ -276,7 +276,7 @@ def _diff(args: argparse.Namespace) -> int:
     from tenantguard.adapters.pricing.file import describe, read_price_list  # noqa: PLC0415
 
     before, after = (
-        {(row.provider or "any", row.model, row.from_ns): row for row in read_price_list(path).rows}
+        {(row.provider or "", row.model, row.from_ns): row for row in read_price_list(path).rows}
         for path in (args.before, args.after)
     )
     differing = 0
@@ -287,7 +287,7 @@ def _diff(args: argparse.Namespace) -> int:
         differing += 1
         sign = "+" if not old else "-" if not new else "~"
         since = (new or old).get("from")
-        print(f"{sign} {key[0]} {key[1]}{f' from {since}' if since else ''}")
+        print(f"{sign} {key[0] or 'any'} {key[1]}{f' from {since}' if since else ''}")
         changes = list(_changes("", old, new))
         for place, was, now in changes if sign == "~" else []:
             print(f"    {place}: {was} -> {now}")

@@ -732,6 +732,22 @@ def test_another_programs_schema_is_refused_and_left_as_it_is(
     ).fetchall() == [(1,)]
 
 
+def test_a_schema_that_lost_its_version_is_refused_and_what_was_queued_waits(
+    postgres: Any, schema: str, clock: Clock, db: psycopg.Connection[Any]
+) -> None:
+    made(postgres.uri, schema, clock).open()
+    db.execute("DELETE FROM version")
+    with pytest.raises(ConfigurationError, match="does not say its version: restore"):
+        made(postgres.uri, schema, clock).open()
+    ledger = made(postgres.uri, schema, clock)
+    with pytest.raises(PortError, match="does not say its version"):
+        place(ledger, 1)
+    db.execute("INSERT INTO version VALUES (%s)", (len(MIGRATIONS),))
+    place(ledger, 2)
+    assert balance(ledger) == (0, 2 * AMOUNT)
+    ledger.close()
+
+
 @pytest.mark.parametrize("name", ["", "Ledger", "a-b", 'a"; DROP', "pg_mine", "a" * 64, "é"])
 def test_a_schemas_name_that_would_need_quotes_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="lower case"):

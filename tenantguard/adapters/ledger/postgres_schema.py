@@ -267,6 +267,10 @@ def _version(db: Session, schema: str) -> int:
             f"the schema {schema!r} of the ledger's database is another program's: choose another schema or database"
         )
     ((version,),) = db.rows("SELECT max(number) FROM version")
+    if version is None:
+        raise ConfigurationError(
+            f"the schema {schema!r} of the ledger's database does not say its version: restore it from a backup"
+        )
     if version > len(MIGRATIONS):
         raise ConfigurationError(
             f"the schema {schema!r} was written by a newer TenantGuard (schema {version}, this one knows"
