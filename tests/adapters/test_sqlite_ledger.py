@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -474,6 +475,28 @@ def test_a_ledger_that_is_no_file_is_refused(name: str) -> None:
 def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="does not exist: make"):
         SQLiteLedger(tmp_path / "missing" / "ledger.db", real_system()).open()
+
+
+def test_a_file_system_that_fails_for_a_moment_loses_no_charge(
+    ledger: SQLiteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(ledger, 1)
+    ledger.close()
+
+    def failing(_path: Path) -> bool:
+        monkeypatch.undo()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "is_dir", failing)
+    with pytest.raises(PortError, match="cannot be looked at: Stale file handle"):
+        settle(ledger, 1)
+    assert settle(ledger, 1) == Resolved(HoldState.SETTLED, (AMOUNT,))
+    assert balance(ledger) == (AMOUNT, 0)
+
+
+def test_a_name_that_no_file_can_have_is_refused(path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be looked at: File name too long"):
+        SQLiteLedger(path.with_name("p" * 300), real_system()).open()
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,10 @@ class LedgerFile:
 
         Raises :class:`ConfigurationError` for what can never be a ledger, :class:`PortError` for what fails now.
         """
-        self._check_path()
+        try:
+            self._check_path()
+        except OSError as error:  # of a file system that fails now, or a name that no file can have
+            raise self._unusable("cannot be looked at", error.strerror or type(error).__name__) from None
         try:
             db = sqlite3.connect(self._path, timeout=self._lock_wait_s, isolation_level=None, cached_statements=256)
         except sqlite3.OperationalError:
