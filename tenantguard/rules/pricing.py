@@ -191,7 +191,7 @@ class Quote:
     def cost(
         self, usage: Usage, *, extra_nanos: int = 0, conversion: Conversion | None = None
     ) -> tuple[int, str | None]:
-        """What :meth:`cost_nanos` and :meth:`rounded_off` say, worked out once."""
+        """What :meth:`cost_nanos` says, and, where that was rounded, :meth:`exact_cost`, else None."""
         nanos, per = self._exact(usage, extra_nanos, conversion)
         whole, rest = divmod(nanos, per)
         if not rest:
@@ -222,10 +222,6 @@ class Quote:
         """What :meth:`cost_nanos` rounds, in units of the currency: an exact decimal, or a fraction where none is."""
         nanos, per = self._exact(usage, extra_nanos, conversion)
         return exact_text(Fraction(nanos, per * 10**9))
-
-    def rounded_off(self, usage: Usage, *, extra_nanos: int = 0, conversion: Conversion | None = None) -> str | None:
-        """As :meth:`exact_cost` where :meth:`cost_nanos` had to round, else None."""
-        return self.cost(usage, extra_nanos=extra_nanos, conversion=conversion)[1]
 
     def evidence(self) -> dict[str, str]:
         """What an entry records of the price: its version, and what was applied to it."""
