@@ -24,6 +24,12 @@ _JSON: Final = re.compile(r"(?:application|text)/json|[\w!#$&^.+-]+/[\w!#$&^.-]+
 _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 """RFC 2046, section 5.1.1."""
 
+_PLAIN_BOUNDARY: Final = re.compile(r"[\w'+.-]{1,70}", re.ASCII)
+"""Without quotes a boundary is a token (RFC 2045, section 5.1): some readers end it before any other character."""
+
+_EXTENDED: Final = ("charset*", "boundary*")
+"""In the notation of RFC 2231, which some readers prefer to the plain parameter and others do not know."""
+
 UTF8: Final = "utf-8"
 _CHARSETS: Final[dict[str, str]] = {
     **dict.fromkeys(("utf-8", "utf8", "us-ascii", "ascii"), UTF8),
@@ -125,6 +131,8 @@ def read_type(content_type: str) -> Content:
         name, quoted, plain = parameter.groups()
         value = _QUOTED.sub(r"\1", quoted) if quoted is not None else plain
         match (name or "").lower():
+            case extended if extended.startswith(_EXTENDED):
+                return _UNCLEAR
             case "charset" if charset is not None:
                 return _UNCLEAR
             case "charset":
@@ -134,7 +142,8 @@ def read_type(content_type: str) -> Content:
             case "boundary" if boundary is not None:
                 return _UNCLEAR
             case "boundary":
-                boundary = value if _BOUNDARY.fullmatch(value or "") else ""
+                given_as = _BOUNDARY if quoted is not None else _PLAIN_BOUNDARY
+                boundary = value if given_as.fullmatch(quoted or plain or "") else ""
             case _:
                 pass
     return Content(found[0].lower(), charset or "", boundary=boundary or "")

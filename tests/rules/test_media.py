@@ -84,6 +84,9 @@ def test_of_a_head_only_the_lines_that_describe_the_body_count() -> None:
         ("multipart/form-data; boundary=" + "b" * 70, Content("multipart/form-data", boundary="b" * 70)),
         ("multipart/form-data; boundary=" + "b" * 71, Content("multipart/form-data")),
         ("multipart/form-data; boundary=", Content("multipart/form-data")),
+        ("multipart/form-data; boundary=a/b", Content("multipart/form-data")),
+        ('multipart/form-data; boundary="a/b"', Content("multipart/form-data", boundary="a/b")),
+        ('multipart/form-data; boundary="a\\b"', Content("multipart/form-data")),
         ("application/json; utf-8", Content("application/json")),
         ("text/html;", Content("text/html")),
     ],
@@ -94,7 +97,8 @@ def test_the_parameters_of_a_type_are_read(given: str, content: Content) -> None
 
 @pytest.mark.parametrize(
     "given",
-    ["a/b; charset=utf-7", "a/b; charset=", "a/b; charset=utf-8; Charset=utf-8", "a/b; boundary=x; boundary=x",
+    ["a/b; charset*=utf-8''utf-8", "a/b; boundary=x; boundary*=utf-8''y", "a/b; boundary=x; Boundary*1=y",
+     "a/b; charset=utf-7", "a/b; charset=", "a/b; charset=utf-8; Charset=utf-8", "a/b; boundary=x; boundary=x",
      'a/b; charset="utf-8', "a/b; =x", "a/b; x=y z", "a/b; charset=base64", "a/b; charset=rot13"],
 )  # fmt: skip
 def test_parameters_that_are_open_to_two_readings_are_a_problem(given: str) -> None:

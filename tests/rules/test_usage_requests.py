@@ -157,11 +157,13 @@ def field(name: str, more: str = "") -> str:
 
 TYPE = "multipart/form-data; boundary=xYz"
 FILE = (field("file", '; filename="a.wav"\r\nContent-Type: audio/wav'), b"RIFF\r\n--xY\xff")
+NAMED_TWICE = (field("image", "; filename=\"a;b.png\"; filename*=utf-8''%C3%A4.png"), b"\x89PNG")
 
 
 def test_the_text_fields_of_a_form_are_read_and_its_files_are_not() -> None:
     parts = [
         FILE,
+        NAMED_TWICE,
         (field("model"), b"gpt-4o-transcribe"),
         (field("stream"), b"true"),
         (field("n"), b"2"),
@@ -171,7 +173,7 @@ def test_the_text_fields_of_a_form_are_read_and_its_files_are_not() -> None:
     ]
     fields = read_form(TYPE, form(*parts))
     assert (fields["model"], fields["stream"], fields["n"], fields["prompt"]) == ("gpt-4o-transcribe", True, 2, "é")
-    assert "file" not in fields
+    assert not {"file", "image"} & fields.keys()
     assert read_call("openai-audio", fields) == Call("gpt-4o-transcribe", stream=True)
     assert read_form('Multipart/Form-Data; charset=utf-8; Boundary="xYz"', form(FILE, end=b"--")) == {}
 
@@ -209,6 +211,17 @@ def test_every_form_is_read_as_it_was_written(fields: dict[str, str]) -> None:
         (TYPE, form((field("model") + "\r\n folded: x", b"a"))),
         (TYPE, form((field("model") + "\nX: y", b"a"))),
         (TYPE, form((field("model"), b"\xff"))),
+        # what werkzeug, and others, take for a field ``n``
+        (TYPE, form((field("other", '; name="n"'), b"10"))),
+        (TYPE, form((field("other", "; name*=utf-8''n"), b"10"))),
+        (TYPE, form((field("other", '; filename="a"; name="n"'), b"10"))),
+        (TYPE, form(("Content-Disposition : form-data; name=n\r\n" + field("other"), b"10"))),
+        *[
+            (TYPE, form((field("prompt"), end + b"--xYz" + end + field("n").encode() + 2 * end + b"10")))
+            for end in (b"\n", b"\r")
+        ],
+        (TYPE + "; boundary*=utf-8''zZz", form((field("prompt"), form((field("n"), b"10"), boundary="zZz")))),
+        ("multipart/form-data; boundary=xYz/z", form((field("model"), b"a"), boundary="xYz/z")),
         (TYPE, b"--xYz\r\n--xYz--\r\n"),
         (TYPE, b"--xYz \r\n" + form(FILE)[7:]),
     ],

@@ -6,10 +6,13 @@ import re
 from typing import Any, Final
 
 from tenantguard.errors import BadRequestError
+from tenantguard.rules.media import read_type
 
-_BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"\\]{1,70})"|([^\s;",]{1,70}))\s*(?:;|\Z)', re.IGNORECASE)
-_PART_NAME: Final = re.compile(rb'form-data;[ \t]*name="([^"\\\r\n]*)"(;.*)?', re.IGNORECASE)
-_UNCLEAR: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\r\ncontent-transfer-encoding", re.IGNORECASE)
+_LINE: Final = re.compile(rb"([\w!#$%&'*+.^`|~-]+):([^\r\n\0]*)", re.ASCII)
+_NAMED: Final = re.compile(
+    rb'[ \t]*form-data;[ \t]*name="([^"\\]*)"((?:[ \t]*;[ \t]*filename\*?=(?:"[^"]*"|[^\s;"]*+))*)[ \t]*',
+    re.IGNORECASE,
+)
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _FORM_FIELDS: Final = frozenset({"model", "stream", "n"})
 
@@ -19,15 +22,18 @@ def read_form(content_type: str, body: bytes) -> dict[str, Any]:
 
     ``n`` and ``stream`` become the number and the flag that they are in JSON. Whatever two readers may read in two
     ways is refused with :class:`BadRequestError`: a field that comes twice, a file in the place of one, a part
-    without a plain name or with an encoding, bytes before the first part or after the last, two boundaries.
+    without a plain name, with a second one or with an encoding, bytes before the first part or after the last, two
+    boundaries, one within a part.
     """
-    found = _BOUNDARY.search(content_type)
-    if found is None or len(re.findall(r"boundary\s*=", content_type, re.IGNORECASE)) > 1:
+    boundary = read_type(content_type).boundary
+    if not boundary:
         raise BadRequestError("the form has no clear boundary")
-    mark = b"--" + (found[1] or found[2]).encode("ascii", "replace")
+    mark = b"--" + boundary.encode("ascii")
     pieces = (b"\r\n" + body).split(b"\r\n" + mark)
     if pieces[0] or len(pieces) < 2 or pieces[-1] not in {b"--", b"--\r\n"}:
         raise BadRequestError("the form is not whole")
+    if body.count(mark) >= len(pieces):
+        raise BadRequestError("the form has its boundary within a part")
     fields: dict[str, Any] = {}
     for piece in pieces[1:-1]:
         name, value = _read_part(piece)
@@ -49,9 +55,14 @@ def _read_part(piece: bytes) -> tuple[str, str | None]:
     head, blank, content = piece.partition(b"\r\n\r\n")
     if not blank or not head.startswith(b"\r\n"):
         raise BadRequestError("the form has a part without a name")
-    named = [line for line in head[2:].split(b"\r\n") if line.lower().startswith(b"content-disposition:")]
-    found = _PART_NAME.fullmatch(named[0].partition(b":")[2].strip()) if len(named) == 1 else None
-    if found is None or _UNCLEAR.search(head):
+    lines: dict[bytes, bytes] = {}
+    for line in head[2:].split(b"\r\n"):
+        said = _LINE.fullmatch(line)
+        if said is None or said[1].lower() in lines:
+            raise BadRequestError("the form has a part whose head is not clear")
+        lines[said[1].lower()] = said[2]
+    found = _NAMED.fullmatch(lines.get(b"content-disposition", b""))
+    if found is None or b"content-transfer-encoding" in lines:
         raise BadRequestError("the form has a part without a plain name")
     try:
         name = found[1].decode("utf-8")
