@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import spacy
 
+from tenantguard.adapters.encryption import ValueCipher
 from tenantguard.adapters.identity.keys import hash_key
 from tenantguard.cli import main
 
@@ -258,6 +259,27 @@ def test_a_tenants_policy_redacts_as_its_requests(
     assert code == 2
     assert "'plain' has no 'redact'" in err[-1]
     assert redact(monkeypatch, capsysbinary, b"a", "--tenant", "acme")[0] == 2
+
+
+def test_who_has_the_key_opens_what_the_command_encrypted(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    """As what the guard encrypted: with the key that stands in the file, and the tenant where there is one."""
+    key = b"a key for this test alone, of 32 bytes and more"
+    (tmp_path / "redaction.key").write_bytes(key)
+    settings = tmp_path / "tenantguard.toml"
+    settings.write_text(
+        f'[[tenancy.keys]]\nid = "a"\ntenant = "acme"\nhash = "{hash_key("k" * 20)}"\n'
+        '[redaction]\nkey_file = "redaction.key"\n'
+        '[policies.acme.redact]\noperators = { EMAIL_ADDRESS = "encrypt" }\n',
+        encoding="utf-8",
+    )
+    by_options = ["--operator", "EMAIL_ADDRESS=encrypt", "--key-file", str(tmp_path / "redaction.key")]
+    for tenant, options in (("acme", ["--policy", str(settings), "--tenant", "acme"]), ("", by_options)):
+        code, out, _ = redact(monkeypatch, capsysbinary, b"to ann@example.com", *options)
+        assert code == 0
+        assert out[0].startswith(b"to <EMAIL_ADDRESS:")
+        assert ValueCipher(key, tenant).decrypt(out[0].decode()) == "to ann@example.com"
 
 
 def test_a_policys_language_model_finds_names_in_files_of_every_kind(

@@ -68,7 +68,7 @@ def of_options(find: Find, operators: Iterable[tuple[str, Operator]], key_file: 
     key = _read_key(key_file) if key_file is not None else secrets.token_bytes(KEY_BYTES_MIN)
     action = SecretAction.REDACT if find.secrets else SecretAction.OFF
     plan = Plan(Direction(find, operators=table, secrets=action), {}, _LIMIT_BYTES)
-    return _Redactor(plan, lambda: _Labels(key), _keys(plan, tenant_key(key, ""), ""))
+    return _Redactor(plan, lambda: _Labels(key), _keys(plan, key, ""))
 
 
 def of_policy(path: Path, tenant: str, direction: str) -> Redactor:
@@ -85,8 +85,9 @@ def of_policy(path: Path, tenant: str, direction: str) -> Redactor:
     if chosen is None:
         raise ConfigurationError(f"{path}: the policy of {tenant!r} leaves a {direction} as it is")
     plan = Plan(chosen, functions_of(section), _LIMIT_BYTES)
-    key = tenant_key(settings.redaction_key or secrets.token_bytes(KEY_BYTES_MIN), tenant)
-    return _Redactor(plan, lambda: Vault(key), _keys(plan, key, tenant))
+    key = settings.redaction_key or secrets.token_bytes(KEY_BYTES_MIN)
+    own = tenant_key(key, tenant)
+    return _Redactor(plan, lambda: Vault(own), _keys(plan, key, tenant))
 
 
 def _detectors(find: Find) -> Callable[[], Detector]:
@@ -98,11 +99,13 @@ def _detectors(find: Find) -> Callable[[], Detector]:
 
 
 def _keys(plan: Plan, key: bytes, tenant: str) -> TenantKeys:
+    """The keys of a tenant that follow from the guard's."""
+    own = tenant_key(key, tenant)
     if not plan.operators.encrypts:
-        return TenantKeys.of(key)
+        return TenantKeys.of(own)
     from tenantguard.adapters.encryption import ValueCipher  # noqa: PLC0415 - only who encrypts
 
-    return TenantKeys.of(key, ValueCipher(key, tenant))
+    return TenantKeys.of(own, ValueCipher(key, tenant))
 
 
 def _read_key(path: Path) -> bytes:
