@@ -6,6 +6,9 @@ from typing import Final
 
 FULL_STOPS: Final = "，。、！？；：「」『』【】《》〈〉"  # noqa: RUF001 - full-width punctuation is meant
 
+WIDE_MARKS: Final = "，！？；："  # noqa: RUF001 - full-width punctuation is meant
+"""Those of them that stand for ASCII's, which an address or number may hold."""
+
 
 def is_parted(text: str) -> bool:
     """Whether a separator stands in ``text``, so that it is more than one word."""

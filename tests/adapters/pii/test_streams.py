@@ -1,5 +1,7 @@
 """A text that arrives in pieces is redacted as the whole text is: the real recognisers, over generated texts."""
 
+# ruff: noqa: RUF001 - full-width punctuation and letters are meant
+
 from __future__ import annotations
 
 import base64
@@ -15,6 +17,7 @@ from tenantguard.adapters.pii.detectors import detector_for
 from tenantguard.model.redact_section import Find
 from tenantguard.rules.placeholders import Vault
 from tenantguard.rules.redaction.text.hold import HOLD_CHARS_MAX, TextStream, join
+from tenantguard.rules.redaction.text.normal import Normalized
 from tenantguard.rules.redaction.text.rule import Edit, ResponseScrub, apply, text_edits
 from tenantguard.rules.secrets.catalog import FORMATS
 from tests.adapters.pii.texts import Density, any_text, chat
@@ -67,6 +70,36 @@ def test_every_split_gives_what_the_whole_text_gives(
         stream = TextStream(ResponseScrub(detector.bounded(), Vault(b"k" * 32), restore=False))
         said = join([*(piece for part in pieces for piece in stream.feed(part)), *stream.finish()])
         assert said == expected, f"seed {seed}"
+
+
+@pytest.mark.parametrize("before", ["see ", "看", "I ", "，", ""])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "aa：bb：cc：dd：ee：ff", "AB：cd：ef：ab：cd：ef", "：：ffff：10.0.0.1", "https：//secret.example.com/a，b",
+        "ｈｔｔｐｓ：／／ｓｅｃｒｅｔ．ｅｘａｍｐｌｅ．ｃｏｍ／ａ，ｂ", "example.com？of=ann",
+        "+1 415 555 2671 ｅｘｔ 12", "+1 415 555 2671 ｘ 12",
+    ],
+)  # fmt: skip
+def test_what_is_written_in_full_width_is_one_value_at_every_split(
+    detector: CascadeDetector | PresidioDetector, before: str, value: str
+) -> None:
+    text = f"{before}{value} ok"
+    normalized = Normalized(detector.bounded())
+    rule = ResponseScrub(normalized, Vault(b"k" * 32), restore=False)
+    expected = apply(text, text_edits(rule, text))
+    assert len(expected) < len(before) + 45
+    for split in SPLITS.values():
+        stream = TextStream(ResponseScrub(normalized, Vault(b"k" * 32), restore=False))
+        pieces = split(text, Random(1))
+        assert join([*(piece for part in pieces for piece in stream.feed(part)), *stream.finish()]) == expected
+
+
+def test_full_width_punctuation_of_a_script_without_spaces_lets_go_of_what_stands_before_it(
+    detector: CascadeDetector | PresidioDetector,
+) -> None:
+    stream = TextStream(ResponseScrub(detector.bounded(), Vault(b"k" * 32), restore=False))
+    assert join(stream.feed("今天下午，我们用Python：天气很好：你好")) == "今天下午，我们用Python：天气很好："
 
 
 @pytest.mark.parametrize("density", list(Density))

@@ -10,8 +10,9 @@ The rules, on which every split of a text into pieces gives the same result:
    follows the placeholder counts. At most four capitals are plain all the same ("I am") once a small letter follows.
 3. Behind each separator that follows a plain token the text can be cut: what is before can leave, scanned together
    with the ``CONTEXT_CHARS`` characters that left before it. Full-width punctuation behind a ``/`` may belong to an
-   address, and only white space ends that. Whether a place is a cut depends on nothing that comes after it, behind
-   capitals on the first character.
+   address, and only white space ends that. A full-width form of ASCII's (a colon) may belong to one, too, where
+   normalisation reads it as such: there is no cut behind it, unless another script stands before it. Whether a place
+   is a cut depends on nothing that comes after it, behind capitals on the first character.
 4. Where the rule has a ``reach`` (listed phrases, whose words are plain), a cut counts only once there is another so
    many characters behind it, up to which the text is scanned; a match that crosses the cut moves it to its own start.
 5. A private key (PEM) is held from its first line on, and leaves as one placeholder once its last line is there, or
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tenantguard.model.pii import Match
 from tenantguard.rules.placeholders import PLACEHOLDER
 from tenantguard.rules.secrets import pem
-from tenantguard.rules.separators import FULL_STOPS
+from tenantguard.rules.separators import FULL_STOPS, WIDE_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,7 +55,7 @@ OVERLONG: Final = "OVERLONG"
 """The entity of a run that began as an address and did not end within ``HOLD_CHARS_MAX`` characters."""
 
 _SEPARATORS: Final = rf"\s{FULL_STOPS}"
-_TOKEN: Final = re.compile(rf"(?P<token>[^{_SEPARATORS}]*+)(?P<separators>[{_SEPARATORS}]++)")
+_TOKEN: Final = re.compile(rf"(?P<token>[^{_SEPARATORS}]*+)(?P<separators>\s++|[{FULL_STOPS}])")
 _LAST_SEPARATOR: Final = re.compile(rf"[{_SEPARATORS}](?=[^{_SEPARATORS}]*\Z)")
 _SPACE: Final = re.compile(r"\s")
 _TERMINATOR: Final = re.compile(rf"[{_SEPARATORS}\"'<>()]")
@@ -66,6 +67,9 @@ _IBAN_HEAD: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}[A-Za-z\d-]*\Z"
 _IBAN_GROUPS: Final = re.compile(r"[A-Za-z\d-]+")
 _IBAN_CHARS_MAX: Final = 44  # 34 (ISO 13616) and a space before each group of four, and some
 _EXTENSION: Final = frozenset({"x", "xt", "xtn", "ext", "extn", "extension", "extensión", "int", "anexo", "доб"})
+_WIDE_EXTENSION: Final = frozenset({"ｘ", "ｘｔ", "ｘｔｎ", "ｅｘｔ", "ｅｘｔｎ", "ｉｎｔ"})  # noqa: RUF001
+_ANY_EXTENSION: Final = _EXTENSION | _WIDE_EXTENSION
+_OTHER_SCRIPT: Final = re.compile(r"[^\x00-\x7f\uff01-\uff5e]\Z")
 _FIRST: Final = re.compile(rf"[^{_SEPARATORS}]")
 _CAPITALS: Final = re.compile(rf"(?!(?i:{'|'.join(sorted(_EXTENSION))})\Z)[A-Z]{{1,4}}")
 _WORDS: Final = re.compile(
@@ -195,7 +199,10 @@ class TextStream:
                 self._open = self._goes_on(token, separators)
             else:
                 self._iban = 0
-            self._path = self._path or "/" in token
+            self._path = self._path or "/" in token or "\uff0f" in token
+            if separators in WIDE_MARKS and not _OTHER_SCRIPT.search(token):
+                self._capitals = False
+                continue
             if self._path:
                 space = _SPACE.search(held, cut, found.end())
                 if space is None:
@@ -371,7 +378,7 @@ def _may_begin(held: str, begin: int) -> bool:
 
 def _is_plain(token: str) -> bool:
     if token.isalpha():
-        return not (len(token) <= 4 and token.isupper()) and token.lower() not in _EXTENSION
+        return not (len(token) <= 4 and token.isupper()) and token.lower() not in _ANY_EXTENSION
     placed = "<" in token and len(parts := PLACEHOLDER.split(token)) > 1
     if placed:
         token = parts[-1]
@@ -382,7 +389,7 @@ def _is_plain(token: str) -> bool:
         return placed
     if len(word) <= 4 and word.isupper():
         return False
-    return word.lower() not in _EXTENSION
+    return word.lower() not in _ANY_EXTENSION
 
 
 def _unclosed_address(window: str) -> int | None:
