@@ -444,7 +444,7 @@ class HTTPRun(ClientWatch):
         body = response.body or b""
         if response.status in {204, 304}:
             response.headers.remove("content-length")  # RFC 9110 8.6
-        else:
+        elif (b"content-length", b"%d" % len(body)) not in response.headers.raw:
             response.headers.set("content-length", str(len(body)))
         if self.session.bodiless(response):
             body = b""

@@ -117,11 +117,12 @@ def draw_all(draws: Sequence[Draw[K]], now: int) -> tuple[list[int], tuple[int, 
             shadowed += (index,)
             ends.append(begin)
         else:
-            return _overdrawn(draws, now)
+            return overdrawn(draws, now)
     return ends, shadowed
 
 
-def _overdrawn(draws: Sequence[Draw[K]], now: int) -> Overdrawn:
+def overdrawn(draws: Sequence[Draw[K]], now: int) -> Overdrawn:
+    """Why not all of these can be taken, of which at least one does not fit."""
     failing: list[int] = []
     shadowed: list[int] = []
     longest = 0

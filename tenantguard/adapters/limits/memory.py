@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, overload
 from tenantguard.errors import ConfigurationError, LayerError
 from tenantguard.flow.ports import ReturnTokens, SettleTokens, Shortage, Taken, TakeTokens, TokenGrant
 from tenantguard.model.rate import NANOS_PER_SECOND, TICKS_PER_NANO, Rate
-from tenantguard.rules.bucket import Overdrawn, dipped, draw_all, level, settled
+from tenantguard.rules.bucket import dipped, level, overdrawn, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tenantguard.flow.ports import Clock, Level, Take
     from tenantguard.rules.bucket import Dips, Draw
@@ -378,7 +378,7 @@ class MemoryLimits:
     def _decide(self, takes: tuple[Take, ...], *, keep: Literal[False]) -> Taken | Shortage: ...
 
     def _decide(self, takes: tuple[Take, ...], *, keep: bool) -> Taken | _Granted | Shortage:
-        """Take from all or none, as ``draw_all`` does, which is asked where something fails.
+        """Take from all or none, as ``draw_all`` does; where something fails, ``overdrawn`` says why.
 
         Each bucket is written at once, so that two takes of one add up, and put back where a later one fails. With
         ``keep`` it can be given back.
@@ -430,6 +430,9 @@ class MemoryLimits:
 
     def _refuse(self, takes: tuple[Take, ...], drawn: list[_Drawn], now: int, *, keep: bool) -> Shortage:
         """Put back what was taken so far, and say of all buckets why nothing is."""
+        if len(takes) == 1:
+            take, (_, key, tat, _) = takes[0], drawn[0]
+            return _shortage([(key, tat, take.rate, take.cost, take.shadow)], now)
         keys: list[_Key] = []
         before: dict[_Key, int] = {}
         for _, key, tat, _ in drawn:
@@ -445,13 +448,10 @@ class MemoryLimits:
             key, tat = self._shards[hash(take.bucket) & self._mask].find(take, now)
             keys.append(key)
             before.setdefault(key, tat)
-        draws: list[Draw[_Key]] = [
-            (key, before[key], take.rate, take.cost, take.shadow) for key, take in zip(keys, takes, strict=True)
-        ]
-        refused = draw_all(draws, now)
-        assert isinstance(refused, Overdrawn), "the rule grants what the store refuses"
-        levels = tuple([level(tat, rate, now) for _, tat, rate, _, _ in draws])
-        return Shortage(refused.failing, refused.retry_after_ns, levels, refused.shadowed)
+        return _shortage(
+            [(key, before[key], take.rate, take.cost, take.shadow) for key, take in zip(keys, takes, strict=True)],
+            now,
+        )
 
     # ending
 
@@ -513,6 +513,13 @@ class MemoryLimits:
         if taking is not None:
             numbers.add(hash(taking) & self._locks_mask)
         return _Together([self._locks[number] for number in sorted(numbers)])
+
+
+def _shortage(draws: Sequence[Draw[_Key]], now: int) -> Shortage:
+    """Why these are not granted, as the rule says it."""
+    refused = overdrawn(draws, now)
+    levels = tuple([level(tat, rate, now) for _, tat, rate, _, _ in draws])
+    return Shortage(refused.failing, refused.retry_after_ns, levels, refused.shadowed)
 
 
 def _check(costs: tuple[int | None, ...], drawn: list[_Drawn]) -> None:
