@@ -78,7 +78,7 @@ def _read_file(document: Document, pricing: PricingShape, folder: FilePath) -> P
     try:
         listed = parse_price_list(read_text(folder / pricing.file), pricing.file)
     except PriceFileError as wrong:
-        missing = not (folder / pricing.file).exists()
+        missing = isinstance(wrong.__cause__, FileNotFoundError)
         remedy = f"'tenantguard prices update --output {pricing.file}' makes one" if missing else None
         for problem in wrong.problems:
             document.problem(("pricing", "file"), f"{pricing.file}: {problem}", remedy)

@@ -459,6 +459,13 @@ def test_the_problems_of_a_price_file_are_told_under_its_own_name(tmp_path: Path
     assert all(found.message.startswith("prices.json: prices[") for found in refused.value.problems)
 
 
+@pytest.mark.parametrize("name", ["p" * 300 + ".json", "prices\\u0000.json"])
+def test_a_price_file_that_no_file_can_be_is_a_problem_without_a_remedy(name: str, tmp_path: Path) -> None:
+    found = problem(f'[pricing]\nfile = "{name}" # <-', tmp_path)
+    assert found.path == "pricing.file"
+    assert found.suggestion is None
+
+
 def test_a_provider_must_be_one_of_the_price_file(tmp_path: Path) -> None:
     (tmp_path / "prices.json").write_text(json.dumps(FILE))
     found = problem('[pricing]\nfile = "prices.json"\nproviders = [\n"acme",\n"acem", # <-\n]', tmp_path)

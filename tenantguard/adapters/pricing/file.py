@@ -62,9 +62,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as failed:
-        raise PriceFileError(str(path), [f"cannot be read: {failed.strerror}"]) from None
+        raise PriceFileError(str(path), [f"cannot be read: {failed.strerror}"]) from failed
     except UnicodeDecodeError:
         raise PriceFileError(str(path), ["this is not UTF-8; save it so"]) from None
+    except ValueError:
+        raise PriceFileError(str(path), ["no file has a null character in its name"]) from None
 
 
 def parse_json(text: str, source: str, **options: Any) -> Any:
