@@ -70,7 +70,6 @@ class _Account:
         "cap",
         "choices",
         "comes_back",
-        "held",
         "holds_money",
         "legs",
         "names_response",
@@ -89,7 +88,6 @@ class _Account:
         self.cap: int | None = None  # of the output, where it had to be lowered
         self.legs: list[Leg] = []
         self.holds_money = 0  # so many of the legs are money
-        self.held: Amount | None = None  # of it, once that is known
         self.comes_back: frozenset[str] = frozenset()  # units that are returned at the end
         self.question: Hashable = None  # what is asked and who pays, where a budget was just found spent
         self.placed = True  # as far as is known: False once the ledger has said that it holds nothing
@@ -253,8 +251,7 @@ class Charge:
                 granted = min([amount for leg, amount in money if leg.terms.strict], default=bill.held_nanos)
                 if granted < bill.held_nanos:
                     self._lower(exchange, account, granted)
-                account.held = Amount(bill.held_nanos, bill.held_in)
-                exchange.allow(self.name, "hold", held=account.held)
+                exchange.allow(self.name, "hold", held=Amount(bill.held_nanos, bill.held_in))
             else:
                 exchange.allow(self.name, "quota")
             return None
@@ -293,7 +290,7 @@ class Charge:
         answer: Resolved = yield resolving
         if bill.currency:
             charged = max(answer.amounts[: account.holds_money], default=0)
-            held = account.held or Amount(bill.held_nanos, bill.held_in)
+            held = Amount(bill.held_nanos, bill.held_in)
             exchange.put(Charged(Amount(charged, bill.held_in), held, price.basis, price.usage))
 
     def _resolving(

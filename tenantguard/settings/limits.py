@@ -20,9 +20,7 @@ def open_limits(uri: str, system: System, bounds: LimitsShape, place: str) -> Li
     try:
         from tenantguard.adapters.limits.redis.store import RedisLimits  # noqa: PLC0415 - an extra
     except ImportError as missing:
-        raise ConfigurationError(
-            f"{place}: {shown_limits(uri)!r} needs a driver: pip install 'tenantguard[redis]'"
-        ) from missing
+        raise _without_driver(uri, place) from missing
     try:
         return RedisLimits(
             uri,
@@ -41,9 +39,7 @@ def open_slots(uri: str, system: System, bounds: LimitsShape, place: str) -> Slo
     try:
         from tenantguard.adapters.slots.redis.store import RedisSlots  # noqa: PLC0415 - an extra
     except ImportError as missing:
-        raise ConfigurationError(
-            f"{place}: {shown_limits(uri)!r} needs a driver: pip install 'tenantguard[redis]'"
-        ) from missing
+        raise _without_driver(uri, place) from missing
     try:
         return RedisSlots(
             uri,
@@ -54,3 +50,7 @@ def open_slots(uri: str, system: System, bounds: LimitsShape, place: str) -> Slo
         )
     except ConfigurationError as wrong:
         raise ConfigurationError(f"{place}: {wrong}") from None
+
+
+def _without_driver(uri: str, place: str) -> ConfigurationError:
+    return ConfigurationError(f"{place}: {shown_limits(uri)!r} needs a driver: pip install 'tenantguard[redis]'")
